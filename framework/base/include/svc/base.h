@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_BASE_H
+#define SVC_BASE_H
+
+/**
+ * What every other header stands on: visibility, memory, and the test for
+ * optional members of an interface.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SVC_API __attribute__((visibility("default")))
+#define SVC_PRINTF(format, first) __attribute__((format(printf, format, first)))
+
+/** A duration without end, where a `_ms` parameter allows one. */
+#define SVC_FOREVER INT64_C(-1)
+
+/** Whether an ops struct has an optional member: it is as long as that and the
+ * member is set. Everything handed out by the plugin catalogue has its
+ * required members; only optional ones need this. */
+#define SVC_OPS_HAS(ops, member)                                            \
+	((ops)->size >= offsetof(__typeof__(*(ops)), member) +              \
+	            sizeof((ops)->member) &&                                \
+	    (ops)->member != NULL)
+
+/**
+ * Memory. All of svc allocates through these, so that a test can make the Nth
+ * allocation fail. They set no errno; a NULL return means out of memory.
+ * Threads: any.
+ */
+SVC_API void *svc_mem_alloc(size_t size);
+/** Zeroed memory for `count` objects of `size` bytes; NULL on overflow too. */
+SVC_API void *svc_mem_calloc(size_t count, size_t size);
+/** As realloc(3); on failure the old block is untouched. */
+SVC_API void *svc_mem_realloc(void *block, size_t size);
+/** NULL is fine. */
+SVC_API void svc_mem_free(void *block);
+/** A copy of `text`, to be freed with svc_mem_free; NULL for NULL. */
+SVC_API char *svc_mem_strdup(const char *text);
+
+/** Called before each allocation; returning false makes it fail. */
+typedef bool (*svc_mem_hook)(size_t size, void *arg);
+/** Install the hook (NULL removes it). Only while one thread is running. */
+SVC_API void svc_mem_set_hook(svc_mem_hook hook, void *arg);
+
+/** The release of the linked library, "1.2.3". */
+SVC_API const char *svc_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

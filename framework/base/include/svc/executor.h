@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_EXECUTOR_H
+#define SVC_EXECUTOR_H
+
+#include <svc/error.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * Event loops whose work may block.
+ *
+ * A loop watches descriptors, runs tasks and timers. All of its state lives in
+ * the loop and none on the stack of the thread that runs it. A callback that
+ * is about to run foreign code (a handler) marks it by svc_loop_enter and
+ * svc_loop_leave; when that code does not return soon, or says
+ * svc_will_block, a spare thread takes the loop over and goes on with it, and
+ * the slow code finishes on its old thread, which then no longer owns the
+ * loop. So short handlers pay nothing for slow ones and no call is handed from
+ * thread to thread.
+ *
+ * The rule for code between enter and leave: whatever it needs afterwards must
+ * be its own; when leave returns false, return at once up to the loop and
+ * touch nothing of the source. The new owner calls `ready` of the same source
+ * with SVC_IO_RESUME, so that it can continue where its own state says.
+ */
+struct svc_executor;
+struct svc_loop;
+
+struct svc_executor_config {
+	int loops;       /* 0: one a core that this process may use */
+	int max_threads; /* 0: 256; beyond it nothing is taken over */
+};
+
+/** `config` may be NULL. Threads are started on first use.
+ * Errors: SVC_E_INVAL, SVC_E_NOMEM, SVC_E_EXHAUSTED */
+SVC_API svc_err svc_executor_create(const struct svc_executor_config *config,
+    struct svc_executor **ret_executor, struct svc_error *err);
+/** Stops the loops, waits for jobs and handlers that still run, and frees.
+ * Sources must have been detached. NULL is fine; not from a svc thread. */
+SVC_API void svc_executor_destroy(struct svc_executor *executor);
+/** The next loop in turn. Threads: any. */
+SVC_API struct svc_loop *svc_executor_loop(struct svc_executor *executor);
+/** Runs `job` once on a thread where it may block.
+ * Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED (max_threads are busy), SVC_E_CLOSED */
+SVC_API svc_err svc_executor_run(struct svc_executor *executor,
+    void (*job)(void *arg), void *arg);
+
+/* Descriptors */
+
+#define SVC_IO_READ 1u
+#define SVC_IO_WRITE 2u
+#define SVC_IO_HANGUP 4u   /* the peer has closed; reported though not asked */
+#define SVC_IO_ONESHOT 8u  /* interest only: disarmed once it has fired */
+#define SVC_IO_RESUME 16u  /* event only: continue after a take-over */
+
+struct svc_source {
+	int fd;
+	void (*ready)(struct svc_source *source, unsigned events);
+	struct svc_loop *loop; /* set by attach */
+	unsigned interest;     /* private */
+};
+
+/** Watch `source->fd` for `interest` (level-triggered). The source is borrowed
+ * until detached. Threads: any. Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED */
+SVC_API svc_err svc_source_attach(struct svc_loop *loop,
+    struct svc_source *source, unsigned interest, struct svc_error *err);
+/** Change what it is watched for; with SVC_IO_ONESHOT, also re-arm it.
+ * Threads: any. */
+SVC_API void svc_source_interest(struct svc_source *source, unsigned interest);
+/** Stop watching. `ready` is not called again after this returns.
+ * Threads: only the one that runs the loop, outside enter/leave. */
+SVC_API void svc_source_detach(struct svc_source *source);
+
+/* Tasks and timers */
+
+struct svc_task {
+	struct svc_task *next; /* private */
+	void (*run)(struct svc_task *task);
+};
+/** Run a task on the loop, after those posted before. It must not block and
+ * may free itself. It must not be posted again before it ran.
+ * Threads: any; wakes the loop only when it sleeps. */
+SVC_API void svc_loop_post(struct svc_loop *loop, struct svc_task *task);
+
+struct svc_timer {
+	void (*fire)(struct svc_timer *timer);
+	int64_t at_ms;
+	size_t index; /* private: 0 when not running */
+};
+/** Fire once at the monotonic `at_ms`; a running timer is moved. `fire` must
+ * not block. Threads: only the one that runs the loop (post a task to get
+ * there). Errors: SVC_E_NOMEM */
+SVC_API svc_err svc_timer_start(struct svc_loop *loop, struct svc_timer *timer,
+    int64_t at_ms);
+SVC_API void svc_timer_stop(struct svc_loop *loop, struct svc_timer *timer);
+
+/* Foreign code on a loop */
+
+/** The loop that the calling thread runs and owns, or NULL. */
+SVC_API struct svc_loop *svc_loop_current(void);
+/** Before foreign code. Only on the thread that owns the loop. Does not nest.
+ */
+SVC_API void svc_loop_enter(struct svc_loop *loop);
+/** After it: true when the thread still owns the loop. */
+SVC_API bool svc_loop_leave(struct svc_loop *loop);
+
+/**
+ * Say that the calling handler is about to block: its loop is given to another
+ * thread now instead of after the monitor noticed. Cheap, and without effect
+ * outside a handler or when said twice. svc's own blocking calls say it by
+ * themselves.
+ */
+SVC_API void svc_will_block(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_TRANSPORT_H
+#define SVC_TRANSPORT_H
+
+#include <svc/executor.h>
+#include <svc/headers.h>
+#include <svc/plugin.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * Streams over connections. One model for every transport: an RPC is a stream
+ * with a header block, messages and a trailer each way; a unary call is a
+ * stream with one message each way, and its whole request or reply is one
+ * part.
+ */
+
+/* What moves on a stream in one go. */
+#define SVC_PART_HEADERS 1u /* the first part of each direction has them */
+#define SVC_PART_MESSAGE 2u
+#define SVC_PART_END 4u     /* the last part of this direction */
+
+struct svc_part {
+	unsigned flags;
+
+	/* with HEADERS */
+	const char *service;  /* of a request: whom it is for */
+	const char *endpoint; /* of a request: "Student.Get" */
+	const char *content_type;
+	int64_t timeout_ms;   /* of a request: what remains, or SVC_FOREVER */
+	const struct svc_headers *headers; /* NULL when there are none */
+
+	/* with MESSAGE */
+	const void *data;
+	size_t len;
+
+	/* with END, from the server */
+	svc_err status;
+	const char *status_text; /* NULL when there is none */
+};
+
+/** How a stream ended other than by its last part. */
+struct svc_stream_end {
+	svc_err code;     /* SVC_E_UNAVAILABLE: the connection; SVC_E_CANCELLED:
+	                   * the peer reset it; SVC_E_EXHAUSTED: a limit; ... */
+	bool not_run;     /* certain: the peer's handler has not seen it */
+	const char *text; /* borrowed for the call */
+};
+
+struct svc_stream_handle;
+
+/**
+ * What a stream tells its holder. One call at a time for one stream, in order,
+ * never inside the call that started the work, and none after `release`. The
+ * callbacks may block (see svc/executor.h).
+ */
+struct svc_stream_events {
+	/** A part came; it lives only for the call. After the peer's END no
+	 * more follow. */
+	void (*part)(struct svc_stream_handle *stream,
+	    const struct svc_part *part);
+	/** The stream ended early; nothing follows. Not called after the
+	 * peer's END was delivered and ours was sent. */
+	void (*closed)(struct svc_stream_handle *stream,
+	    const struct svc_stream_end *end);
+	/** After send returned SVC_E_AGAIN: there is room again. May be NULL
+	 * for a holder that sends one part only. */
+	void (*writable)(struct svc_stream_handle *stream);
+};
+
+struct svc_transport_ops;
+/** The public head of a transport's stream; its own data follow. */
+struct svc_stream_handle {
+	const struct svc_transport_ops *ops;
+	const struct svc_stream_events *events; /* the holder sets these two */
+	void *user;
+};
+
+struct svc_transport_limits {
+	int64_t max_message;      /* bytes of one message; 0: 64 MiB */
+	uint32_t max_headers;     /* bytes of one header block; 0: 64 KiB */
+	uint32_t max_streams;     /* open at once in a connection; 0: 4,096 */
+	uint32_t max_connections; /* of a listener; 0: 65,536 */
+	int64_t handshake_ms;     /* until a new connection has said hello;
+	                           * 0: 10,000 */
+};
+
+struct svc_transport_config {
+	struct svc_executor *executor; /* borrowed until destroy */
+	struct svc_transport_limits limits;
+};
+
+/** A stream was opened by a peer. `first` has HEADERS. The callee sets
+ * `events` and `user`, may answer before it returns, may block, and owns the
+ * stream until it calls release. */
+typedef void (*svc_accept_cb)(struct svc_stream_handle *stream,
+    const struct svc_part *first, void *arg);
+
+#define SVC_OPEN_WAIT 1u /* the caller will call `wait` at once */
+
+#define SVC_TRANSPORT_ABI SVC_ABI(4, 1)
+
+/**
+ * What a transport plugin provides: static const, never freed.
+ *
+ * Promises, proved by tests/conformance/transport.c: messages arrive in order,
+ * whole or not at all; a slow reader stops the writer, so memory is bounded;
+ * sizes have limits, and what passes them ends one stream and not the
+ * connection; a closing peer drains first; a reset frees everything; what is
+ * not svc's protocol loses its own connection and nothing else.
+ *
+ * Threads: every op from any thread, concurrently, except the destroying ones.
+ * No op blocks, except `wait` and the destroying ones. All parts are borrowed
+ * for the call.
+ */
+struct svc_transport_ops {
+	uint32_t abi;
+	uint32_t size;
+	const char *name;
+
+	svc_err (*create)(const struct svc_transport_config *config,
+	    void **ret_self, struct svc_error *err);
+	/** Listeners and connections have been destroyed before. */
+	void (*destroy)(void *self);
+
+	/** Listen on `address` ("host:port"; port 0 takes a free one; an empty
+	 * host is every interface) and hand over streams until `drain`.
+	 * Errors: SVC_E_INVAL (address: say what is allowed), SVC_E_EXISTS (in
+	 * use), SVC_E_DENIED, SVC_E_EXHAUSTED, SVC_E_NOMEM */
+	svc_err (*listen)(void *self, const char *address, svc_accept_cb accept,
+	    void *arg, void **ret_listener, struct svc_error *err);
+	/** The bound address with its real port; lives as long as the
+	 * listener. */
+	const char *(*listener_address)(void *listener);
+	/** Take no new connection and no new stream, and tell the peers, who
+	 * go elsewhere; streams that are open go on. */
+	void (*drain)(void *listener);
+	/** Close all its connections, and free it when their callbacks have
+	 * returned. Streams still held get `closed`; they stay valid until
+	 * released. */
+	void (*listener_destroy)(void *listener);
+
+	/** A connection to `address`, made in the background; streams opened
+	 * meanwhile wait for it, and end with not_run when it fails.
+	 * Errors: SVC_E_INVAL (address), SVC_E_NOMEM, SVC_E_EXHAUSTED */
+	svc_err (*dial)(void *self, const char *address, int64_t timeout_ms,
+	    void **ret_conn, struct svc_error *err);
+	/** Closes it once its open streams have ended; then it is freed. No
+	 * new stream may be opened. */
+	void (*conn_destroy)(void *conn);
+
+	/**
+	 * Open a stream by its first part. With SVC_OPEN_WAIT the caller
+	 * promises to call wait next from this thread.
+	 * Errors: SVC_E_CLOSED (the connection is gone or draining: nothing
+	 * was sent, dial anew), SVC_E_AGAIN (too much is waiting to be sent),
+	 * SVC_E_EXHAUSTED (a limit; the text names it), SVC_E_NOMEM
+	 */
+	svc_err (*open)(void *conn, const struct svc_part *first,
+	    unsigned flags, const struct svc_stream_events *events, void *user,
+	    struct svc_stream_handle **ret_stream, struct svc_error *err);
+	/** Send one more part, or the answer.
+	 * Errors: SVC_E_AGAIN (no credit: nothing was taken, `writable`
+	 * follows), SVC_E_CLOSED (the stream has ended), SVC_E_EXHAUSTED (a
+	 * limit), SVC_E_INVAL (after our END), SVC_E_NOMEM */
+	svc_err (*send)(struct svc_stream_handle *stream,
+	    const struct svc_part *part, struct svc_error *err);
+	/** Run the connection on the calling thread, if nobody else does, or
+	 * sleep, until the peer's END or `closed` was delivered (SVC_OK) or
+	 * the deadline passed (SVC_E_TIMEDOUT). */
+	svc_err (*wait)(struct svc_stream_handle *stream,
+	    int64_t deadline_at_ms);
+	/** Give the stream back. If it has not ended in both directions the
+	 * peer is told `code` (SVC_E_CANCELLED). No event runs or comes after
+	 * this returns, except the one that calls it. */
+	void (*release)(struct svc_stream_handle *stream, svc_err code);
+
+	/** "host:port" of the other side, valid while the stream is; optional.
+	 */
+	const char *(*peer)(struct svc_stream_handle *stream);
+};
+
+extern SVC_API const struct svc_interface svc_transport_interface;
+/** Within this process: addresses are names, "memory:student"; a request runs
+ * on the thread that waits for it. */
+extern SVC_API const struct svc_transport_ops svc_transport_memory;
+
+/** Splits "host:port", "[v6]:port", ":port"; the host may be empty.
+ * Errors: SVC_E_INVAL with what is wrong and what is allowed */
+SVC_API svc_err svc_address_split(const char *address, char *host,
+    size_t host_size, uint16_t *ret_port, struct svc_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
