@@ -16,7 +16,8 @@ extern "C" {
 #endif
 
 #define SVC_API __attribute__((visibility("default")))
-#define SVC_PRINTF(format, first) __attribute__((format(printf, format, first)))
+#define SVC_PRINTF(text, first)                                             \
+	__attribute__((__format__(__printf__, text, first)))
 
 /** A duration without end, where a `_ms` parameter allows one. */
 #define SVC_FOREVER INT64_C(-1)

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_SVC_H
+#define SVC_SVC_H
+
+/**
+ * svc: a service in twenty lines of C. This is the one header an application
+ * includes.
+ */
+
+#include <svc/broker.h>
+#include <svc/clock.h>
+#include <svc/codec.h>
+#include <svc/executor.h>
+#include <svc/log.h>
+#include <svc/message.h>
+#include <svc/option.h>
+#include <svc/registry.h>
+#include <svc/selector.h>
+#include <svc/settings.h>
+#include <svc/transport.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct svc_service;
+struct svc_client;
+struct svc_server;
+struct svc_call;
+struct svc_event;
+
+/* ---------------------------------------------------------------- service */
+
+/**
+ * Build a service from bare options in any order, or none:
+ *
+ *     svc_new(name("student"), registry(etcd), ttl(10))
+ *
+ * name(str) version(str) id(str) address("host:port") advertise(str)
+ * metadata("key", "value") registry(plugin[, "addr,addr"]) selector(strategy)
+ * transport(plugin) broker(plugin[, "addr"]) codec("content/type") ttl(s)
+ * interval(s) weight(n) flag("name", "help", &variable)
+ * wrap_handler(fn, arg) wrap_call(fn, arg) tls("cert", "key", "ca")
+ * log_level(str) config("file")
+ *
+ * Nothing is connected yet. A bad option is remembered and returned by
+ * svc_init with its text. Texts are copied; the variables of flag() and the
+ * arguments of wrappers are borrowed until svc_free. NULL when memory ran out;
+ * every function below takes that NULL and returns SVC_E_NOMEM.
+ */
+#ifndef __cplusplus
+#define svc_new(...) svc_new_options(SVC_OPTIONS_(SVC_OPT, __VA_ARGS__))
+#endif
+/** The same from an array ended by SVC_OPTION_END; NULL is the empty list. */
+SVC_API struct svc_service *svc_new_options(const struct svc_option *options);
+
+/**
+ * Read flags, environment and config file over the options, then make the
+ * plugins. Flags that are not known are an error; --help and --version print
+ * and return SVC_E_DONE. argc 0 and argv NULL read no flags. Called once; the
+ * functions below that need it call it so when it was not.
+ * Errors: SVC_E_INVAL (usage), SVC_E_NOT_FOUND (a plugin or file), SVC_E_DONE,
+ * SVC_E_ABI, SVC_E_NOMEM; the line for the user is svc_error_text.
+ * Threads: one, as for svc_handle and svc_subscribe before svc_start.
+ */
+SVC_API svc_err svc_init(struct svc_service *service, int argc, char *argv[]);
+/** Listen, connect the broker, subscribe, register; returns when discoverable.
+ * A registry or broker that cannot be reached is no failure: it is logged and
+ * tried again until it is there.
+ * Errors: SVC_E_EXISTS (address in use), SVC_E_INVAL, SVC_E_DENIED, ... */
+SVC_API svc_err svc_start(struct svc_service *service);
+/** Start, wait for SIGINT, SIGTERM or svc_stop, then drain: withdraw, let the
+ * watchers see it, refuse new calls, finish running ones (up to
+ * --drain_timeout), close. A second signal ends it at once. */
+SVC_API svc_err svc_run(struct svc_service *service);
+/** Ends svc_run. From any thread or a signal handler. */
+SVC_API void svc_stop(struct svc_service *service);
+/** Stops what svc_start began, draining, and frees. NULL is fine. Not from a
+ * handler. */
+SVC_API void svc_free(struct svc_service *service);
+/** init + run + free, errors printed: the exit status 0, 1, or 2 for usage. */
+SVC_API int svc_main(struct svc_service *service, int argc, char *argv[]);
+/** Why building, init or start failed, with the cause; "" when nothing did.
+ * Valid until the next failing call. */
+SVC_API const char *svc_error_text(const struct svc_service *service);
+/** The exit status for what svc_init or svc_run returned: 0 for SVC_OK and
+ * SVC_E_DONE, 2 for SVC_E_INVAL, 1 for others. */
+SVC_API int svc_exit_status(svc_err err);
+
+/** The effective options, for reading back. Valid until svc_free; complete
+ * after svc_init, `address` and `advertise` after svc_start. */
+struct svc_options {
+	const char *name, *version, *id; /* id of the node: "<name>-<uuid>" */
+	const char *address;   /* bound */
+	const char *advertise; /* as registered */
+	const struct svc_headers *metadata;
+	const char *registry, *registry_address;
+	const char *selector;
+	const char *transport;
+	const char *broker, *broker_address;
+	const char *codec;
+	int64_t ttl_ms, interval_ms;
+	int64_t request_timeout_ms;
+	int retries;
+	int64_t max_message_size;
+	int weight;
+};
+SVC_API const struct svc_options *svc_options_of(
+    const struct svc_service *service);
+/** Works after svc_init, without svc_start too (a pure client). Freed with the
+ * service. NULL before. */
+SVC_API struct svc_client *svc_client_of(struct svc_service *service);
+SVC_API struct svc_server *svc_server_of(struct svc_service *service);
+SVC_API struct svc_registry *svc_registry_of(struct svc_service *service);
+SVC_API struct svc_broker *svc_broker_of(struct svc_service *service);
+/** The settings table of the service, to add own settings before svc_init. */
+SVC_API struct svc_settings *svc_settings_of(struct svc_service *service);
+/** The implementation's name: "svc". */
+SVC_API const char *svc_string(const struct svc_service *service);
+/** Whether the registry holds the service now. */
+SVC_API bool svc_registered(const struct svc_service *service);
+
+/** Add an implementation that the program links itself, of any interface.
+ * Errors: of svc_catalogue_add */
+SVC_API svc_err svc_plugin_add(const void *ops);
+
+/* --------------------------------------------------------------- handlers */
+
+/**
+ * Handles a call. `req` lives as long as the call. Fill `rsp` with memory that
+ * lives as long as the call (svc_alloc_in, svc_printf, svc_reply_text) or
+ * longer; rsp->content_type NULL means that of the request. rsp->headers is an
+ * empty map to fill. Whatever is returned, and the text of svc_fail, is what
+ * the caller reads. It may block.
+ */
+typedef svc_err (*svc_handler)(struct svc_call *call,
+    const struct svc_message *req, struct svc_message *rsp, void *arg);
+
+/** Options: idempotent() (published with the endpoint: clients may retry it)
+ * limit(n) (calls at once; beyond it callers get SVC_E_EXHAUSTED)
+ * metadata("key", "value") types(&request_descriptor, &response_descriptor)
+ * (protobuf-c descriptors, published with the endpoint).
+ * `endpoint` is "Type.Method". Before svc_start.
+ * Errors: SVC_E_INVAL, SVC_E_EXISTS, SVC_E_PRECONDITION (started), SVC_E_NOMEM
+ */
+#ifndef __cplusplus
+#define svc_handle(service, endpoint, fn, ...)                              \
+	SVC_HANDLE_ARG_(service, endpoint, fn, __VA_ARGS__, end())
+#define SVC_HANDLE_ARG_(service, endpoint, fn, arg, ...)                    \
+	svc_handle_options(service, endpoint, fn, arg,                      \
+	    SVC_OPTIONS_(SVC_HANDLE_OPT, __VA_ARGS__))
+#endif
+SVC_API svc_err svc_handle_options(struct svc_service *service,
+    const char *endpoint, svc_handler fn, void *arg,
+    const struct svc_option *options);
+
+/** Memory that lives as long as the call; NULL when memory ran out. */
+SVC_API void *svc_alloc_in(struct svc_call *call, size_t size);
+SVC_API char *svc_printf(struct svc_call *call, const char *format, ...)
+    SVC_PRINTF(2, 3);
+SVC_API svc_err svc_reply_text(struct svc_call *call, struct svc_message *rsp,
+    const char *content_type, const char *format, ...) SVC_PRINTF(4, 5);
+/** An error the caller will read; returns `code`. */
+SVC_API svc_err svc_fail(struct svc_call *call, svc_err code,
+    const char *format, ...) SVC_PRINTF(3, 4);
+/** Decode the request into a new message of this type by the codec of its
+ * content type; it lives as long as the call. On failure the call's text is
+ * set: return the code. */
+SVC_API svc_err svc_read(struct svc_call *call, const struct svc_message *req,
+    const struct ProtobufCMessageDescriptor *type,
+    struct ProtobufCMessage **ret_message);
+/** Encode the answer by the codec of the request's content type. */
+SVC_API svc_err svc_write(struct svc_call *call, struct svc_message *rsp,
+    const struct ProtobufCMessage *message);
+
+SVC_API struct svc_service *svc_call_service(const struct svc_call *call);
+SVC_API const char *svc_call_endpoint(const struct svc_call *call);
+/** A header of the request, or NULL. */
+SVC_API const char *svc_call_header(const struct svc_call *call,
+    const char *name);
+/** Milliseconds the caller still waits; SVC_FOREVER without a deadline. */
+SVC_API int64_t svc_call_remaining_ms(const struct svc_call *call);
+/** The caller has gone or its deadline has passed. */
+SVC_API bool svc_call_cancelled(const struct svc_call *call);
+/** "host:port" of the caller; "" when the transport has none. */
+SVC_API const char *svc_call_peer(const struct svc_call *call);
+
+/** Around every handler, the first given outermost. Call `next` to go on. */
+typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
+    const struct svc_message *req, struct svc_message *rsp,
+    svc_handler next, void *next_arg, void *arg);
+
+/* ------------------------------------------------------------------ calls */
+
+/**
+ * Call `endpoint` of `service` and wait for the reply. Options after the fixed
+ * arguments: timeout_ms(n) retries(n) header("k", "v") version("1.2")
+ * label("zone", "a") node("id or host:port") key("user-42")
+ * content_type(str) idempotent() detail(&err).
+ *
+ * A retry goes to another node, only when the request certainly did not run or
+ * the endpoint is idempotent, and within the deadline. On SVC_OK `rsp` must be
+ * freed with svc_message_free; on failure it is empty. `req` and `rsp` may be
+ * NULL. What the handler failed with is what is returned; its text is in
+ * detail.
+ * Errors: SVC_E_NOT_FOUND "service not found: NAME", SVC_E_UNAVAILABLE,
+ * SVC_E_TIMEDOUT, SVC_E_EXHAUSTED (a limit), SVC_E_UNIMPLEMENTED (no such
+ * endpoint), what the handler returned, ...
+ * Threads: any, handlers included.
+ */
+#ifndef __cplusplus
+#define svc_call(client, service, endpoint, req, ...)                       \
+	SVC_CALL_ARG_(client, service, endpoint, req, __VA_ARGS__, end())
+#define SVC_CALL_ARG_(client, service, endpoint, req, rsp, ...)             \
+	svc_call_options(client, service, endpoint, req, rsp,               \
+	    SVC_OPTIONS_(SVC_CALL_OPT, __VA_ARGS__))
+#endif
+SVC_API svc_err svc_call_options(struct svc_client *client, const char *service,
+    const char *endpoint, const struct svc_message *req,
+    struct svc_message *rsp, const struct svc_option *options);
+/** Frees what svc_call filled. NULL and an empty message are fine. */
+SVC_API void svc_message_free(struct svc_message *rsp);
+
+/** A call on its way through the wrappers. */
+struct svc_outgoing {
+	const char *service;
+	const char *endpoint;
+	const struct svc_message *req; /* with the call's headers in it */
+	struct svc_message *rsp;
+	const struct svc_option *options;
+	struct svc_error *err;
+};
+typedef svc_err (*svc_call_next)(const struct svc_outgoing *call, void *arg);
+/** Around every call, the first given outermost. */
+typedef svc_err (*svc_call_wrapper)(const struct svc_outgoing *call,
+    svc_call_next next, void *next_arg, void *arg);
+
+/* ----------------------------------------------------------------- events */
+
+/** SVC_OK acknowledges; anything else asks for redelivery. It may block. */
+typedef svc_err (*svc_event_handler)(struct svc_event *event, void *arg);
+SVC_API const char *svc_event_topic(const struct svc_event *event);
+/** Lives as long as the event. */
+SVC_API const struct svc_message *svc_event_message(
+    const struct svc_event *event);
+SVC_API const char *svc_event_header(const struct svc_event *event,
+    const char *name);
+
+/** Options: queue("workers"): each queue gets each event once. Before
+ * svc_start it is remembered; after it, it takes effect at once.
+ * Errors: SVC_E_INVAL (topic), SVC_E_NOMEM */
+#ifndef __cplusplus
+#define svc_subscribe(service, topic, fn, ...)                              \
+	SVC_SUBSCRIBE_ARG_(service, topic, fn, __VA_ARGS__, end())
+#define SVC_SUBSCRIBE_ARG_(service, topic, fn, arg, ...)                    \
+	svc_subscribe_options(service, topic, fn, arg,                      \
+	    SVC_OPTIONS_(SVC_SUBSCRIBE_OPT, __VA_ARGS__))
+#endif
+SVC_API svc_err svc_subscribe_options(struct svc_service *service,
+    const char *topic, svc_event_handler fn, void *arg,
+    const struct svc_option *options);
+/** Publish one event; returns when the broker has it (p2p: when every
+ * subscriber acknowledged). Works after svc_init; connects on first use.
+ * Errors: SVC_E_TIMEDOUT, SVC_E_UNAVAILABLE, SVC_E_INVAL, SVC_E_EXHAUSTED */
+SVC_API svc_err svc_publish(struct svc_service *service, const char *topic,
+    const struct svc_message *message);
+/** The same with the failure's text; `err` may be NULL. */
+SVC_API svc_err svc_publish_detail(struct svc_service *service,
+    const char *topic, const struct svc_message *message, struct svc_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
