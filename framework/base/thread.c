@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <svc/clock.h>
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+
+struct start {
+	void *(*run)(void *arg);
+	void *arg;
+	char name[16];
+};
+
+static void *
+begin(void *arg)
+{
+	struct start start = *(struct start *)arg;
+	svc_mem_free(arg);
+	pthread_setname_np(pthread_self(), start.name);
+	return start.run(start.arg);
+}
+
+svc_err
+svc_thread_start(
+    pthread_t *ret_thread, const char *name, void *(*run)(void *arg), void *arg)
+{
+	static const int faults[] = {
+	    SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
+	struct start *start = svc_mem_alloc(sizeof(*start));
+	if (start == NULL)
+		return SVC_E_NOMEM;
+	start->run = run;
+	start->arg = arg;
+	snprintf(start->name, sizeof(start->name), "%s", name);
+
+	/* A thread begins with the mask of the one that starts it. */
+	sigset_t mask, before;
+	sigfillset(&mask);
+	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+		sigdelset(&mask, faults[i]);
+	pthread_sigmask(SIG_SETMASK, &mask, &before);
+	pthread_t thread;
+	int failed = pthread_create(&thread, NULL, begin, start);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (failed != 0) {
+		svc_mem_free(start);
+		return failed == ENOMEM ? SVC_E_NOMEM : SVC_E_EXHAUSTED;
+	}
+	*ret_thread = thread;
+	return SVC_OK;
+}
+
+void
+svc_thread_join(pthread_t thread)
+{
+	pthread_join(thread, NULL);
+}
