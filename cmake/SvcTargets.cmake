@@ -18,6 +18,15 @@ if(SVC_SANITIZE)
 		-fno-sanitize-recover=all)
 	target_link_options(svc_warnings INTERFACE -fsanitize=${SVC_SANITIZE})
 endif()
+if(SVC_FUZZ)
+	if(NOT CMAKE_C_COMPILER_ID MATCHES Clang)
+		message(FATAL_ERROR "SVC_FUZZ needs clang as the C compiler, "
+			"which is ${CMAKE_C_COMPILER_ID} now")
+	endif()
+	# Coverage everywhere, so that the fuzzer sees into the library.
+	target_compile_options(svc_warnings INTERFACE -fsanitize=fuzzer-no-link)
+	target_link_options(svc_warnings INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # svc_room(NAME SOURCES ... [ROOMS ...] [LIBS ...])
 # A room of the framework: objects that see the public headers of the rooms
@@ -53,7 +62,8 @@ function(svc_plugin room name)
 	add_library(svc_${room}_${name} MODULE ${arg_SOURCES})
 	set_target_properties(svc_${room}_${name} PROPERTIES
 		C_VISIBILITY_PRESET hidden
-		LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/svc)
+		LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/svc
+		INSTALL_RPATH "$ORIGIN/..")
 	target_link_libraries(svc_${room}_${name} PRIVATE
 		svc_warnings svc ${arg_LIBS})
 	install(TARGETS svc_${room}_${name}

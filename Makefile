@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+# The short way to everything; `make help` lists it. The work is done by CMake
+# (see CMakePresets.json) and by the scripts in tools/. Every target first
+# installs the Debian packages it needs; that takes no time when they are there.
+
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+REGISTRY ?=
+BROKER ?=
+TESTS ?=
+FUZZ_SECONDS ?= 0
+
+packages = @tools/install-packages
+build = @tools/build
+run_tests = @tools/run-tests
+export JOBS
+
+.PHONY: all help demo test check install clean bench format format-check \
+	lint asan tsan fuzz
+
+all: ## build everything, optimised, into build/release
+	$(packages) build
+	$(build) release
+
+demo: ## a service and a client; REGISTRY=etcd BROKER=mqtt to use servers
+	$(packages) build demo $(filter etcd,$(REGISTRY)) $(filter mqtt,$(BROKER))
+	$(build) release
+	@REGISTRY='$(REGISTRY)' BROKER='$(BROKER)' BUILD=build/release tools/demo
+
+test: ## build with -Werror and run all tests; TESTS=regex for some
+	$(packages) build test
+	$(build) dev
+	$(run_tests) dev $(if $(TESTS),-R '$(TESTS)')
+
+check: format-check lint asan tsan fuzz ## what a change must pass besides test
+
+install: ## install into PREFIX (default /usr/local); DESTDIR is honoured
+	$(packages) build
+	$(build) release -DCMAKE_INSTALL_PREFIX='$(abspath $(PREFIX))'
+	@cmake --install build/release
+
+bench: ## build and run the benchmarks
+	$(packages) build bench
+	$(build) release -DSVC_BUILD_BENCH=ON
+	@tools/run-bench build/release
+
+format: ## put all C files into the project's format
+	$(packages) check
+	@tools/format
+
+format-check: ## say which C files are not in it
+	$(packages) check
+	@tools/format --check
+
+lint: ## clang with -Werror, then clang-tidy
+	$(packages) build test check
+	$(build) fuzz
+	@tools/lint build/fuzz
+
+asan: ## all tests under the address and undefined behaviour sanitizers
+	$(packages) build test
+	$(build) asan
+	$(run_tests) asan $(if $(TESTS),-R '$(TESTS)')
+
+tsan: ## all tests under the thread sanitizer
+	$(packages) build test
+	$(build) tsan
+	$(run_tests) tsan $(if $(TESTS),-R '$(TESTS)')
+
+fuzz: ## replay the fuzz corpora; FUZZ_SECONDS=60 to search for so long each
+	$(packages) build test check
+	$(build) fuzz
+	@tools/run-fuzz build/fuzz $(FUZZ_SECONDS)
+
+clean: ## remove everything that was built
+	@rm -rf build
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | \
+	    awk -F'|' '{ printf "make %-13s %s\n", $$1, $$2 }'
