@@ -41,7 +41,7 @@ function(svc_room name)
 	target_link_libraries(svc_${name} PRIVATE svc_warnings)
 	foreach(room ${arg_ROOMS})
 		target_include_directories(svc_${name} PUBLIC
-			${CMAKE_SOURCE_DIR}/framework/${room}/include)
+			${PROJECT_SOURCE_DIR}/framework/${room}/include)
 	endforeach()
 	foreach(lib ${arg_LIBS})
 		target_link_libraries(svc_${name} PRIVATE ${lib})
@@ -62,7 +62,7 @@ function(svc_plugin room name)
 	add_library(svc_${room}_${name} MODULE ${arg_SOURCES})
 	set_target_properties(svc_${room}_${name} PROPERTIES
 		C_VISIBILITY_PRESET hidden
-		LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/svc
+		LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib/svc
 		INSTALL_RPATH "$ORIGIN/..")
 	target_link_libraries(svc_${room}_${name} PRIVATE
 		svc_warnings svc ${arg_LIBS})
@@ -82,7 +82,7 @@ function(svc_test name)
 	cmake_parse_arguments(arg "INTERNAL" "TIMEOUT" "SOURCES;LIBS;LABELS" ${ARGN})
 	add_executable(test_${name} ${arg_SOURCES})
 	target_include_directories(test_${name} PRIVATE
-		${CMAKE_SOURCE_DIR}/tests)
+		${PROJECT_SOURCE_DIR}/tests)
 	if(arg_INTERNAL)
 		target_link_libraries(test_${name} PRIVATE svc_warnings svc_static
 			PkgConfig::CMOCKA ${arg_LIBS})
@@ -96,7 +96,7 @@ function(svc_test name)
 		set(arg_TIMEOUT 60)
 	endif()
 	set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT}
-		ENVIRONMENT "SVC_SOURCE_DIR=${CMAKE_SOURCE_DIR};SVC_BUILD_DIR=${CMAKE_BINARY_DIR};SVC_PLUGIN_PATH=${CMAKE_BINARY_DIR}/lib/svc")
+		ENVIRONMENT "SVC_SOURCE_DIR=${PROJECT_SOURCE_DIR};SVC_BUILD_DIR=${PROJECT_BINARY_DIR};SVC_PLUGIN_PATH=${PROJECT_BINARY_DIR}/lib/svc")
 	if(arg_LABELS)
 		set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}")
 	endif()
@@ -111,14 +111,14 @@ function(svc_fuzz name)
 	endif()
 	cmake_parse_arguments(arg "" "" "SOURCES;LIBS" ${ARGN})
 	add_executable(replay_${name} ${arg_SOURCES}
-		${CMAKE_SOURCE_DIR}/tests/fuzz/replay.c)
+		${PROJECT_SOURCE_DIR}/tests/fuzz/replay.c)
 	target_include_directories(replay_${name} PRIVATE
 		${CMAKE_CURRENT_SOURCE_DIR})
 	target_link_libraries(replay_${name} PRIVATE svc_warnings svc_static
 		${arg_LIBS})
 	set_property(GLOBAL APPEND PROPERTY SVC_TEST_TARGETS replay_${name})
 	add_test(NAME fuzz_${name} COMMAND replay_${name}
-		${CMAKE_SOURCE_DIR}/tests/fuzz/corpus/${name})
+		${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${name})
 	set_tests_properties(fuzz_${name} PROPERTIES TIMEOUT 60 LABELS fuzz)
 	if(SVC_FUZZ)
 		add_executable(fuzz_${name} ${arg_SOURCES})
