@@ -27,14 +27,15 @@ struct svc_endpoint {
 	const struct svc_value *request; /* NULL when not described */
 	const struct svc_value *response;
 	struct svc_headers *metadata; /* stream=true; idempotent=true; for a
-	                               * subscriber: subscriber=true, topic=T and,
-	                               * when it has one, queue=Q */
+				       * subscriber: subscriber=true, topic=T
+				       * and, when it has one, queue=Q */
 };
 
 struct svc_node {
 	const char *id;      /* "<service>-<uuid>" */
 	const char *address; /* what the transport dials, "host:port" */
-	struct svc_headers *metadata; /* transport, protocol, ... and the user's */
+	struct svc_headers
+	    *metadata; /* transport, protocol, ... and the user's */
 };
 
 /** One service at one version, with the nodes that provide it. */
@@ -48,24 +49,25 @@ struct svc_record {
 	size_t n_nodes;
 };
 
-/** A deep copy in one place, to be freed with svc_record_destroy; NULL when
- * memory ran out. */
+/** A deep copy (one block and the header maps), to be freed with
+ * svc_record_destroy; NULL when memory ran out. */
 SVC_API struct svc_record *svc_record_copy(const struct svc_record *record);
 /** Only for records from svc_record_copy and svc_record_decode. NULL is fine.
  */
 SVC_API void svc_record_destroy(struct svc_record *record);
 /** Same content, whatever the order of metadata. */
-SVC_API bool svc_record_equal(const struct svc_record *a,
-    const struct svc_record *b);
+SVC_API bool svc_record_equal(
+    const struct svc_record *a, const struct svc_record *b);
 /**
  * Checks names, ids and addresses before they reach a registry: a service name
  * is 1 to 128 of [A-Za-z0-9._-], not "." or ".."; a version 1 to 64 and a node
- * id 1 to 192 printable characters without '/', space and control characters;
- * an address 1 to 255 printable characters without space.
+ * id 1 to 192 characters of printable ASCII without '/' and space (the id not
+ * "." or ".."); an address 1 to 255 of printable ASCII without space; at most
+ * 1,000 nodes and 1,000 endpoints, each with a name.
  * Errors: SVC_E_INVAL with the name, what is wrong and what is allowed
  */
-SVC_API svc_err svc_record_check(const struct svc_record *record,
-    struct svc_error *err);
+SVC_API svc_err svc_record_check(
+    const struct svc_record *record, struct svc_error *err);
 SVC_API svc_err svc_service_name_check(const char *name, struct svc_error *err);
 
 /** go-micro's JSON of a service, as its etcd plugin stores it; to be freed
@@ -74,8 +76,9 @@ SVC_API char *svc_record_encode(const struct svc_record *record);
 /**
  * Reads that JSON as leniently as go-micro does (any key order and case of
  * keys, null for any map or list, unknown keys ignored, a separate integer
- * `port` of old nodes), within limits: 1 MiB, 1,000 nodes, 1,000 endpoints,
- * values 4 deep.
+ * `port` of old nodes), within limits: 1 MiB, 1,000 nodes, 1,000 endpoints.
+ * Values more than 4 deep and metadata that a header map cannot hold are left
+ * out; what is missing is "" or NULL.
  * Errors: SVC_E_INVAL with what was wrong, SVC_E_NOMEM
  */
 SVC_API svc_err svc_record_decode(const void *data, size_t len,
@@ -94,9 +97,14 @@ SVC_API svc_err svc_endpoint_decode(const void *data, size_t len,
 /** What a plugin gets at its making. Texts are borrowed for the call. */
 struct svc_registry_config {
 	const char *address;  /* as the user gave it, NULL for the default */
-	int64_t timeout_ms;   /* the longest one op may take */
+	int64_t timeout_ms;   /* the longest one op may take; 0: 5 s */
 	const char *username; /* NULL when there is none */
 	const char *password;
+	/** How long a watch keeps a node that the full state after a break
+	 * does not repeat, see svc_registry_watch; 0: 15 s. It should be no
+	 * less than the TTL of the nodes. Used by the framework; plugins
+	 * ignore it. */
+	int64_t grace_ms;
 };
 
 /**
@@ -104,17 +112,22 @@ struct svc_registry_config {
  * what it did not repeat is gone. Between full states come single changes. A
  * plugin reports BEGIN .. SYNC once at the start and again after any break
  * (reconnect, compaction, overflow), so it need not remember anything.
+ *
+ * BEGIN may come as soon as a break is noticed, long before the server answers
+ * again, and may be repeated: a full state begins anew then. From BEGIN to
+ * SYNC the framework takes nothing away except by GONE.
  */
 typedef enum svc_watch_event {
 	SVC_WATCH_BEGIN, /* record is NULL */
-	SVC_WATCH_NODE,  /* a record with one node, new or changed or the same */
-	SVC_WATCH_GONE,  /* name and one node with its id; the rest may be empty */
-	SVC_WATCH_SYNC,  /* record is NULL */
+	SVC_WATCH_NODE, /* a record with one node, new or changed or the same */
+	SVC_WATCH_GONE, /* name and one node with its id; the rest may be empty
+			 */
+	SVC_WATCH_SYNC, /* record is NULL */
 } svc_watch_event;
 /** Called by one thread at a time for one watch; the record lives only for
  * the call. It must not call back into the registry. */
-typedef void (*svc_watch_sink)(svc_watch_event event,
-    const struct svc_record *record, void *arg);
+typedef void (*svc_watch_sink)(
+    svc_watch_event event, const struct svc_record *record, void *arg);
 
 /** For every record of an answer; lives only for the call. A record may have
  * many nodes or one; the framework groups them. */
@@ -155,16 +168,16 @@ struct svc_registry_ops {
 	svc_err (*announce)(void *self, const struct svc_record *record,
 	    int64_t ttl_ms, struct svc_error *err);
 	/** Remove the one node of `record` now; fine when it is not there. */
-	svc_err (*withdraw)(void *self, const struct svc_record *record,
-	    struct svc_error *err);
+	svc_err (*withdraw)(
+	    void *self, const struct svc_record *record, struct svc_error *err);
 	/** Everything known of one service. Nothing found is SVC_OK without a
 	 * call of `sink`. */
 	svc_err (*lookup)(void *self, const char *service, svc_record_sink sink,
 	    void *arg, struct svc_error *err);
 	/** Everything there is. Records may have no nodes if the registry
 	 * would need a question for each; then lookup has them. */
-	svc_err (*list)(void *self, svc_record_sink sink, void *arg,
-	    struct svc_error *err);
+	svc_err (*list)(
+	    void *self, svc_record_sink sink, void *arg, struct svc_error *err);
 
 	/** Report the changes of `service`, or of all when NULL, until
 	 * unwatch. Returns at once; the first full state comes as soon as the
@@ -191,11 +204,11 @@ struct svc_registry;
 
 /** Errors: of svc_catalogue_find and of the plugin's create */
 SVC_API svc_err svc_registry_create(const char *plugin,
-    const struct svc_registry_config *config, struct svc_registry **ret_registry,
-    struct svc_error *err);
+    const struct svc_registry_config *config,
+    struct svc_registry **ret_registry, struct svc_error *err);
 SVC_API svc_err svc_registry_create_ops(const struct svc_registry_ops *ops,
-    const struct svc_registry_config *config, struct svc_registry **ret_registry,
-    struct svc_error *err);
+    const struct svc_registry_config *config,
+    struct svc_registry **ret_registry, struct svc_error *err);
 /** Ends its watches first. NULL is fine. Not from a watch callback. */
 SVC_API void svc_registry_destroy(struct svc_registry *registry);
 SVC_API const char *svc_registry_name(const struct svc_registry *registry);
@@ -216,7 +229,8 @@ struct svc_record_list {
 SVC_API void svc_record_list_fini(struct svc_record_list *list);
 /** Errors: SVC_E_NOT_FOUND (nobody provides it) and those of the op */
 SVC_API svc_err svc_registry_lookup(struct svc_registry *registry,
-    const char *service, struct svc_record_list *ret_list, struct svc_error *err);
+    const char *service, struct svc_record_list *ret_list,
+    struct svc_error *err);
 SVC_API svc_err svc_registry_list(struct svc_registry *registry,
     struct svc_record_list *ret_list, struct svc_error *err);
 
@@ -229,10 +243,22 @@ typedef enum svc_change {
 } svc_change;
 /** One node with its record; lives only for the call. One call at a time per
  * watch. It must not block nor call the registry. */
-typedef void (*svc_change_cb)(svc_change change, const struct svc_record *record,
-    void *arg);
+typedef void (*svc_change_cb)(
+    svc_change change, const struct svc_record *record, void *arg);
 struct svc_watch;
-/** `service` NULL watches all. Errors: SVC_E_INVAL, SVC_E_NOMEM */
+/**
+ * `service` NULL watches all. Returns at once; what is there comes as CREATED,
+ * then SYNCED as soon as the registry has answered in full, then the changes.
+ *
+ * A node that is withdrawn or whose TTL passes is REMOVED at once. While the
+ * registry cannot be reached nothing is reported. When it is back and its full
+ * state does not repeat a node (it may have come back empty, while the node
+ * lives and announces itself again within its interval), the node is kept for
+ * grace_ms from then on; if it is repeated within that time nothing is
+ * reported, else it is REMOVED. So a registry that loses its data makes nobody
+ * forget anybody who is alive.
+ *
+ * Errors: SVC_E_INVAL, SVC_E_NOMEM, SVC_E_EXHAUSTED */
 SVC_API svc_err svc_registry_watch(struct svc_registry *registry,
     const char *service, svc_change_cb cb, void *arg,
     struct svc_watch **ret_watch, struct svc_error *err);

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "diff.h"
+
+#include "hash.h"
+#include "record.h"
+
+#include <svc/clock.h>
+
+#include <string.h>
+
+struct diff_entry {
+	UT_hash_handle hh;
+	struct svc_record *record;
+	uint64_t round;
+	int64_t remove_at_ms; /* INT64_MAX unless it waits */
+	char key[];
+};
+
+void
+diff_init(struct diff *diff, const char *service, svc_change_cb cb, void *arg)
+{
+	*diff = (struct diff){
+	    .service = service,
+	    .cb = cb,
+	    .arg = arg,
+	    .incomplete = true,
+	    .next_at_ms = INT64_MAX,
+	};
+}
+
+static void
+forget(struct diff *diff, struct diff_entry *entry)
+{
+	HASH_DELETE(hh, diff->entries, entry);
+	svc_record_destroy(entry->record);
+	svc_mem_free(entry);
+}
+
+void
+diff_fini(struct diff *diff)
+{
+	struct diff_entry *entry, *next;
+	HASH_ITER (hh, diff->entries, entry, next)
+		forget(diff, entry);
+}
+
+static void
+report(struct diff *diff, svc_change change, const struct svc_record *record)
+{
+	diff->cb(change, record, diff->arg);
+}
+
+static void
+report_removed(struct diff *diff, struct diff_entry *entry)
+{
+	report(diff, SVC_REMOVED, entry->record);
+	forget(diff, entry);
+}
+
+void
+diff_begin(struct diff *diff)
+{
+	diff->round++;
+	diff->incomplete = true;
+}
+
+static struct diff_entry *
+find(struct diff *diff, const struct node_key *key)
+{
+	struct diff_entry *entry;
+	HASH_FIND(hh, diff->entries, key->text, key->len, entry);
+	return entry;
+}
+
+/* Another service's record has no business here, whatever brought it. */
+static bool
+is_watched(const struct diff *diff, const struct svc_record *record)
+{
+	return diff->service == NULL || text_equal(diff->service, record->name);
+}
+
+static svc_err
+add(struct diff *diff, const struct node_key *key,
+    const struct svc_record *record)
+{
+	struct diff_entry *entry = svc_mem_calloc(1, sizeof(*entry) + key->len);
+	if (entry == NULL)
+		return SVC_E_NOMEM;
+	entry->record = svc_record_copy(record);
+	if (entry->record == NULL) {
+		svc_mem_free(entry);
+		return SVC_E_NOMEM;
+	}
+	entry->round = diff->round;
+	entry->remove_at_ms = INT64_MAX;
+	memcpy(entry->key, key->text, key->len);
+	HASH_ADD_KEYPTR(hh, diff->entries, entry->key, key->len, entry);
+	if (entry->hh.tbl == NULL) {
+		svc_record_destroy(entry->record);
+		svc_mem_free(entry);
+		return SVC_E_NOMEM;
+	}
+	report(diff, SVC_CREATED, entry->record);
+	return SVC_OK;
+}
+
+static svc_err
+one_node(struct diff *diff, const struct svc_record *record)
+{
+	struct node_key key;
+	if (!node_key_set(&key, record->name, record->nodes[0].id))
+		return SVC_OK;
+	struct diff_entry *entry = find(diff, &key);
+	if (entry == NULL)
+		return add(diff, &key, record);
+	entry->round = diff->round;
+	entry->remove_at_ms = INT64_MAX;
+	if (svc_record_equal(entry->record, record))
+		return SVC_OK;
+	struct svc_record *copy = svc_record_copy(record);
+	if (copy == NULL)
+		return SVC_E_NOMEM;
+	svc_record_destroy(entry->record);
+	entry->record = copy;
+	report(diff, SVC_UPDATED, copy);
+	return SVC_OK;
+}
+
+svc_err
+diff_node(struct diff *diff, const struct svc_record *record)
+{
+	struct svc_record one = *record;
+	if (!is_watched(diff, record))
+		return SVC_OK;
+	one.n_nodes = 1;
+	for (size_t i = 0; i < record->n_nodes; i++) {
+		one.nodes = &record->nodes[i];
+		svc_err rc = one_node(diff, &one);
+		if (rc != SVC_OK)
+			return rc;
+	}
+	return SVC_OK;
+}
+
+void
+diff_gone(struct diff *diff, const struct svc_record *record)
+{
+	if (!is_watched(diff, record))
+		return;
+	for (size_t i = 0; i < record->n_nodes; i++) {
+		struct node_key key;
+		if (!node_key_set(&key, record->name, record->nodes[i].id))
+			continue;
+		struct diff_entry *entry = find(diff, &key);
+		if (entry != NULL)
+			report_removed(diff, entry);
+	}
+}
+
+void
+diff_sync(struct diff *diff, int64_t grace_ms)
+{
+	struct diff_entry *entry, *next;
+	int64_t remove_at_ms = svc_deadline(grace_ms);
+	diff->incomplete = false;
+	diff->next_at_ms = INT64_MAX;
+	HASH_ITER (hh, diff->entries, entry, next) {
+		if (entry->round != diff->round) {
+			if (grace_ms > 0) {
+				entry->remove_at_ms = remove_at_ms;
+			} else if (entry->remove_at_ms == INT64_MAX) {
+				report_removed(diff, entry);
+				continue;
+			}
+		}
+		if (entry->remove_at_ms < diff->next_at_ms)
+			diff->next_at_ms = entry->remove_at_ms;
+	}
+	if (!diff->synced) {
+		diff->synced = true;
+		report(diff, SVC_SYNCED, NULL);
+	}
+}
+
+void
+diff_expire(struct diff *diff, bool all)
+{
+	struct diff_entry *entry, *next;
+	int64_t now_ms = svc_now_ms();
+	if (diff->incomplete || (!all && now_ms < diff->next_at_ms))
+		return;
+	diff->next_at_ms = INT64_MAX;
+	HASH_ITER (hh, diff->entries, entry, next) {
+		if (entry->remove_at_ms == INT64_MAX)
+			continue;
+		if (all || entry->remove_at_ms <= now_ms)
+			report_removed(diff, entry);
+		else if (entry->remove_at_ms < diff->next_at_ms)
+			diff->next_at_ms = entry->remove_at_ms;
+	}
+}
+
+int64_t
+diff_next_at(const struct diff *diff)
+{
+	return diff->incomplete ? INT64_MAX : diff->next_at_ms;
+}

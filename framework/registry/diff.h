@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_REGISTRY_DIFF_H
+#define SVC_REGISTRY_DIFF_H
+
+#include <svc/registry.h>
+
+/**
+ * The difference engine of a watch: remembers what was reported, and turns
+ * full states and single changes into true changes, each reported once. Not
+ * thread-safe.
+ */
+struct diff {
+	struct diff_entry *entries;
+	const char *service; /* borrowed; NULL for all */
+	svc_change_cb cb;
+	void *arg;
+	uint64_t round; /* of the full state that is coming or came last */
+	bool incomplete;
+	bool synced;
+	int64_t next_at_ms;
+};
+
+void diff_init(
+    struct diff *diff, const char *service, svc_change_cb cb, void *arg);
+/** Reports nothing. */
+void diff_fini(struct diff *diff);
+
+/** A full state follows; until diff_sync nothing expires. */
+void diff_begin(struct diff *diff);
+/** Every node of `record` is there. Errors: SVC_E_NOMEM (not reported) */
+svc_err diff_node(struct diff *diff, const struct svc_record *record);
+/** Every node of `record` is gone, now. */
+void diff_gone(struct diff *diff, const struct svc_record *record);
+/**
+ * The full state is complete. What it did not repeat is removed at once when
+ * `grace_ms` is 0, and else only after that time; what waits already keeps
+ * waiting when grace_ms is 0, and begins anew else.
+ */
+void diff_sync(struct diff *diff, int64_t grace_ms);
+/** Remove what waited long enough; everything that waits when `all`. */
+void diff_expire(struct diff *diff, bool all);
+/** When diff_expire has something to do; INT64_MAX for never. */
+int64_t diff_next_at(const struct diff *diff);
+
+#endif
