@@ -65,7 +65,7 @@ extern SVC_API const struct svc_strategy_ops svc_strategy_round_robin;
 struct svc_selector_config {
 	struct svc_registry *registry; /* borrowed until destroy */
 	const char *strategy;          /* NULL: "random" */
-	int failures;                  /* consecutive; 0: 3 */
+	int failures;                  /* consecutive, up to 1000; 0: 3 */
 	int64_t window_ms;             /* within; and out for; 0: 30,000 */
 	/** Called when a target is freed whose link was set. Never under a
 	 * lock. */
@@ -74,7 +74,8 @@ struct svc_selector_config {
 };
 struct svc_selector;
 
-/** Errors: of svc_catalogue_find, SVC_E_NOMEM */
+/** Errors: of svc_catalogue_find, SVC_E_INVAL (failures, window_ms),
+ * SVC_E_NOMEM */
 SVC_API svc_err svc_selector_create(const struct svc_selector_config *config,
     struct svc_selector **ret_selector, struct svc_error *err);
 /** All holds have been given back. NULL is fine. */

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_SELECTOR_RECLAIM_H
+#define SVC_SELECTOR_RECLAIM_H
+
+#include <svc/base.h>
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/**
+ * Memory that is read without locks and freed once nobody can read it.
+ *
+ * A thread that reads says so by the era in which it began; an object that was
+ * made unreachable carries the era of that moment and is freed when no reader
+ * is left that began before. Threads that are not inside a read keep nothing
+ * alive.
+ */
+
+#define SVC_READER_SLOTS 8
+
+/** The private half of one thread. Only `era` is seen by others. */
+struct svc_reader {
+	char front[64];       /* keeps `era` in a cache line of its own */
+	_Atomic uint64_t era; /* 0: not reading */
+	struct svc_reader *next, **link;
+	struct svc_reader_slot {
+		uint64_t owner; /* a number never used twice; 0: empty */
+		uint64_t version;
+		void *found;
+	} slots[SVC_READER_SLOTS];
+	unsigned last; /* the slot that was right the last time */
+	void **scratch;
+	size_t scratch_cap;
+	char back[64];
+};
+
+/** Begin to read; does not nest. NULL when memory ran out. */
+struct svc_reader *svc_reader_enter(void);
+void svc_reader_leave(struct svc_reader *reader);
+/** Room for `n` pointers, valid until the next call on this thread; NULL when
+ * memory ran out. */
+void **svc_reader_scratch(struct svc_reader *reader, size_t n);
+
+/** First member of what is to be freed later. */
+struct svc_retired {
+	struct svc_retired *next;
+	uint64_t era;
+	void (*free)(struct svc_retired *object);
+};
+
+/** What waits to be freed. */
+struct svc_retirement {
+	pthread_mutex_t lock;
+	struct svc_retired *first;
+	atomic_bool waiting; /* first is not NULL */
+};
+void svc_retirement_init(struct svc_retirement *retirement);
+/** Frees all at once: no reader of these objects is left. */
+void svc_retirement_fini(struct svc_retirement *retirement);
+/** Free `object`, which can no longer be found, as soon as possible; now, when
+ * nobody reads. Under no lock. */
+void svc_retire(struct svc_retirement *retirement, struct svc_retired *object);
+/** Free what can be freed. */
+void svc_retirement_collect(struct svc_retirement *retirement);
+
+#endif

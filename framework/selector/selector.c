@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "selector_private.h"
+
+#include <svc/clock.h>
+
+#include <string.h>
+
+/* -------------------------------------------------------------- the pick */
+
+/* Those that fit; when none does, `err` says which wish was not met. */
+static svc_err
+fit(const struct svc_snapshot *snapshot, const struct svc_pick *pick,
+    struct svc_held_target **found, size_t *ret_n, struct svc_error *err)
+{
+	size_t n = 0, n_version = 0, n_label = 0;
+
+	for (size_t i = 0; i < snapshot->n; i++) {
+		struct svc_held_target *target = snapshot->targets[i];
+		const struct svc_node *node = target->seen.node;
+		const char *value;
+
+		if (pick->version != NULL &&
+		    strcmp(target->seen.record->version, pick->version) != 0)
+			continue;
+		n_version++;
+		if (pick->label_name != NULL) {
+			value =
+			    svc_headers_get(node->metadata, pick->label_name);
+			if (value == NULL ||
+			    (pick->label_value != NULL &&
+				strcmp(value, pick->label_value) != 0))
+				continue;
+		}
+		n_label++;
+		if (pick->node != NULL && strcmp(node->id, pick->node) != 0 &&
+		    strcmp(node->address, pick->node) != 0)
+			continue;
+		found[n++] = target;
+	}
+	if (n == 0 && n_version == 0)
+		return svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "service \"%s\" has no node of version \"%s\" (%zu of "
+		    "other versions)",
+		    pick->service, pick->version, snapshot->n);
+	if (n == 0 && n_label == 0)
+		return svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "service \"%s\" has no node with label %s=%s (%zu "
+		    "without)",
+		    pick->service, pick->label_name,
+		    pick->label_value != NULL ? pick->label_value : "*",
+		    n_version);
+	if (n == 0)
+		return svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "service \"%s\" has no node with the id or address "
+		    "\"%s\" (%zu others)",
+		    pick->service, pick->node, n_label);
+	*ret_n = n;
+	return SVC_OK;
+}
+
+/* Leaves out the blacklisted, unless that is more than half of them: then the
+ * fault is likely to be elsewhere. True when some may have been left in. */
+static bool
+leave_out_blacklisted(struct svc_held_target **found, size_t *n, int64_t now_ms)
+{
+	size_t kept = 0, out = 0;
+
+	for (size_t i = 0; i < *n; i++)
+		out += svc_peer_is_out(found[i]->peer, now_ms);
+	if (out > *n / 2)
+		return true;
+	if (out == 0)
+		return false;
+	for (size_t i = 0; i < *n && kept < *n - out; i++)
+		if (!svc_peer_is_out(found[i]->peer, now_ms))
+			found[kept++] = found[i];
+	/* Others may have gone out between the two looks. */
+	if (kept > 0)
+		*n = kept;
+	return kept == 0;
+}
+
+static bool
+is_avoided(const struct svc_pick *pick, const struct svc_held_target *target)
+{
+	for (size_t i = 0; i < pick->n_avoid; i++)
+		if (svc_held_const(pick->avoid[i])->peer == target->peer)
+			return true;
+	return false;
+}
+
+static void
+leave_out_avoided(
+    const struct svc_pick *pick, struct svc_held_target **found, size_t *n)
+{
+	struct svc_held_target *swap;
+	size_t kept = 0;
+
+	for (size_t i = 0; i < *n; i++) {
+		if (is_avoided(pick, found[i]))
+			continue;
+		swap = found[kept];
+		found[kept++] = found[i];
+		found[i] = swap;
+	}
+	if (kept > 0)
+		*n = kept;
+}
+
+/* In a read. */
+static svc_err
+choose(struct svc_reader *reader, struct svc_entry *entry,
+    const struct svc_snapshot *snapshot, const struct svc_pick *pick,
+    struct svc_target **ret_target, struct svc_error *err)
+{
+	struct svc_held_target *const *among;
+	struct svc_held_target **found, *target;
+	int64_t now_ms = 0;
+	bool plain, all;
+	size_t n, at;
+	svc_err rc;
+
+	if (snapshot->n == 0)
+		return svc_error_set(err, SVC_E_NOT_FOUND,
+		    "service not found: %s", pick->service);
+again:
+	among = snapshot->targets;
+	n = snapshot->n;
+	all = true;
+	plain = pick->version == NULL && pick->label_name == NULL &&
+		pick->node == NULL && pick->n_avoid == 0 &&
+		atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0;
+	if (!plain) {
+		found = (struct svc_held_target **)svc_reader_scratch(
+		    reader, snapshot->n);
+		if (found == NULL)
+			return svc_view_no_memory(pick->service, err);
+		rc = fit(snapshot, pick, found, &n, err);
+		if (rc != SVC_OK)
+			return rc;
+		if (atomic_load_explicit(&entry->n_out, memory_order_relaxed) !=
+		    0) {
+			now_ms = svc_now_ms();
+			all = leave_out_blacklisted(found, &n, now_ms);
+		}
+		leave_out_avoided(pick, found, &n);
+		among = found;
+	}
+	at = snapshot->strategy->pick(
+	    snapshot->state, (const struct svc_target *const *)among, n, pick);
+	if (at >= n)
+		return svc_error_set(err, SVC_E_INTERNAL,
+		    "strategy %s has chosen number %zu of %zu nodes",
+		    snapshot->strategy->name, at, n);
+	target = among[at];
+	/* A node on probation is for one; another may just have taken it. */
+	if (!all && !svc_peer_claim(target->peer, now_ms))
+		goto again;
+	svc_target_hold(&target->seen);
+	*ret_target = &target->seen;
+	return SVC_OK;
+}
+
+/* Ends a read, and frees what waited for its end. */
+static void
+leave(struct svc_selector *selector, struct svc_reader *reader)
+{
+	svc_reader_leave(reader);
+	if (atomic_load_explicit(
+		&selector->retirement.waiting, memory_order_relaxed))
+		svc_retirement_collect(&selector->retirement);
+}
+
+svc_err
+svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
+    struct svc_target **ret_target, struct svc_error *err)
+{
+	struct svc_entry *entry, *prepared = NULL;
+	const struct svc_snapshot *snapshot;
+	struct svc_reader *reader;
+	svc_err rc;
+
+	if (pick->service == NULL)
+		return svc_error_set(err, SVC_E_INVAL, "no service was named");
+	for (;;) {
+		reader = svc_reader_enter();
+		if (reader == NULL)
+			return svc_view_no_memory(pick->service, err);
+		entry = svc_entry_find(reader, selector, pick->service);
+		snapshot = entry != NULL ? atomic_load(&entry->snapshot) : NULL;
+		if (snapshot != NULL &&
+		    (prepared != NULL ||
+			!atomic_load_explicit(
+			    &entry->attention, memory_order_relaxed)))
+			break;
+		svc_reader_leave(reader);
+		if (prepared != NULL)
+			svc_entry_unref(prepared);
+		prepared = NULL;
+		rc = svc_entry_prepare(selector, pick->service,
+		    pick->deadline_at_ms, &prepared, err);
+		if (rc != SVC_OK)
+			return rc;
+	}
+	rc = choose(reader, entry, snapshot, pick, ret_target, err);
+	leave(selector, reader);
+	if (prepared != NULL)
+		svc_entry_unref(prepared);
+	return rc;
+}
+
+svc_err
+svc_selector_each(struct svc_selector *selector, const char *service,
+    int64_t deadline_at_ms,
+    void (*each)(const struct svc_target *target, bool blacklisted, void *arg),
+    void *arg, struct svc_error *err)
+{
+	struct svc_entry *entry;
+	struct svc_snapshot *snapshot;
+	int64_t now_ms;
+	svc_err rc;
+
+	if (service == NULL)
+		return svc_error_set(err, SVC_E_INVAL, "no service was named");
+	rc = svc_entry_prepare(selector, service, deadline_at_ms, &entry, err);
+	if (rc != SVC_OK)
+		return rc;
+	pthread_mutex_lock(&entry->lock);
+	snapshot = atomic_load(&entry->snapshot);
+	if (snapshot != NULL)
+		atomic_fetch_add(&snapshot->refs, 1);
+	pthread_mutex_unlock(&entry->lock);
+
+	if (snapshot == NULL || snapshot->n == 0)
+		rc = svc_error_set(
+		    err, SVC_E_NOT_FOUND, "service not found: %s", service);
+	now_ms = svc_now_ms();
+	for (size_t i = 0; rc == SVC_OK && i < snapshot->n; i++)
+		each(&snapshot->targets[i]->seen,
+		    svc_peer_is_out(snapshot->targets[i]->peer, now_ms), arg);
+	svc_snapshot_unref(snapshot);
+	svc_entry_unref(entry);
+	return rc;
+}
+
+/* --------------------------------------------------------- life and death */
+
+svc_err
+svc_selector_create(const struct svc_selector_config *config,
+    struct svc_selector **ret_selector, struct svc_error *err)
+{
+	static _Atomic uint64_t last_id;
+	struct svc_selector *selector;
+	const void *ops;
+	svc_err rc;
+
+	if (config->failures < 0 || config->failures > 1000 ||
+	    config->window_ms < 0)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "a selector takes 0 to 1000 failures (not %d) and no "
+		    "negative window (%lld ms)",
+		    config->failures, (long long)config->window_ms);
+	rc = svc_catalogue_find(&svc_strategy_interface,
+	    config->strategy != NULL ? config->strategy : "random", &ops, err);
+	if (rc != SVC_OK)
+		return rc;
+	selector = svc_mem_calloc(1, sizeof(*selector));
+	if (selector == NULL)
+		return svc_error_set(
+		    err, SVC_E_NOMEM, "no memory for a selector");
+	selector->id = atomic_fetch_add(&last_id, 1) + 1;
+	selector->registry = config->registry;
+	selector->strategy = ops;
+	selector->failures =
+	    config->failures != 0 ? (size_t)config->failures : 3;
+	selector->window_ms =
+	    config->window_ms != 0 ? config->window_ms : 30000;
+	selector->unlink = config->unlink;
+	selector->arg = config->arg;
+	svc_retirement_init(&selector->retirement);
+	pthread_mutex_init(&selector->lock, NULL);
+	*ret_selector = selector;
+	return SVC_OK;
+}
+
+void
+svc_selector_destroy(struct svc_selector *selector)
+{
+	struct svc_entry *entry, *next;
+
+	if (selector == NULL)
+		return;
+	for (size_t i = 0; i < SVC_SELECTOR_BUCKETS; i++) {
+		entry = atomic_load(&selector->buckets[i]);
+		for (; entry != NULL; entry = next) {
+			next = atomic_load(&entry->next);
+			svc_registry_unwatch(entry->watch);
+			entry->watch = NULL;
+			svc_entry_dissolve(entry);
+		}
+	}
+	svc_retirement_fini(&selector->retirement);
+	pthread_mutex_destroy(&selector->lock);
+	svc_mem_free(selector);
+}

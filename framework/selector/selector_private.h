@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_SELECTOR_PRIVATE_H
+#define SVC_SELECTOR_PRIVATE_H
+
+#include "reclaim.h"
+
+#include <svc/selector.h>
+
+/**
+ * What stays the same of a node while its metadata changes: the client's link
+ * and how its calls went. Shared by all targets made for it.
+ */
+struct svc_peer {
+	atomic_size_t refs;
+	struct svc_entry *entry; /* held */
+	_Atomic(void *) link;
+	uint64_t round; /* of the entry in which it was last seen */
+
+	/* When it may be tried again; 0: not blacklisted. Whoever moves it
+	 * from the past into the future holds the one try of its probation. */
+	_Atomic int64_t out_until_at_ms;
+	atomic_bool probing;
+	atomic_bool troubled; /* there is something to forget on success */
+	pthread_mutex_t
+	    lock; /* guards what follows, and changes of the above */
+	size_t n_failed;
+	size_t oldest;
+	int64_t failed_at_ms[]; /* a ring of selector->failures */
+};
+
+struct svc_held_target {
+	struct svc_target seen; /* first: what the world sees */
+	atomic_size_t refs;
+	struct svc_peer *peer;        /* held */
+	struct svc_record *own;       /* seen.record */
+	struct svc_held_target *next; /* of those to be let go */
+};
+
+/** The nodes of one service at one moment. Immutable. */
+struct svc_snapshot {
+	struct svc_retired retired; /* first */
+	atomic_size_t refs;
+	const struct svc_strategy_ops *strategy;
+	void *state;
+	size_t n;
+	struct svc_held_target *targets[]; /* held; sorted by node id */
+};
+
+/** One service. Stays in its table until it is evicted. */
+struct svc_entry {
+	struct svc_retired retired; /* first */
+	struct svc_selector *selector;
+	char *service;
+	uint32_t hash;
+	_Atomic(struct svc_entry *) next; /* in its bucket */
+
+	/* NULL until there is a node or the full first view. */
+	_Atomic(struct svc_snapshot *) snapshot;
+	atomic_bool attention; /* lost or unpublished */
+	atomic_size_t n_out;   /* blacklisted peers */
+	atomic_size_t refs;
+
+	pthread_mutex_t lock; /* guards what follows */
+	pthread_cond_t cond;
+	struct svc_watch *watch;
+	bool starting; /* a thread is making the watch */
+	bool synced;
+	bool lost;        /* a change could not be taken in: no memory */
+	bool unpublished; /* nodes is newer than snapshot */
+	uint64_t round;   /* counts the watches */
+	struct svc_held_target **nodes; /* sorted by node id */
+	size_t n_nodes, cap_nodes;
+};
+
+#define SVC_SELECTOR_BUCKETS 256
+
+struct svc_selector {
+	uint64_t id; /* never used again by another */
+	struct svc_registry *registry;
+	const struct svc_strategy_ops *strategy;
+	size_t failures;
+	int64_t window_ms;
+	void (*unlink)(void *link, void *arg);
+	void *arg;
+
+	_Atomic uint64_t version; /* changes when an entry goes */
+	_Atomic(struct svc_entry *) buckets[SVC_SELECTOR_BUCKETS];
+	struct svc_retirement retirement;
+	pthread_mutex_t lock; /* guards changes of the buckets */
+	size_t n_entries;
+};
+
+svc_err svc_view_no_memory(const char *service, struct svc_error *err);
+void svc_snapshot_unref(struct svc_snapshot *snapshot);
+void svc_entry_unref(struct svc_entry *entry);
+/** The entry has no watch any more and nobody reads it: its targets go, and
+ * with them and the other holds it goes itself. */
+void svc_entry_dissolve(struct svc_entry *entry);
+/** In a read: the entry of the service through what this thread remembers;
+ * NULL when there is none yet. */
+struct svc_entry *svc_entry_find(struct svc_reader *reader,
+    struct svc_selector *selector, const char *service);
+/** Makes sure that there is a view, waiting for the first one, and holds the
+ * entry. Errors: as svc_selector_pick */
+svc_err svc_entry_prepare(struct svc_selector *selector, const char *service,
+    int64_t deadline_at_ms, struct svc_entry **ret_entry,
+    struct svc_error *err);
+
+/** `previous`, when not NULL, is the same node before: its peer is shared. */
+struct svc_held_target *svc_target_create(struct svc_entry *entry,
+    const struct svc_record *record, const struct svc_held_target *previous);
+void svc_target_unref(struct svc_held_target *target);
+
+static inline struct svc_held_target *
+svc_held(struct svc_target *target)
+{
+	return (struct svc_held_target *)target;
+}
+
+static inline const struct svc_held_target *
+svc_held_const(const struct svc_target *target)
+{
+	return (const struct svc_held_target *)target;
+}
+
+static inline bool
+svc_peer_is_out(struct svc_peer *peer, int64_t now_ms)
+{
+	return atomic_load_explicit(
+		   &peer->out_until_at_ms, memory_order_relaxed) > now_ms;
+}
+
+/** Take the one try of a peer whose time is over; true also for a peer that
+ * is not blacklisted. */
+bool svc_peer_claim(struct svc_peer *peer, int64_t now_ms);
+
+#endif
