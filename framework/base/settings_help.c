@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "settings_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define WIDTH 80
+#define COLUMN 32 /* where the sentences begin */
+#define MAX_TEXT (1024 * 1024)
+
+static void
+pad(struct svc_buf *out, size_t from, size_t to)
+{
+	for (size_t at = from; at < to; at++)
+		svc_buf_putc(out, ' ');
+}
+
+/* Appends `text` word by word, each line beginning at COLUMN; the cursor is
+ * there already. */
+static void
+wrap(struct svc_buf *out, const char *text)
+{
+	size_t at = COLUMN, len;
+	const char *word;
+	while ((word = svc_settings_word(&text, &len)) != NULL) {
+		if (at > COLUMN && at + 1 + len > WIDTH) {
+			svc_buf_putc(out, '\n');
+			pad(out, 0, COLUMN);
+			at = COLUMN;
+		} else if (at > COLUMN) {
+			svc_buf_putc(out, ' ');
+			at++;
+		}
+		svc_buf_append(out, word, len);
+		at += len;
+	}
+}
+
+static const char *
+placeholder(const struct setting *setting)
+{
+	if (setting->is.value != NULL)
+		return setting->is.value;
+	switch (setting->is.kind) {
+	case SVC_SETTING_BOOL:
+		return NULL;
+	case SVC_SETTING_INT:
+	case SVC_SETTING_APP_INT:
+	case SVC_SETTING_REAL:
+		return "NUMBER";
+	case SVC_SETTING_DURATION:
+		return "TIME";
+	case SVC_SETTING_SIZE:
+		return "BYTES";
+	case SVC_SETTING_PAIRS:
+		return "KEY=VALUE";
+	case SVC_SETTING_TEXT:
+	case SVC_SETTING_APP_TEXT:
+		break;
+	}
+	return "TEXT";
+}
+
+/* " (default: 10s)", " (10s by the config file)"; nothing for what is empty. */
+static void
+put_present(struct svc_buf *out, const struct setting *setting)
+{
+	static const char *const by[] = {
+	    [SVC_SOURCE_FILE] = "by the config file",
+	    [SVC_SOURCE_ENVIRONMENT] = "by the environment",
+	    [SVC_SOURCE_FLAG] = "by a flag",
+	};
+	size_t before = out->len;
+	bool by_code = setting->is.source == SVC_SOURCE_CODE;
+	svc_buf_puts(out, by_code ? " (default: " : " (");
+	size_t start = out->len;
+	svc_settings_show(setting, out);
+	if (out->failed != SVC_OK)
+		return;
+	if (out->len == start) {
+		out->len = before;
+		out->data[before] = '\0';
+	} else if (by_code) {
+		svc_buf_putc(out, ')');
+	} else {
+		svc_buf_printf(out, " %s)", by[setting->is.source]);
+	}
+}
+
+static void
+put_words(struct svc_buf *out, const char *words, const char *before)
+{
+	size_t len;
+	const char *word, *comma = "";
+	while ((word = svc_settings_word(&words, &len)) != NULL) {
+		svc_buf_printf(out, "%s%s%.*s", comma, before, (int)len, word);
+		comma = ", ";
+	}
+}
+
+static void
+put_setting(struct svc_buf *out, const struct setting *setting)
+{
+	size_t start = out->len;
+	const char *value = placeholder(setting);
+	svc_buf_printf(out, "  --%s", setting->is.name);
+	if (value != NULL)
+		svc_buf_printf(out, "=%s", value);
+	if (out->len - start + 2 > COLUMN) {
+		svc_buf_putc(out, '\n');
+		start = out->len;
+	}
+	pad(out, out->len - start, COLUMN);
+
+	struct svc_buf text;
+	svc_buf_init(&text, MAX_TEXT);
+	svc_buf_puts(&text, setting->is.help != NULL ? setting->is.help : "");
+	if (setting->is.choices != NULL) {
+		svc_buf_puts(&text, text.len > 0 ? " One of " : "One of ");
+		put_words(&text, setting->is.choices, "");
+		svc_buf_putc(&text, '.');
+	}
+	if (setting->is.aliases != NULL && setting->is.aliases[0] != '\0') {
+		svc_buf_puts(&text, text.len > 0 ? " Also " : "Also ");
+		put_words(&text, setting->is.aliases, "--");
+		svc_buf_putc(&text, '.');
+	}
+	put_present(&text, setting);
+	if (text.failed == SVC_OK)
+		wrap(out, (const char *)text.data);
+	else
+		out->failed = text.failed;
+	svc_buf_putc(out, '\n');
+	svc_buf_fini(&text);
+}
+
+static const char *
+group_of(const struct setting *setting)
+{
+	return setting->is.group != NULL ? setting->is.group : "Flags";
+}
+
+char *
+svc_settings_help(
+    const struct svc_settings *settings, const char *usage, const char *about)
+{
+	struct svc_buf out;
+	svc_buf_init(&out, MAX_TEXT);
+	svc_buf_printf(&out, "Usage: %s %s\n", settings->program,
+	    usage != NULL ? usage : "[flags]");
+	if (about != NULL && about[0] != '\0')
+		svc_buf_printf(&out, "\n%s\n", about);
+
+	/* Groups in the order of their first setting. */
+	for (size_t i = 0; i < settings->count; i++) {
+		const char *group = group_of(&settings->list[i]);
+		bool seen = false;
+		for (size_t j = 0; j < i && !seen; j++)
+			seen = strcmp(group, group_of(&settings->list[j])) == 0;
+		if (seen)
+			continue;
+		svc_buf_printf(&out, "\n%s:\n", group);
+		for (size_t j = i; j < settings->count; j++)
+			if (strcmp(group, group_of(&settings->list[j])) == 0)
+				put_setting(&out, &settings->list[j]);
+	}
+	svc_buf_puts(&out,
+	    "\n"
+	    "Each flag --some_name is also the environment variable "
+	    "SVC_SOME_NAME (or\n"
+	    "MICRO_SOME_NAME) and the key some_name of the config file. "
+	    "Flags win over the\n"
+	    "environment, and that over the file.\n");
+	return svc_buf_take(&out, NULL);
+}
+
+static int
+by_name(const void *a, const void *b)
+{
+	const struct setting *const *one = a, *const *other = b;
+	return strcmp((*one)->is.name, (*other)->is.name);
+}
+
+char *
+svc_settings_json(const struct svc_settings *settings)
+{
+	const struct setting **sorted =
+	    svc_mem_calloc(settings->count, sizeof(const struct setting *));
+	if (sorted == NULL)
+		return NULL;
+	for (size_t i = 0; i < settings->count; i++)
+		sorted[i] = &settings->list[i];
+	qsort(sorted, settings->count, sizeof(*sorted), by_name);
+
+	struct svc_buf out;
+	svc_buf_init(&out, SIZE_MAX);
+	svc_buf_putc(&out, '{');
+	for (size_t i = 0; i < settings->count; i++) {
+		const char *name = sorted[i]->is.name;
+		svc_buf_puts(&out, i > 0 ? "," : "");
+		svc_buf_json_string(&out, name, strlen(name));
+		svc_buf_putc(&out, ':');
+		svc_settings_show_json(sorted[i], &out);
+	}
+	svc_buf_putc(&out, '}');
+	svc_mem_free(sorted);
+	return svc_buf_take(&out, NULL);
+}
