@@ -6,6 +6,8 @@ include(CMakePackageConfigHelpers)
 set(SVC_PLUGIN_INSTALL_DIR ${CMAKE_INSTALL_LIBDIR}/svc)
 set(config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/svc)
 
+# The folder is there even when every plugin is switched off.
+install(DIRECTORY DESTINATION ${SVC_PLUGIN_INSTALL_DIR})
 install(TARGETS svc EXPORT svcTargets
 	LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 get_property(rooms GLOBAL PROPERTY SVC_ROOMS)

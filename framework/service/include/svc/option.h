@@ -77,6 +77,7 @@ enum svc_option_kind {
 
 #ifndef __cplusplus
 
+/* clang-format off */
 #define SVC_OPT_ { SVC_OPTION_NONE, 0, 0, 0, 0, 0, 0 }
 #define SVC_OPT_end() { SVC_OPTION_END, 0, 0, 0, 0, 0, 0 }
 #define SVC_OPT_TEXT_(kind, text) { kind, text, 0, 0, 0, 0, 0 }
@@ -214,6 +215,7 @@ enum svc_option_kind {
 	((const struct svc_option[]){ SVC_EACH_(P, __VA_ARGS__),            \
 	    SVC_OPT_end() })
 
+/* clang-format on */
 #endif /* __cplusplus */
 
 #ifdef __cplusplus
