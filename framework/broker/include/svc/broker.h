@@ -54,6 +54,8 @@ struct svc_broker_config {
 	size_t max_queued;     /* publishes that may wait for a lost connection */
 	const struct svc_broker_host *host; /* borrowed until destroy */
 };
+/* svc_broker_create fills in what is 0 or NULL: a random client_id, 5 s, 4 MiB,
+ * 1,000. A plugin always gets these set. */
 
 #define SVC_PUBLISH_NOWAIT 1u /* fail with SVC_E_AGAIN instead of waiting */
 
@@ -89,14 +91,17 @@ struct svc_broker_ops {
 	svc_err (*connect)(void *self, struct svc_error *err);
 	/** Publish one event; waits until the broker has it. While the
 	 * connection is lost it waits (up to timeout_ms).
-	 * Errors: SVC_E_INVAL (topic), SVC_E_EXHAUSTED (size), SVC_E_AGAIN,
-	 * SVC_E_TIMEDOUT, SVC_E_UNAVAILABLE, SVC_E_NOMEM */
+	 * Errors: SVC_E_INVAL (topic), SVC_E_EXHAUSTED (size), SVC_E_AGAIN
+	 * (told not to wait, or too many wait already), SVC_E_UNAVAILABLE (no
+	 * connection all that time), SVC_E_TIMEDOUT (the broker may have it),
+	 * SVC_E_DENIED, SVC_E_NOMEM */
 	svc_err (*publish)(void *self, const char *topic,
 	    const struct svc_message *message, unsigned flags,
 	    struct svc_error *err);
 	/** `queue` NULL or "" for none. It is remembered and made as soon as
 	 * there is a connection; waits for it up to timeout_ms when there is.
-	 * Errors: SVC_E_INVAL (topic), SVC_E_NOMEM */
+	 * Errors: SVC_E_INVAL (topic), SVC_E_UNIMPLEMENTED (this broker has no
+	 * queues), SVC_E_DENIED, SVC_E_NOMEM */
 	svc_err (*subscribe)(void *self, const char *topic, const char *queue,
 	    svc_broker_handler handler, void *arg, void **ret_subscription,
 	    struct svc_error *err);
@@ -115,8 +120,10 @@ extern SVC_API const struct svc_interface svc_broker_interface;
  * share their topics. */
 extern SVC_API const struct svc_broker_ops svc_broker_memory;
 
-/** A made broker: checks topics (1 to 255 bytes of UTF-8 without control
- * characters, '+' and '#') and sizes before the plugin sees them. */
+/** A made broker: checks topics and queues (1 to 255 bytes of UTF-8 without
+ * control characters, '+' and '#') and sizes before the plugin sees them. To
+ * each event it adds the headers Micro-Topic and, unless there is one already,
+ * Micro-Id (a UUID); a redelivered event has the same id again. */
 struct svc_broker;
 struct svc_subscription;
 /** Errors: of svc_catalogue_find and of the plugin's create */
