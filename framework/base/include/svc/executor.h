@@ -54,12 +54,21 @@ SVC_API svc_err svc_executor_run(struct svc_executor *executor,
 #define SVC_IO_HANGUP 4u   /* the peer has closed; reported though not asked */
 #define SVC_IO_ONESHOT 8u  /* interest only: disarmed once it has fired */
 #define SVC_IO_RESUME 16u  /* event only: continue after a take-over */
+#define SVC_IO_KICK 32u    /* event only: svc_source_kick was called */
+
+struct svc_task {
+	struct svc_task *next; /* private */
+	void (*run)(struct svc_task *task);
+};
 
 struct svc_source {
-	int fd;
+	int fd; /* -1: none, it is only kicked */
 	void (*ready)(struct svc_source *source, unsigned events);
 	struct svc_loop *loop; /* set by attach */
-	unsigned interest;     /* private */
+	unsigned interest;     /* private, as what follows */
+	struct svc_task kick;
+	struct svc_loop *kick_loop;
+	int kicked;
 };
 
 /** Watch `source->fd` for `interest` (level-triggered). The source is borrowed
@@ -69,16 +78,21 @@ SVC_API svc_err svc_source_attach(struct svc_loop *loop,
 /** Change what it is watched for; with SVC_IO_ONESHOT, also re-arm it.
  * Threads: any. */
 SVC_API void svc_source_interest(struct svc_source *source, unsigned interest);
-/** Stop watching. `ready` is not called again after this returns.
+/** Stop watching. `ready` is not called again after this returns,
+ * except for a kick.
  * Threads: only the one that runs the loop, outside enter/leave. */
 SVC_API void svc_source_detach(struct svc_source *source);
 
+/**
+ * Make the loop call `ready` with SVC_IO_KICK, once for any number of kicks
+ * until then. True when this call posted it: that one call of `ready` comes in
+ * any case, even after a detach, and the source must live until then.
+ * Threads: any, after attach.
+ */
+SVC_API bool svc_source_kick(struct svc_source *source);
+
 /* Tasks and timers */
 
-struct svc_task {
-	struct svc_task *next; /* private */
-	void (*run)(struct svc_task *task);
-};
 /** Run a task on the loop, after those posted before. It must not block and
  * may free itself. It must not be posted again before it ran.
  * Threads: any; wakes the loop only when it sleeps. */

@@ -180,11 +180,14 @@ struct svc_transport_ops {
 	/** "host:port" of the other side, valid while the stream is; optional.
 	 */
 	const char *(*peer)(struct svc_stream_handle *stream);
+	/** Whether the peer has reset the stream or is gone, for a handler
+	 * that runs long; optional. */
+	bool (*cancelled)(struct svc_stream_handle *stream);
 };
 
 extern SVC_API const struct svc_interface svc_transport_interface;
-/** Within this process: addresses are names, "memory:student"; a request runs
- * on the thread that waits for it. */
+/** Within this process: an address is a name of 1 to 64 characters, or
+ * "host:port"; an empty one, or one that ends in ":0", gets a free name. */
 extern SVC_API const struct svc_transport_ops svc_transport_memory;
 
 /** Splits "host:port", "[v6]:port", ":port"; the host may be empty.

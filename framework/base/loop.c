@@ -1,0 +1,437 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One event loop on epoll. Everything of the operating system's event
+ * notification is in this file.
+ *
+ * No lock: all fields belong to the thread that owns the loop, except the
+ * atomic ones. Ownership passes by the token: the owner sets its lowest bit by
+ * a plain release store when foreign code begins and clears it by a
+ * compare-and-swap when that code returns; whoever wants to take the loop over
+ * swaps the token meanwhile, and then the former owner's swap fails.
+ */
+#include "loop_private.h"
+
+#include "clock_private.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define EVENTS 64
+
+struct svc_loop {
+	struct svc_executor *executor;
+	int epoll;
+	int wake;
+
+	_Atomic uint64_t token;
+	_Atomic bool sleeping;
+	_Atomic bool stopping;
+	_Atomic(struct svc_task *) inbox; /* newest first */
+
+	uint64_t sequence;
+	struct svc_source *current; /* whose `ready` runs */
+	struct svc_task *tasks;     /* taken from the inbox, oldest first */
+	struct epoll_event events[EVENTS];
+	int n_events, next_event;
+	struct svc_timer **timers; /* a heap, from index 1 */
+	size_t n_timers, cap_timers;
+};
+
+/* What the calling thread runs. */
+static _Thread_local struct {
+	struct svc_loop *loop; /* NULL when it owns none */
+	uint64_t token;        /* of the foreign code it is in */
+	bool entered;
+} self;
+
+static void
+advanced(void *arg)
+{
+	struct svc_loop *loop = arg;
+	uint64_t one = 1;
+	ssize_t n = write(loop->wake, &one, sizeof(one));
+	(void)n; /* a full counter wakes as well */
+}
+
+svc_err
+svc_loop_create(struct svc_executor *executor, struct svc_loop **ret_loop,
+    struct svc_error *err)
+{
+	struct svc_loop *loop = svc_mem_calloc(1, sizeof(*loop));
+	if (loop == NULL)
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	loop->executor = executor;
+	atomic_store(&loop->sleeping, true);
+	loop->epoll = epoll_create1(EPOLL_CLOEXEC);
+	loop->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	/* Edge-triggered and never read: each write wakes once. */
+	struct epoll_event event = {.events = EPOLLIN | EPOLLET};
+	if (loop->epoll < 0 || loop->wake < 0 ||
+	    epoll_ctl(loop->epoll, EPOLL_CTL_ADD, loop->wake, &event) != 0) {
+		int sys = errno;
+		svc_loop_destroy(loop);
+		return svc_error_sys(
+		    err, SVC_E_EXHAUSTED, sys, "cannot make an event loop");
+	}
+	svc_clock_on_advance(advanced, loop);
+	*ret_loop = loop;
+	return SVC_OK;
+}
+
+void
+svc_loop_destroy(struct svc_loop *loop)
+{
+	svc_clock_off_advance(advanced, loop);
+	if (loop->epoll >= 0)
+		close(loop->epoll);
+	if (loop->wake >= 0)
+		close(loop->wake);
+	svc_mem_free(loop->timers);
+	svc_mem_free(loop);
+}
+
+void
+svc_loop_stop(struct svc_loop *loop)
+{
+	atomic_store(&loop->stopping, true);
+	advanced(loop);
+}
+
+uint64_t
+svc_loop_token(const struct svc_loop *loop)
+{
+	return atomic_load_explicit(&loop->token, memory_order_acquire);
+}
+
+bool
+svc_loop_asleep(const struct svc_loop *loop)
+{
+	return atomic_load(&loop->sleeping);
+}
+
+bool
+svc_loop_disown(struct svc_loop *loop, uint64_t token)
+{
+	uint64_t next = ((token >> 1) + 1) << 1;
+	return (token & 1) != 0 &&
+	       atomic_compare_exchange_strong(&loop->token, &token, next);
+}
+
+struct svc_loop *
+svc_loop_current(void)
+{
+	return self.entered ? NULL : self.loop;
+}
+
+void
+svc_loop_enter(struct svc_loop *loop)
+{
+	self.token = ++loop->sequence << 1 | 1;
+	self.entered = true;
+	atomic_store_explicit(&loop->token, self.token, memory_order_release);
+}
+
+bool
+svc_loop_leave(struct svc_loop *loop)
+{
+	uint64_t token = self.token;
+	self.entered = false;
+	if (self.loop != NULL &&
+	    atomic_compare_exchange_strong_explicit(&loop->token, &token,
+	        token & ~UINT64_C(1), memory_order_acq_rel,
+	        memory_order_relaxed))
+		return true;
+	self.loop = NULL;
+	return false;
+}
+
+void
+svc_will_block(void)
+{
+	if (self.loop == NULL || !self.entered)
+		return;
+	/* False also when the monitor was faster; either way leave finds out.
+	 */
+	if (svc_executor_take_over(
+	        self.loop->executor, self.loop, self.token))
+		self.loop = NULL;
+}
+
+/* ------------------------------------------------------------ descriptors */
+
+static uint32_t
+epoll_bits(unsigned interest)
+{
+	uint32_t bits = 0;
+	if (interest & SVC_IO_READ)
+		bits |= EPOLLIN | EPOLLRDHUP;
+	if (interest & SVC_IO_WRITE)
+		bits |= EPOLLOUT;
+	if (interest & SVC_IO_HANGUP)
+		bits |= EPOLLRDHUP;
+	if (interest & SVC_IO_ONESHOT)
+		bits |= EPOLLONESHOT;
+	return bits;
+}
+
+svc_err
+svc_source_attach(struct svc_loop *loop, struct svc_source *source,
+    unsigned interest, struct svc_error *err)
+{
+	source->loop = loop;
+	source->kick_loop = loop;
+	source->interest = interest;
+	struct epoll_event event = { .events = epoll_bits(interest),
+		.data.ptr = source };
+	if (source->fd < 0)
+		return SVC_OK;
+	if (epoll_ctl(loop->epoll, EPOLL_CTL_ADD, source->fd, &event) != 0) {
+		int sys = errno;
+		source->loop = NULL;
+		return svc_error_sys(err,
+		    sys == ENOMEM ? SVC_E_NOMEM : SVC_E_EXHAUSTED, sys,
+		    "cannot watch a descriptor");
+	}
+	return SVC_OK;
+}
+
+void
+svc_source_interest(struct svc_source *source, unsigned interest)
+{
+	source->interest = interest;
+	struct epoll_event event = { .events = epoll_bits(interest),
+		.data.ptr = source };
+	epoll_ctl(source->loop->epoll, EPOLL_CTL_MOD, source->fd, &event);
+}
+
+void
+svc_source_detach(struct svc_source *source)
+{
+	struct svc_loop *loop = source->loop;
+	if (loop == NULL)
+		return;
+	if (source->fd >= 0)
+		epoll_ctl(loop->epoll, EPOLL_CTL_DEL, source->fd, NULL);
+	source->loop = NULL;
+	if (loop->current == source)
+		loop->current = NULL;
+	for (int i = loop->next_event; i < loop->n_events; i++)
+		if (loop->events[i].data.ptr == source)
+			loop->events[i].data.ptr = NULL;
+}
+
+/* ------------------------------------------------------- tasks and timers */
+
+void
+svc_loop_post(struct svc_loop *loop, struct svc_task *task)
+{
+	struct svc_task *head =
+	    atomic_load_explicit(&loop->inbox, memory_order_relaxed);
+	do {
+		task->next = head;
+	} while (!atomic_compare_exchange_weak(&loop->inbox, &head, task));
+	/* Only the push that makes it non-empty wakes, and only a sleeper:
+	 * the loop says that it sleeps before it looks a last time. */
+	if (head == NULL && atomic_load(&loop->sleeping))
+		advanced(loop);
+}
+
+static void
+kick_run(struct svc_task *task)
+{
+	struct svc_source *source = (struct svc_source *)(void *)((char *)task -
+	    offsetof(struct svc_source, kick));
+	struct svc_loop *loop = source->kick_loop;
+	/* After this a further kick is posted anew. */
+	__atomic_store_n(&source->kicked, 0, __ATOMIC_SEQ_CST);
+	loop->current = source;
+	source->ready(source, SVC_IO_KICK);
+	if (self.loop != NULL)
+		loop->current = NULL;
+}
+
+bool
+svc_source_kick(struct svc_source *source)
+{
+	if (__atomic_exchange_n(&source->kicked, 1, __ATOMIC_SEQ_CST) != 0)
+		return false;
+	source->kick.run = kick_run;
+	svc_loop_post(source->kick_loop, &source->kick);
+	return true;
+}
+
+/* Moves what is in the inbox behind the tasks at hand, oldest first. */
+static void
+take_inbox(struct svc_loop *loop)
+{
+	struct svc_task *list = atomic_exchange(&loop->inbox, NULL);
+	struct svc_task *oldest_first = NULL;
+	while (list != NULL) {
+		struct svc_task *next = list->next;
+		list->next = oldest_first;
+		oldest_first = list;
+		list = next;
+	}
+	struct svc_task **end = &loop->tasks;
+	while (*end != NULL)
+		end = &(*end)->next;
+	*end = oldest_first;
+}
+
+static void
+put_timer(struct svc_loop *loop, size_t i, struct svc_timer *timer)
+{
+	loop->timers[i] = timer;
+	timer->index = i;
+}
+
+static void
+sift(struct svc_loop *loop, size_t i, struct svc_timer *timer)
+{
+	while (i > 1 && loop->timers[i / 2]->at_ms > timer->at_ms) {
+		put_timer(loop, i, loop->timers[i / 2]);
+		i /= 2;
+	}
+	for (;;) {
+		size_t child = 2 * i;
+		if (child > loop->n_timers)
+			break;
+		if (child < loop->n_timers &&
+		    loop->timers[child + 1]->at_ms < loop->timers[child]->at_ms)
+			child++;
+		if (loop->timers[child]->at_ms >= timer->at_ms)
+			break;
+		put_timer(loop, i, loop->timers[child]);
+		i = child;
+	}
+	put_timer(loop, i, timer);
+}
+
+svc_err
+svc_timer_start(struct svc_loop *loop, struct svc_timer *timer, int64_t at_ms)
+{
+	svc_timer_stop(loop, timer);
+	if (loop->n_timers + 1 >= loop->cap_timers) {
+		size_t cap = loop->cap_timers != 0 ? loop->cap_timers * 2 : 16;
+		struct svc_timer **timers = svc_mem_realloc(
+		    loop->timers, cap * sizeof(struct svc_timer *));
+		if (timers == NULL)
+			return SVC_E_NOMEM;
+		loop->timers = timers;
+		loop->cap_timers = cap;
+	}
+	timer->at_ms = at_ms;
+	loop->n_timers++;
+	sift(loop, loop->n_timers, timer);
+	return SVC_OK;
+}
+
+void
+svc_timer_stop(struct svc_loop *loop, struct svc_timer *timer)
+{
+	size_t i = timer->index;
+	if (i == 0)
+		return;
+	timer->index = 0;
+	struct svc_timer *last = loop->timers[loop->n_timers--];
+	if (last != timer)
+		sift(loop, i, last);
+}
+
+/* -------------------------------------------------------------------- run */
+
+static unsigned
+io_bits(uint32_t bits)
+{
+	unsigned events = 0;
+	if (bits & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		events |= SVC_IO_READ;
+	if (bits & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+		events |= SVC_IO_WRITE;
+	if (bits & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+		events |= SVC_IO_HANGUP;
+	return events;
+}
+
+static void
+wait_for_events(struct svc_loop *loop)
+{
+	int timeout = -1;
+	if (loop->n_timers > 0 && !svc_clock_is_manual()) {
+		int64_t ms = svc_remaining(loop->timers[1]->at_ms);
+		timeout = ms > 60000 ? 60000 : (int)ms;
+	} else if (loop->n_timers > 0 &&
+	    svc_remaining(loop->timers[1]->at_ms) == 0) {
+		timeout = 0;
+	}
+	atomic_exchange(&loop->sleeping, true);
+	if (atomic_load(&loop->inbox) != NULL || atomic_load(&loop->stopping))
+		timeout = 0;
+	int n = epoll_wait(loop->epoll, loop->events, EVENTS, timeout);
+	atomic_exchange(&loop->sleeping, false);
+	svc_executor_busy(loop->executor);
+	loop->n_events = n > 0 ? n : 0;
+	loop->next_event = 0;
+}
+
+/* Returns when the loop stops, or with self.loop NULL when it was lost. */
+static void
+run(struct svc_loop *loop)
+{
+	if (loop->current != NULL) {
+		loop->current->ready(loop->current, SVC_IO_RESUME);
+		if (self.loop == NULL)
+			return;
+		loop->current = NULL;
+	}
+	for (;;) {
+		while (loop->tasks != NULL) {
+			struct svc_task *task = loop->tasks;
+			loop->tasks = task->next;
+			task->run(task);
+			if (self.loop == NULL)
+				return;
+		}
+		while (loop->next_event < loop->n_events) {
+			struct epoll_event *event =
+			    &loop->events[loop->next_event++];
+			struct svc_source *source = event->data.ptr;
+			if (source == NULL) /* detached, or the wake-up */
+				continue;
+			loop->current = source;
+			source->ready(source, io_bits(event->events));
+			if (self.loop == NULL)
+				return;
+			loop->current = NULL;
+		}
+		while (loop->n_timers > 0 &&
+		    loop->timers[1]->at_ms <= svc_now_ms()) {
+			struct svc_timer *timer = loop->timers[1];
+			svc_timer_stop(loop, timer);
+			timer->fire(timer);
+			if (self.loop == NULL)
+				return;
+		}
+		take_inbox(loop);
+		if (loop->tasks != NULL)
+			continue;
+		if (atomic_load(&loop->stopping))
+			break;
+		wait_for_events(loop);
+		take_inbox(loop);
+	}
+	atomic_store(&loop->sleeping, true);
+}
+
+void
+svc_loop_run(struct svc_loop *loop)
+{
+	self.loop = loop;
+	loop->sequence = atomic_load(&loop->token) >> 1;
+	atomic_store(&loop->sleeping, false);
+	run(loop);
+	self.loop = NULL;
+}

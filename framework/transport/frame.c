@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "frame.h"
+
+#include <string.h>
+
+static const uint8_t magic[4] = { 0xf5, 's', 'v', 'c' };
+
+static void
+put16(uint8_t *out, uint16_t value)
+{
+	out[0] = (uint8_t)value;
+	out[1] = (uint8_t)(value >> 8);
+}
+
+static void
+put32(uint8_t *out, uint32_t value)
+{
+	put16(out, (uint16_t)value);
+	put16(out + 2, (uint16_t)(value >> 16));
+}
+
+static uint16_t
+get16(const uint8_t *data)
+{
+	return (uint16_t)(data[0] | data[1] << 8);
+}
+
+static uint32_t
+get32(const uint8_t *data)
+{
+	return get16(data) | (uint32_t)get16(data + 2) << 16;
+}
+
+void
+hello_encode(const struct hello *hello, uint8_t out[HELLO_SIZE])
+{
+	memcpy(out, magic, sizeof(magic));
+	out[4] = hello->version;
+	out[5] = hello->oldest;
+	put16(out + 6, HELLO_SIZE);
+	put32(out + 8, hello->max_message);
+	put32(out + 12, hello->max_streams);
+}
+
+svc_err
+hello_decode(const uint8_t *data, struct hello *ret_hello,
+    struct svc_error *err)
+{
+	if (memcmp(data, magic, sizeof(magic)) != 0)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "the peer does not speak svc frames");
+	if (get16(data + 6) != HELLO_SIZE || data[5] > data[4])
+		return svc_error_set(
+		    err, SVC_E_INVAL, "the peer's hello is malformed");
+	if (data[5] > FRAME_VERSION || data[4] < FRAME_VERSION)
+		return svc_error_set(err, SVC_E_UNIMPLEMENTED,
+		    "the peer speaks versions %u to %u of svc frames, "
+		    "this release speaks %d",
+		    data[5], data[4], FRAME_VERSION);
+	ret_hello->version = data[4];
+	ret_hello->oldest = data[5];
+	ret_hello->max_message = get32(data + 8);
+	ret_hello->max_streams = get32(data + 12);
+	return SVC_OK;
+}
+
+void
+frame_decode(const uint8_t *data, struct frame *ret_frame)
+{
+	ret_frame->length = get32(data);
+	ret_frame->type = data[4];
+	ret_frame->flags = data[5];
+	ret_frame->head = get16(data + 6);
+	ret_frame->stream = get32(data + 8);
+	ret_frame->value = get32(data + 12);
+}
+
+static void
+frame_put(uint8_t *out, const struct frame *frame)
+{
+	put32(out, frame->length);
+	out[4] = frame->type;
+	out[5] = frame->flags;
+	put16(out + 6, frame->head);
+	put32(out + 8, frame->stream);
+	put32(out + 12, frame->value);
+}
+
+svc_err
+frame_encode(struct svc_buf *out, const struct frame *frame, const void *body,
+    size_t len)
+{
+	struct frame whole = *frame;
+	whole.length = (uint32_t)len;
+	svc_err rc = svc_buf_reserve(out, FRAME_SIZE + len);
+	if (rc != SVC_OK)
+		return rc;
+	frame_put(out->data + out->len, &whole);
+	if (len > 0)
+		memcpy(out->data + out->len + FRAME_SIZE, body, len);
+	out->len += FRAME_SIZE + len;
+	return SVC_OK;
+}
+
+/* A text in a head: its length in two bytes, its bytes, a zero. The zero lets
+ * the reader use it in place. */
+static size_t
+text_size(size_t len)
+{
+	return 2 + len + 1;
+}
+
+static uint8_t *
+put_text(uint8_t *out, const char *text, size_t len)
+{
+	put16(out, (uint16_t)len);
+	if (len > 0)
+		memcpy(out + 2, text, len);
+	out[2 + len] = 0;
+	return out + text_size(len);
+}
+
+svc_err
+part_encode(struct svc_buf *out, uint32_t stream, bool request,
+    const struct svc_part *part, size_t max_head, struct svc_error *err)
+{
+	const char *texts[3] = { NULL, NULL, NULL };
+	size_t lens[3] = { 0, 0, 0 };
+	int n = 0;
+	if (part->flags & SVC_PART_HEADERS) {
+		if (request) {
+			texts[n++] = part->service;
+			texts[n++] = part->endpoint;
+		}
+		texts[n++] = part->content_type;
+	}
+	if (!request && (part->flags & SVC_PART_END))
+		texts[n++] = part->status_text;
+
+	size_t head = 0, pairs = 0;
+	for (int i = 0; i < n; i++) {
+		lens[i] = texts[i] != NULL ? strlen(texts[i]) : 0;
+		head += text_size(lens[i]);
+	}
+	if (part->flags & SVC_PART_HEADERS)
+		pairs = svc_headers_count(part->headers);
+	const char *name, *value;
+	for (size_t i = 0; i < pairs; i++) {
+		svc_headers_at(part->headers, i, &name, &value);
+		head += text_size(strlen(name)) + text_size(strlen(value));
+	}
+	if (head > max_head || head > FRAME_MAX_HEAD)
+		return svc_error_set(err, SVC_E_EXHAUSTED,
+		    "headers of %zu bytes exceed the limit of %zu", head,
+		    max_head);
+
+	size_t len = part->flags & SVC_PART_MESSAGE ? part->len : 0;
+	svc_err rc = svc_buf_reserve(out, FRAME_SIZE + head + len);
+	if (rc != SVC_OK)
+		return svc_error_set(err, rc,
+		    rc == SVC_E_NOMEM ? "out of memory"
+		                      : "too much is waiting to be sent");
+	struct frame frame = {
+		.length = (uint32_t)(head + len),
+		.type = FRAME_PART,
+		.flags = (uint8_t)part->flags,
+		.head = (uint16_t)head,
+		.stream = stream,
+	};
+	if (request && (part->flags & SVC_PART_HEADERS) &&
+	    part->timeout_ms != SVC_FOREVER)
+		frame.value = part->timeout_ms <= 0 ? 1
+		    : part->timeout_ms > UINT32_MAX
+		    ? UINT32_MAX
+		    : (uint32_t)part->timeout_ms;
+	else if (!request && (part->flags & SVC_PART_END))
+		frame.value = (uint32_t)part->status;
+	uint8_t *p = out->data + out->len;
+	frame_put(p, &frame);
+	p += FRAME_SIZE;
+	for (int i = 0; i < n; i++)
+		p = put_text(p, texts[i], lens[i]);
+	for (size_t i = 0; i < pairs; i++) {
+		svc_headers_at(part->headers, i, &name, &value);
+		p = put_text(p, name, strlen(name));
+		p = put_text(p, value, strlen(value));
+	}
+	if (len > 0)
+		memcpy(p, part->data, len);
+	out->len += FRAME_SIZE + head + len;
+	return SVC_OK;
+}
+
+/* The text at *p, which is moved behind it; false when it is malformed. */
+static bool
+get_text(const uint8_t **p, const uint8_t *end, const char **ret_text,
+    size_t *ret_len)
+{
+	if (end - *p < 3)
+		return false;
+	size_t len = get16(*p);
+	const char *text = (const char *)*p + 2;
+	if ((size_t)(end - *p) < text_size(len) || text[len] != 0 ||
+	    memchr(text, 0, len) != NULL)
+		return false;
+	*p += text_size(len);
+	*ret_text = text;
+	*ret_len = len;
+	return true;
+}
+
+static svc_err
+malformed(struct svc_error *err, const char *what)
+{
+	return svc_error_set(err, SVC_E_INVAL, "malformed %s in a frame", what);
+}
+
+svc_err
+part_decode(const struct frame *frame, bool request, const uint8_t *payload,
+    struct svc_part *ret_part, struct svc_headers **ret_headers,
+    struct svc_error *err)
+{
+	const uint8_t *p = payload, *end = payload + frame->head;
+	struct svc_part part = { .flags = frame->flags };
+	struct svc_headers *headers = NULL;
+	const char **texts[4];
+	int n = 0;
+
+	if (frame->head > frame->length ||
+	    (frame->flags &
+	        ~(SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END)) != 0 ||
+	    (frame->flags == 0))
+		return malformed(err, "part");
+	if (part.flags & SVC_PART_HEADERS) {
+		if (request) {
+			texts[n++] = &part.service;
+			texts[n++] = &part.endpoint;
+		}
+		texts[n++] = &part.content_type;
+	}
+	if (!request && (part.flags & SVC_PART_END))
+		texts[n++] = &part.status_text;
+	for (int i = 0; i < n; i++) {
+		size_t len;
+		if (!get_text(&p, end, texts[i], &len))
+			return malformed(err, "text");
+		if (len == 0 && !(request && i < 2))
+			*texts[i] = NULL;
+	}
+	if (!(part.flags & SVC_PART_HEADERS) && p != end)
+		return malformed(err, "head");
+	while (p != end) {
+		const char *name, *value;
+		size_t name_len, value_len;
+		if (!get_text(&p, end, &name, &name_len) ||
+		    !get_text(&p, end, &value, &value_len)) {
+			svc_headers_destroy(headers);
+			return malformed(err, "header");
+		}
+		if (headers == NULL)
+			headers = svc_headers_create();
+		svc_err rc = headers == NULL
+		    ? SVC_E_NOMEM
+		    : svc_headers_set_n(
+		          headers, name, name_len, value, value_len);
+		if (rc != SVC_OK) {
+			svc_headers_destroy(headers);
+			return rc == SVC_E_NOMEM
+			    ? svc_error_set(err, rc, "out of memory")
+			    : malformed(err, "header");
+		}
+	}
+	part.timeout_ms = SVC_FOREVER;
+	if (request && (part.flags & SVC_PART_HEADERS) && frame->value != 0)
+		part.timeout_ms = frame->value;
+	if (!request && (part.flags & SVC_PART_END))
+		part.status = svc_err_from_number(frame->value);
+	if (part.flags & SVC_PART_MESSAGE) {
+		part.data = end;
+		part.len = frame->length - frame->head;
+	} else if (frame->length != frame->head) {
+		svc_headers_destroy(headers);
+		return malformed(err, "body");
+	}
+	part.headers = headers;
+	*ret_part = part;
+	*ret_headers = headers;
+	return SVC_OK;
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_MUX_H
+#define SVC_MUX_H
+
+/**
+ * The protocol of svc frames for transports: one connection's streams, fed with
+ * bytes and yielding bytes, whatever moves them. A transport embeds a struct
+ * svc_mux in its connection, reads bytes and gives them to svc_mux_input on
+ * the connection's loop, and sends what svc_mux_begin_flush hands out. Its
+ * open, send, wait, release and peer ops are then svc_mux_open and so on.
+ * docs/wire.md describes the bytes.
+ */
+
+#include <svc/buf.h>
+#include <svc/clock.h>
+#include <svc/transport.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct svc_mux;
+struct svc_mux_stream;
+
+struct svc_mux_ops {
+	/** Bytes wait to be sent. From any thread, without the lock, also
+	 * while another thread is in it. */
+	void (*flush)(struct svc_mux *mux);
+	/** Nobody refers to the connection any more: free it. */
+	void (*free)(struct svc_mux *mux);
+	/** The last stream of a closing connection has ended: close it. May be
+	 * called under no lock from any thread. */
+	void (*idle)(struct svc_mux *mux);
+};
+
+struct svc_mux_config {
+	const struct svc_mux_ops *ops;
+	const struct svc_transport_ops *transport;
+	struct svc_loop *loop;
+	struct svc_transport_limits limits; /* 0 is filled with the default */
+	bool server;
+	svc_accept_cb accept; /* of a server */
+	void *accept_arg;
+};
+
+/** All fields are private, except that a transport may hold `mutex` to guard
+ * small state of its own; it may not call the mux then. */
+struct svc_mux {
+	pthread_mutex_t mutex;
+	struct svc_mux_config config;
+	int refs; /* atomic */
+	struct svc_buf out;
+	bool flushing;
+	bool draining; /* by us or by the peer: no new streams */
+	bool closing;  /* idle() when the last stream ends */
+	bool failed;
+	bool foreign; /* the peer is no svc service */
+	bool want_writable;
+	bool writable_posted;
+	struct svc_error failure;
+	uint64_t queued, sent; /* bytes */
+	struct svc_mux_stream **buckets;
+	uint32_t n_buckets, n_streams;
+	uint32_t next_id, last_id;
+	uint32_t peer_streams;
+	int64_t peer_message;
+	struct svc_task writable_task;
+	pthread_cond_t changed;
+	char peer[64];
+	/* of the reader */
+	bool greeted;
+	uint64_t skip;
+	size_t need;
+};
+
+typedef enum svc_mux_result {
+	SVC_MUX_OK,     /* every whole frame was handled */
+	SVC_MUX_LOST,   /* the loop was taken over: touch nothing of the reader's
+	                 * state and return up to the loop */
+	SVC_MUX_YIELD,  /* the next frame needs the loop: let it go on there */
+	SVC_MUX_FAILED, /* the peer broke the protocol; call svc_mux_fail */
+} svc_mux_result;
+
+/** With one reference, and the hello waiting to be sent. Errors: SVC_E_NOMEM */
+SVC_API svc_err svc_mux_init(struct svc_mux *mux,
+    const struct svc_mux_config *config, const char *peer);
+/** Frees what it holds; only from ops->free. */
+SVC_API void svc_mux_fini(struct svc_mux *mux);
+SVC_API void svc_mux_ref(struct svc_mux *mux);
+SVC_API void svc_mux_unref(struct svc_mux *mux);
+/** Default limits in place of zeros. */
+SVC_API struct svc_transport_limits svc_transport_limits_fill(
+    const struct svc_transport_limits *limits);
+
+/**
+ * Handle the whole frames in data[*offset .. len). *offset is advanced before
+ * any callback runs, so that after a take-over the new owner of the loop can
+ * continue there; the bytes before it must stay in place until this returns.
+ * On the loop's own thread callbacks run between enter and leave. From another
+ * thread (one that waits for its reply) only frames of streams opened with
+ * SVC_OPEN_WAIT are handled, others give SVC_MUX_YIELD.
+ */
+SVC_API svc_mux_result svc_mux_input(struct svc_mux *mux, const uint8_t *data,
+    size_t len, size_t *offset, struct svc_error *err);
+/** How many bytes from *offset on the next frame needs: at least 1. For the
+ * reader. */
+SVC_API size_t svc_mux_need(const struct svc_mux *mux);
+
+/** Take the bytes to be sent into the empty `into` and become their only
+ * sender; false when there are none or somebody else is. */
+SVC_API bool svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into);
+/** `sent` bytes of it are with the operating system. The rest is dropped (the
+ * connection failed) or was nothing. True when more waits meanwhile. */
+SVC_API bool svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from,
+    size_t sent);
+/** Bytes waiting to be taken. */
+SVC_API size_t svc_mux_backlog(struct svc_mux *mux);
+
+/** The connection is gone: no stream may be opened, and those that are open
+ * are closed by svc_mux_close_streams. The first call's error counts. */
+SVC_API void svc_mux_fail(struct svc_mux *mux, svc_err code, const char *text);
+SVC_API bool svc_mux_failed(struct svc_mux *mux);
+/** Tells every stream that the connection failed. On the loop's thread;
+ * SVC_MUX_LOST as with input: the new owner calls it again. */
+SVC_API svc_mux_result svc_mux_close_streams(struct svc_mux *mux);
+/** Tells one stream so, from the thread that waits for it. */
+SVC_API void svc_mux_close_stream(struct svc_stream_handle *stream);
+/** Refuse new streams and tell the peer. */
+SVC_API void svc_mux_drain(struct svc_mux *mux);
+/** Refuse new streams; idle() comes as soon as none is open, perhaps before
+ * this returns. */
+SVC_API void svc_mux_finish(struct svc_mux *mux);
+
+/* The ops of these names. */
+SVC_API svc_err svc_mux_open(struct svc_mux *mux, const struct svc_part *first,
+    unsigned flags, const struct svc_stream_events *events, void *user,
+    struct svc_stream_handle **ret_stream, struct svc_error *err);
+SVC_API svc_err svc_mux_send(struct svc_stream_handle *stream,
+    const struct svc_part *part, struct svc_error *err);
+SVC_API svc_err svc_mux_wait(struct svc_stream_handle *stream,
+    int64_t deadline_at_ms);
+SVC_API void svc_mux_release(struct svc_stream_handle *stream, svc_err code);
+SVC_API bool svc_mux_cancelled(struct svc_stream_handle *stream);
+SVC_API const char *svc_mux_peer(struct svc_stream_handle *stream);
+SVC_API struct svc_mux *svc_mux_of(struct svc_stream_handle *stream);
+/** Whether the end was delivered. The mutex is held. */
+SVC_API bool svc_mux_done(struct svc_stream_handle *stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
