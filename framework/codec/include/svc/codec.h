@@ -63,6 +63,10 @@ extern SVC_API const struct svc_codec_ops svc_codec_text;
 /** Frees what decode made. NULL is fine. */
 SVC_API void svc_message_destroy(struct ProtobufCMessage *message);
 
+/** How many bytes of `text` are whole UTF-8 characters (RFC 3629: no overlong
+ * forms, no surrogates); `len` when all of them are. */
+SVC_API size_t svc_utf8_span(const void *text, size_t len);
+
 /**
  * The codecs of a service by content type. Parameters ("; charset=utf-8") and
  * ASCII case of a content type do not matter.
