@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The registry "etcd": what go-micro's own plugin keeps there, so that both
+ * see each other. */
+#include "kv.h"
+#include "lease.h"
+#include "watch.h"
+
+#include <svc/clock.h>
+
+#include <string.h>
+
+enum { VALUE_MAX = 1 << 20 };
+
+static svc_err
+plugin_create(const struct svc_registry_config *config, void **ret_self,
+    struct svc_error *err)
+{
+	struct etcd *etcd = NULL;
+	svc_err rc = etcd_create(config, &etcd, err);
+	if (rc == SVC_OK)
+		*ret_self = etcd;
+	return rc;
+}
+
+static void
+plugin_destroy(void *self)
+{
+	etcd_destroy(self);
+}
+
+static svc_err
+announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	char *key = kv_key(record->name, record->nodes[0].id);
+	char *value = svc_record_encode(record);
+	svc_err rc;
+	if (key == NULL || value == NULL)
+		rc = svc_error_set(
+		    err, SVC_E_NOMEM, "no memory to announce %s", record->name);
+	else if (strlen(value) > VALUE_MAX)
+		rc = svc_error_set(err, SVC_E_INVAL,
+		    "the record of %s has %zu bytes: at most %d are allowed",
+		    record->name, strlen(value), VALUE_MAX);
+	else
+		rc = lease_announce(self, key, value, ttl_ms, err);
+	svc_mem_free(key);
+	svc_mem_free(value);
+	return rc;
+}
+
+static svc_err
+withdraw(void *self, const struct svc_record *record, struct svc_error *err)
+{
+	char *key = kv_key(record->name, record->nodes[0].id);
+	if (key == NULL)
+		return svc_error_set(
+		    err, SVC_E_NOMEM, "no memory to withdraw %s", record->name);
+	svc_err rc = lease_withdraw(self, key, err);
+	svc_mem_free(key);
+	return rc;
+}
+
+/* A question to any server, within the time of one op. */
+struct question {
+	struct etcd *etcd;
+	int64_t deadline_at_ms;
+};
+
+static svc_err
+ask_any(void *arg, const char *path, const struct svc_buf *body,
+    cJSON **ret_answer, struct svc_error *err)
+{
+	struct question *question = arg;
+	return etcd_ask(question->etcd, path, body, question->deadline_at_ms,
+	    ret_answer, err);
+}
+
+static svc_err
+lookup(void *self, const char *service, svc_record_sink sink, void *arg,
+    struct svc_error *err)
+{
+	struct etcd *etcd = self;
+	struct question question = {etcd, svc_deadline(etcd->timeout_ms)};
+	int64_t revision;
+	return kv_range(
+	    etcd, service, ask_any, &question, sink, arg, &revision, err);
+}
+
+static svc_err
+list(void *self, svc_record_sink sink, void *arg, struct svc_error *err)
+{
+	return lookup(self, NULL, sink, arg, err);
+}
+
+static svc_err
+watch(void *self, const char *service, svc_watch_sink sink, void *arg,
+    void **ret_watch, struct svc_error *err)
+{
+	struct watch *made = NULL;
+	svc_err rc = watch_start(self, service, sink, arg, &made, err);
+	if (rc == SVC_OK)
+		*ret_watch = made;
+	return rc;
+}
+
+static void
+unwatch(void *self, void *which)
+{
+	(void)self;
+	watch_stop(which);
+}
+
+static const struct svc_registry_ops etcd_ops = {
+    .abi = SVC_REGISTRY_ABI,
+    .size = sizeof(struct svc_registry_ops),
+    .name = "etcd",
+    .create = plugin_create,
+    .destroy = plugin_destroy,
+    .announce = announce,
+    .withdraw = withdraw,
+    .lookup = lookup,
+    .list = list,
+    .watch = watch,
+    .unwatch = unwatch,
+};
+SVC_PLUGIN(etcd_ops);

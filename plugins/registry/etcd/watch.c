@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A watch is one thread with two connections: one asks, the other receives the
+ * changes. It reads everything at some revision and receives the changes from
+ * the next one on, so nothing falls between. Whatever goes wrong ends that,
+ * and it begins anew at the next server.
+ *
+ * Lock: watch.lock guards nothing but the wait between two attempts; `ending`
+ * is atomic, because it is looked at between two reads of a connection.
+ */
+#include "watch.h"
+
+#include "kv.h"
+
+#include <svc/clock.h>
+#include <svc/log.h>
+
+#include <inttypes.h>
+#include <string.h>
+
+enum {
+	QUIET_MS = 5000,  /* silence after which the server is asked */
+	STEADY_MS = 1000, /* a stream that lasted so long was a success */
+	PAUSE_FIRST_MS = 100,
+	PAUSE_MAX_MS = 5000,
+};
+
+struct watch {
+	struct etcd *etcd;
+	char *service;
+	svc_watch_sink sink;
+	void *arg;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	atomic_bool ending;
+	struct http *question; /* asks */
+	struct http *stream;   /* receives */
+	size_t server;
+	bool lost;        /* and said so */
+	bool stale_token; /* it may be the reason of what went wrong */
+	/* The stream: */
+	struct svc_buf line;
+	size_t scanned; /* bytes of `line` without its end */
+	bool opened;
+};
+
+/* ------------------------------------------------------------- full state */
+
+static svc_err
+ask(void *arg, const char *path, const struct svc_buf *body, cJSON **ret_answer,
+    struct svc_error *err)
+{
+	struct watch *watch = arg;
+	bool next;
+	return etcd_ask_at(watch->etcd, watch->question, watch->server, path,
+	    body, watch->etcd->try_ms, &watch->ending, ret_answer, &next, err);
+}
+
+static void
+deliver_node(const struct svc_record *record, void *arg)
+{
+	struct watch *watch = arg;
+	watch->sink(SVC_WATCH_NODE, record, watch->arg);
+}
+
+static void
+deliver_gone(const struct svc_record *record, void *arg)
+{
+	struct watch *watch = arg;
+	watch->sink(SVC_WATCH_GONE, record, watch->arg);
+}
+
+/* ---------------------------------------------------------------- changes */
+
+static svc_err
+one_line(
+    struct watch *watch, const char *text, size_t len, struct svc_error *err)
+{
+	cJSON *line = cJSON_ParseWithLength(text, len);
+	const cJSON *result = cJSON_GetObjectItemCaseSensitive(line, "result");
+	const cJSON *event;
+	svc_err rc = SVC_OK;
+	if (!cJSON_IsObject(result)) {
+		rc = svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "etcd at %s sent no result on a watch",
+		    watch->etcd->urls[watch->server]);
+	} else if (cJSON_IsTrue(
+		       cJSON_GetObjectItemCaseSensitive(result, "canceled"))) {
+		/* The connection would stay open and silent. A token that is
+		 * no longer valid is one of the reasons. */
+		watch->stale_token = true;
+		rc = svc_error_set(err, SVC_E_ABORTED,
+		    "etcd at %s ended a watch%s",
+		    watch->etcd->urls[watch->server],
+		    etcd_int(result, "compact_revision") > 0
+			? " (its history was compacted)"
+			: "");
+	} else {
+		watch->opened = true;
+		cJSON_ArrayForEach (
+		    event, cJSON_GetObjectItemCaseSensitive(result, "events")) {
+			const cJSON *kv =
+			    cJSON_GetObjectItemCaseSensitive(event, "kv");
+			const cJSON *type =
+			    cJSON_GetObjectItemCaseSensitive(event, "type");
+			if (cJSON_IsString(type) &&
+			    strcmp(type->valuestring, "DELETE") == 0)
+				kv_deliver_gone(watch->etcd, kv,
+				    cJSON_GetObjectItemCaseSensitive(
+					event, "prev_kv"),
+				    deliver_gone, watch);
+			else
+				kv_deliver(
+				    watch->etcd, kv, deliver_node, watch);
+		}
+	}
+	cJSON_Delete(line);
+	return rc;
+}
+
+static svc_err
+whole_lines(struct watch *watch, struct svc_error *err)
+{
+	struct svc_buf *line = &watch->line;
+	svc_err rc = SVC_OK;
+	size_t done = 0;
+	while (rc == SVC_OK && watch->scanned < line->len) {
+		const char *data = (const char *)line->data;
+		const char *end = memchr(
+		    data + watch->scanned, '\n', line->len - watch->scanned);
+		if (end == NULL) {
+			watch->scanned = line->len;
+			break;
+		}
+		size_t next = (size_t)(end - data) + 1;
+		if (next - done > 1)
+			rc = one_line(watch, data + done, next - done - 1, err);
+		done = next;
+		watch->scanned = next;
+	}
+	svc_buf_consume(line, done);
+	watch->scanned -= done;
+	return rc;
+}
+
+/* Asks for a read that the majority agrees to, so that a server which is cut
+ * off from the others is left as well as one that is frozen. */
+static svc_err
+is_alive(struct watch *watch, struct svc_error *err)
+{
+	struct svc_buf body;
+	cJSON *answer = NULL;
+	svc_buf_init(&body, BODY_MAX);
+	svc_buf_putc(&body, '{');
+	kv_put_range(&body, watch->service);
+	svc_buf_puts(&body, ",\"limit\":\"1\",\"keys_only\":true}");
+	svc_err rc = ask(watch, "/v3/kv/range", &body, &answer, err);
+	svc_buf_fini(&body);
+	cJSON_Delete(answer);
+	return rc;
+}
+
+/* Receives changes from `revision` + 1 on; returns when that is over. */
+static svc_err
+follow(struct watch *watch, int64_t revision, struct svc_error *err)
+{
+	struct etcd *etcd = watch->etcd;
+	char token[TOKEN_SIZE];
+	struct svc_buf url, body;
+	svc_err rc = etcd_token(etcd, watch->question, watch->server,
+	    watch->stale_token, token, etcd->try_ms, &watch->ending, err);
+	if (rc != SVC_OK)
+		return rc;
+	watch->stale_token = false;
+	svc_buf_init(&url, 1024);
+	svc_buf_init(&body, BODY_MAX);
+	svc_buf_printf(&url, "%s/v3/watch", etcd->urls[watch->server]);
+	svc_buf_puts(&body, "{\"create_request\":{");
+	kv_put_range(&body, watch->service);
+	svc_buf_printf(&body,
+	    ",\"start_revision\":\"%" PRId64 "\",\"prev_kv\":true,"
+	    "\"progress_notify\":true}}",
+	    revision + 1);
+	svc_buf_clear(&watch->line);
+	watch->scanned = 0;
+	watch->opened = false;
+	rc = SVC_E_NOMEM;
+	if (url.failed == SVC_OK && body.failed == SVC_OK)
+		rc = http_begin(watch->stream, (const char *)url.data, token,
+		    &body, SVC_FOREVER, &watch->line, err);
+	int64_t quiet_at_ms = svc_deadline(QUIET_MS);
+	int status = 0;
+	while (rc == SVC_OK || rc == SVC_E_AGAIN) {
+		size_t had = watch->line.len;
+		rc = http_run(
+		    watch->stream, svc_remaining(quiet_at_ms), &status, err);
+		if (atomic_load(&watch->ending)) {
+			rc = SVC_E_CANCELLED;
+			break;
+		}
+		bool fresh = watch->line.len > had;
+		svc_err read = whole_lines(watch, err);
+		if (read != SVC_OK)
+			rc = read;
+		else if (rc == SVC_OK)
+			rc = svc_error_set(err, SVC_E_UNAVAILABLE,
+			    "etcd at %s ended a watch (HTTP status %d)",
+			    etcd->urls[watch->server], status);
+		if (fresh) {
+			quiet_at_ms = svc_deadline(QUIET_MS);
+		} else if (rc == SVC_E_AGAIN &&
+			   svc_remaining(quiet_at_ms) == 0) {
+			/* A frozen server keeps its connections. */
+			rc = is_alive(watch, err);
+			quiet_at_ms = svc_deadline(QUIET_MS);
+		}
+	}
+	http_end(watch->stream);
+	svc_buf_fini(&url);
+	svc_buf_fini(&body);
+	return rc;
+}
+
+/* ------------------------------------------------------------- the thread */
+
+/* At once at every server, then slower and slower. */
+static void
+pause_before(struct watch *watch, size_t attempt)
+{
+	size_t round = attempt / watch->etcd->n_urls;
+	int64_t pause_ms = PAUSE_FIRST_MS;
+	if (round == 0)
+		return;
+	for (; round > 1 && pause_ms < PAUSE_MAX_MS; round--)
+		pause_ms = pause_ms * 8 / 5;
+	if (pause_ms > PAUSE_MAX_MS)
+		pause_ms = PAUSE_MAX_MS;
+	uint64_t fifth = (uint64_t)pause_ms / 5;
+	pause_ms += (int64_t)svc_random_below(2 * fifth + 1) - (int64_t)fifth;
+	int64_t until_ms = svc_deadline(pause_ms);
+	pthread_mutex_lock(&watch->lock);
+	while (!atomic_load(&watch->ending) && svc_now_ms() < until_ms)
+		svc_cond_wait(&watch->cond, &watch->lock, until_ms);
+	pthread_mutex_unlock(&watch->lock);
+}
+
+static const char *
+what(const struct watch *watch)
+{
+	return watch->service != NULL ? watch->service : "all services";
+}
+
+static void
+say_lost(struct watch *watch, const struct svc_error *err)
+{
+	if (!watch->lost)
+		svc_log(SVC_LOG_WARN, "etcd.lost",
+		    "the watch of %s is broken, known nodes stay: %s",
+		    what(watch), err->text);
+	watch->lost = true;
+}
+
+static void
+say_back(struct watch *watch)
+{
+	if (watch->lost)
+		svc_log(SVC_LOG_INFO, "etcd.back",
+		    "the watch of %s goes on at %s", what(watch),
+		    watch->etcd->urls[watch->server]);
+	watch->lost = false;
+}
+
+static void *
+run(void *arg)
+{
+	struct watch *watch = arg;
+	struct etcd *etcd = watch->etcd;
+	size_t attempt = 0;
+	while (!atomic_load(&watch->ending)) {
+		struct svc_error err = {0};
+		int64_t revision = 0;
+		watch->sink(SVC_WATCH_BEGIN, NULL, watch->arg);
+		svc_err rc = kv_range(etcd, watch->service, ask, watch,
+		    deliver_node, watch, &revision, &err);
+		if (rc == SVC_OK) {
+			int64_t since_ms = svc_now_ms();
+			watch->sink(SVC_WATCH_SYNC, NULL, watch->arg);
+			say_back(watch);
+			follow(watch, revision, &err);
+			if (watch->opened &&
+			    svc_now_ms() - since_ms >= STEADY_MS)
+				attempt = 0;
+		}
+		if (atomic_load(&watch->ending))
+			break;
+		say_lost(watch, &err);
+		watch->server = (watch->server + 1) % etcd->n_urls;
+		pause_before(watch, attempt++);
+	}
+	return NULL;
+}
+
+static void
+watch_free(struct watch *watch)
+{
+	if (watch == NULL)
+		return;
+	http_destroy(watch->question);
+	http_destroy(watch->stream);
+	svc_buf_fini(&watch->line);
+	pthread_cond_destroy(&watch->cond);
+	pthread_mutex_destroy(&watch->lock);
+	svc_mem_free(watch->service);
+	svc_mem_free(watch);
+}
+
+svc_err
+watch_start(struct etcd *etcd, const char *service, svc_watch_sink sink,
+    void *arg, struct watch **ret_watch, struct svc_error *err)
+{
+	struct watch *watch = svc_mem_calloc(1, sizeof(*watch));
+	if (watch == NULL)
+		return svc_error_set(err, SVC_E_NOMEM, "no memory for a watch");
+	pthread_mutex_init(&watch->lock, NULL);
+	svc_cond_init(&watch->cond);
+	svc_buf_init(&watch->line, ANSWER_MAX);
+	watch->etcd = etcd;
+	watch->sink = sink;
+	watch->arg = arg;
+	watch->server = atomic_load(&etcd->current);
+	watch->service = svc_mem_strdup(service);
+	svc_err rc = SVC_E_NOMEM;
+	if ((service == NULL || watch->service != NULL) &&
+	    http_create(&watch->question) == SVC_OK &&
+	    http_create(&watch->stream) == SVC_OK)
+		rc = svc_thread_start(&watch->thread, "svc-etcd", run, watch);
+	if (rc != SVC_OK) {
+		watch_free(watch);
+		return svc_error_set(
+		    err, rc, "no memory or thread for a watch");
+	}
+	*ret_watch = watch;
+	return SVC_OK;
+}
+
+void
+watch_stop(struct watch *watch)
+{
+	pthread_mutex_lock(&watch->lock);
+	atomic_store(&watch->ending, true);
+	pthread_cond_broadcast(&watch->cond);
+	pthread_mutex_unlock(&watch->lock);
+	http_wake(watch->question);
+	http_wake(watch->stream);
+	svc_thread_join(watch->thread);
+	watch_free(watch);
+}
