@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Runs a fuzz target over every file of a corpus folder, and over each file cut
- * at every length, so that the ordinary test run covers it without libFuzzer. */
+ * at every length, so that the ordinary test run covers it without libFuzzer.
+ */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

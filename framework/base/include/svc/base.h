@@ -16,7 +16,7 @@ extern "C" {
 #endif
 
 #define SVC_API __attribute__((visibility("default")))
-#define SVC_PRINTF(text, first)                                             \
+#define SVC_PRINTF(text, first) \
 	__attribute__((__format__(__printf__, text, first)))
 
 /** A duration without end, where a `_ms` parameter allows one. */
@@ -25,9 +25,9 @@ extern "C" {
 /** Whether an ops struct has an optional member: it is as long as that and the
  * member is set. Everything handed out by the plugin catalogue has its
  * required members; only optional ones need this. */
-#define SVC_OPS_HAS(ops, member)                                            \
-	((ops)->size >= offsetof(__typeof__(*(ops)), member) +              \
-	            sizeof((ops)->member) &&                                \
+#define SVC_OPS_HAS(ops, member)                               \
+	((ops)->size >= offsetof(__typeof__(*(ops)), member) + \
+			    sizeof((ops)->member) &&           \
 	    (ops)->member != NULL)
 
 /**

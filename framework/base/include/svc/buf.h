@@ -34,15 +34,16 @@ SVC_API void svc_buf_clear(struct svc_buf *buf);
 /** Makes room for `more` bytes beyond len; they may be written at data + len
  * and then counted by raising len. */
 SVC_API svc_err svc_buf_reserve(struct svc_buf *buf, size_t more);
-SVC_API svc_err svc_buf_append(struct svc_buf *buf, const void *data, size_t len);
+SVC_API svc_err svc_buf_append(
+    struct svc_buf *buf, const void *data, size_t len);
 SVC_API svc_err svc_buf_puts(struct svc_buf *buf, const char *text);
 SVC_API svc_err svc_buf_putc(struct svc_buf *buf, char c);
 SVC_API svc_err svc_buf_printf(struct svc_buf *buf, const char *format, ...)
     SVC_PRINTF(2, 3);
 /** Appends `text` as a JSON string with its quotes; bytes that are not UTF-8
  * become U+FFFD. */
-SVC_API svc_err svc_buf_json_string(struct svc_buf *buf, const char *text,
-    size_t len);
+SVC_API svc_err svc_buf_json_string(
+    struct svc_buf *buf, const char *text, size_t len);
 /** Removes `n` bytes (at most len) from the front. */
 SVC_API void svc_buf_consume(struct svc_buf *buf, size_t n);
 /** Hands the storage to the caller (svc_mem_free); "" becomes an allocated

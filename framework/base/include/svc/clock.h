@@ -46,8 +46,8 @@ SVC_API void svc_clock_real(void);
  * Initialise the condition with svc_cond_init: it must use CLOCK_MONOTONIC.
  */
 SVC_API void svc_cond_init(pthread_cond_t *cond);
-SVC_API svc_err svc_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex,
-    int64_t deadline_at_ms);
+SVC_API svc_err svc_cond_wait(
+    pthread_cond_t *cond, pthread_mutex_t *mutex, int64_t deadline_at_ms);
 
 /** A thread whose name (at most 15 bytes, "svc-etcd") shows in debuggers.
  * Signals are blocked in it, except those that report a fault.

@@ -19,29 +19,29 @@ extern "C" {
  * the HTTP status. Source: grpc/doc/statuscodes.md, and the HTTP mapping of
  * google.rpc.Code.
  */
-#define SVC_ERRORS(X)                                                       \
-	X(OK, 0, 0, 200, "ok")                                              \
-	X(E_CANCELLED, 1, 1, 499, "cancelled by the caller")                \
-	X(E_UNKNOWN, 2, 2, 500, "unknown error")                            \
-	X(E_INVAL, 3, 3, 400, "invalid argument")                           \
-	X(E_TIMEDOUT, 4, 4, 408, "deadline exceeded")                       \
-	X(E_NOT_FOUND, 5, 5, 404, "not found")                              \
-	X(E_EXISTS, 6, 6, 409, "already exists")                            \
-	X(E_DENIED, 7, 7, 403, "permission denied")                         \
-	X(E_EXHAUSTED, 8, 8, 429, "resource exhausted")                     \
-	X(E_PRECONDITION, 9, 9, 412, "failed precondition")                 \
-	X(E_ABORTED, 10, 10, 409, "aborted")                                \
-	X(E_RANGE, 11, 11, 400, "out of range")                             \
-	X(E_UNIMPLEMENTED, 12, 12, 501, "unimplemented")                    \
-	X(E_INTERNAL, 13, 13, 500, "internal error")                        \
-	X(E_UNAVAILABLE, 14, 14, 503, "unavailable")                        \
-	X(E_DATA_LOSS, 15, 15, 500, "data loss")                            \
-	X(E_UNAUTHENTICATED, 16, 16, 401, "unauthenticated")                \
-	X(E_EOF, 32, 11, 400, "end of stream")                              \
-	X(E_AGAIN, 33, 14, 503, "not possible now, try again")              \
-	X(E_ABI, 34, 9, 412, "plugin does not fit this release")            \
-	X(E_NOMEM, 35, 8, 500, "out of memory")                             \
-	X(E_CLOSED, 36, 1, 499, "closed")                                   \
+#define SVC_ERRORS(X)                                            \
+	X(OK, 0, 0, 200, "ok")                                   \
+	X(E_CANCELLED, 1, 1, 499, "cancelled by the caller")     \
+	X(E_UNKNOWN, 2, 2, 500, "unknown error")                 \
+	X(E_INVAL, 3, 3, 400, "invalid argument")                \
+	X(E_TIMEDOUT, 4, 4, 408, "deadline exceeded")            \
+	X(E_NOT_FOUND, 5, 5, 404, "not found")                   \
+	X(E_EXISTS, 6, 6, 409, "already exists")                 \
+	X(E_DENIED, 7, 7, 403, "permission denied")              \
+	X(E_EXHAUSTED, 8, 8, 429, "resource exhausted")          \
+	X(E_PRECONDITION, 9, 9, 412, "failed precondition")      \
+	X(E_ABORTED, 10, 10, 409, "aborted")                     \
+	X(E_RANGE, 11, 11, 400, "out of range")                  \
+	X(E_UNIMPLEMENTED, 12, 12, 501, "unimplemented")         \
+	X(E_INTERNAL, 13, 13, 500, "internal error")             \
+	X(E_UNAVAILABLE, 14, 14, 503, "unavailable")             \
+	X(E_DATA_LOSS, 15, 15, 500, "data loss")                 \
+	X(E_UNAUTHENTICATED, 16, 16, 401, "unauthenticated")     \
+	X(E_EOF, 32, 11, 400, "end of stream")                   \
+	X(E_AGAIN, 33, 14, 503, "not possible now, try again")   \
+	X(E_ABI, 34, 9, 412, "plugin does not fit this release") \
+	X(E_NOMEM, 35, 8, 500, "out of memory")                  \
+	X(E_CLOSED, 36, 1, 499, "closed")                        \
 	X(E_DONE, 37, 0, 200, "help or version was printed")
 
 typedef enum svc_err {

@@ -44,17 +44,17 @@ SVC_API void svc_executor_destroy(struct svc_executor *executor);
 SVC_API struct svc_loop *svc_executor_loop(struct svc_executor *executor);
 /** Runs `job` once on a thread where it may block.
  * Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED (max_threads are busy), SVC_E_CLOSED */
-SVC_API svc_err svc_executor_run(struct svc_executor *executor,
-    void (*job)(void *arg), void *arg);
+SVC_API svc_err svc_executor_run(
+    struct svc_executor *executor, void (*job)(void *arg), void *arg);
 
 /* Descriptors */
 
 #define SVC_IO_READ 1u
 #define SVC_IO_WRITE 2u
-#define SVC_IO_HANGUP 4u   /* the peer has closed; reported though not asked */
-#define SVC_IO_ONESHOT 8u  /* interest only: disarmed once it has fired */
-#define SVC_IO_RESUME 16u  /* event only: continue after a take-over */
-#define SVC_IO_KICK 32u    /* event only: svc_source_kick was called */
+#define SVC_IO_HANGUP 4u  /* the peer has closed; reported though not asked */
+#define SVC_IO_ONESHOT 8u /* interest only: disarmed once it has fired */
+#define SVC_IO_RESUME 16u /* event only: continue after a take-over */
+#define SVC_IO_KICK 32u   /* event only: svc_source_kick was called */
 
 struct svc_task {
 	struct svc_task *next; /* private */
@@ -106,8 +106,8 @@ struct svc_timer {
 /** Fire once at the monotonic `at_ms`; a running timer is moved. `fire` must
  * not block. Threads: only the one that runs the loop (post a task to get
  * there). Errors: SVC_E_NOMEM */
-SVC_API svc_err svc_timer_start(struct svc_loop *loop, struct svc_timer *timer,
-    int64_t at_ms);
+SVC_API svc_err svc_timer_start(
+    struct svc_loop *loop, struct svc_timer *timer, int64_t at_ms);
 SVC_API void svc_timer_stop(struct svc_loop *loop, struct svc_timer *timer);
 
 /* Foreign code on a loop */

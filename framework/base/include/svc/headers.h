@@ -29,17 +29,17 @@ SVC_API struct svc_headers *svc_headers_copy(const struct svc_headers *headers);
 /** Sets or replaces; both texts are copied.
  * Errors: SVC_E_INVAL (a name or value that is not allowed), SVC_E_EXHAUSTED
  * (too many pairs), SVC_E_NOMEM. */
-SVC_API svc_err svc_headers_set(struct svc_headers *headers, const char *name,
-    const char *value);
+SVC_API svc_err svc_headers_set(
+    struct svc_headers *headers, const char *name, const char *value);
 /** The same for texts with a length, not NUL-terminated. */
 SVC_API svc_err svc_headers_set_n(struct svc_headers *headers, const char *name,
     size_t name_len, const char *value, size_t value_len);
 /** Sets every pair of `from`, replacing those that are there. */
-SVC_API svc_err svc_headers_merge(struct svc_headers *headers,
-    const struct svc_headers *from);
+SVC_API svc_err svc_headers_merge(
+    struct svc_headers *headers, const struct svc_headers *from);
 /** The value, valid until the map changes, or NULL. */
-SVC_API const char *svc_headers_get(const struct svc_headers *headers,
-    const char *name);
+SVC_API const char *svc_headers_get(
+    const struct svc_headers *headers, const char *name);
 /** Nothing happens when there is no such name. */
 SVC_API void svc_headers_remove(struct svc_headers *headers, const char *name);
 SVC_API void svc_headers_clear(struct svc_headers *headers);
@@ -48,8 +48,8 @@ SVC_API size_t svc_headers_count(const struct svc_headers *headers);
 SVC_API bool svc_headers_at(const struct svc_headers *headers, size_t index,
     const char **ret_name, const char **ret_value);
 /** Same pairs, whatever their order. */
-SVC_API bool svc_headers_equal(const struct svc_headers *a,
-    const struct svc_headers *b);
+SVC_API bool svc_headers_equal(
+    const struct svc_headers *a, const struct svc_headers *b);
 
 #ifdef __cplusplus
 }

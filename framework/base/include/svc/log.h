@@ -51,8 +51,8 @@ SVC_API void svc_log(svc_log_level level, const char *id, const char *format,
 
 /** `text` (at most `len` bytes of it) in double quotes, with control and
  * non-UTF-8 bytes escaped and cut to fit `out`; returns `out`. */
-SVC_API const char *svc_log_quote(const void *text, size_t len, char *out,
-    size_t out_size);
+SVC_API const char *svc_log_quote(
+    const void *text, size_t len, char *out, size_t out_size);
 
 #ifdef __cplusplus
 }

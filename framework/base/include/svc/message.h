@@ -14,7 +14,8 @@ extern "C" {
  * is said where a message is handed over.
  */
 struct svc_message {
-	const char *content_type; /* "application/json"; NULL: the default one */
+	const char
+	    *content_type; /* "application/json"; NULL: the default one */
 	const void *data;
 	size_t len;
 	struct svc_headers *headers; /* NULL when there are none */

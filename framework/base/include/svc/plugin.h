@@ -22,34 +22,36 @@ struct svc_plugin_head {
 	uint32_t size;
 	const char *name; /* unique in its interface; [a-z][a-z0-9_]*, max 32 */
 };
-#define SVC_ABI(interface_id, version)                                      \
+#define SVC_ABI(interface_id, version) \
 	((uint32_t)(interface_id) << 16 | (uint32_t)(version))
 
 /** What a room says of its interface. Static const. */
 struct svc_interface {
-	const char *name;      /* "registry": part of the file name */
+	const char *name; /* "registry": part of the file name */
 	uint32_t abi;
-	uint32_t min_size;     /* up to the last required member */
+	uint32_t min_size; /* up to the last required member */
 	const struct svc_required {
 		const char *name;
-		size_t offset; /* of a function pointer */
-	} *required;           /* ended by a NULL name */
+		size_t offset;       /* of a function pointer */
+	} * required;                /* ended by a NULL name */
 	const void *const *embedded; /* ops that come with the library, ended by
-	                              * NULL; may be NULL */
+				      * NULL; may be NULL */
 };
+/* clang-format off */
 #define SVC_REQUIRED(type, member) { #member, offsetof(type, member) }
+/* clang-format on */
 
 /**
  * What a plugin module exports: one function that returns its ops. A module is
  * a shared object called libsvc_<interface>_<name>.so; write
  * `SVC_PLUGIN(my_ops)` once in it.
  */
-#define SVC_PLUGIN(ops)                                                     \
-	SVC_API const void *svc_plugin(void);                               \
-	const void *svc_plugin(void)                                        \
-	{                                                                   \
-		return &(ops);                                              \
-	}                                                                   \
+#define SVC_PLUGIN(ops)                       \
+	SVC_API const void *svc_plugin(void); \
+	const void *svc_plugin(void)          \
+	{                                     \
+		return &(ops);                \
+	}                                     \
 	struct svc_plugin_head
 
 /** Checks an ops struct against its interface, in release builds too.

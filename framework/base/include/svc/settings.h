@@ -24,16 +24,16 @@ typedef enum svc_setting_kind {
 	SVC_SETTING_TEXT,     /* char **, allocated with svc_mem */
 	SVC_SETTING_BOOL,     /* bool *; a bare flag means true */
 	SVC_SETTING_INT,      /* int64_t *, from min to max */
-	SVC_SETTING_DURATION, /* int64_t * in ms; "500ms" "5s" "1m30s" "2h", or a
-	                       * plain number counted in `unit_ms` */
+	SVC_SETTING_DURATION, /* int64_t * in ms; "500ms" "5s" "1m30s" "2h", or
+			       * a plain number counted in `unit_ms` */
 	SVC_SETTING_SIZE,     /* int64_t * in bytes; plain or with k, m, g */
 	SVC_SETTING_REAL,     /* double * */
 	SVC_SETTING_PAIRS,    /* struct svc_headers **; repeatable k=v, in the
-	                       * environment comma-separated, in the file a map */
+			       * environment comma-separated, in the file a map */
 	/* The application's own variables (option flag()): */
 	SVC_SETTING_APP_INT,  /* int * */
 	SVC_SETTING_APP_TEXT, /* const char **; the text lives as long as the
-	                       * settings */
+			       * settings */
 } svc_setting_kind;
 
 typedef enum svc_setting_source {
@@ -48,8 +48,8 @@ struct svc_setting {
 	const char *aliases; /* separated by spaces, or NULL */
 	svc_setting_kind kind;
 	void *target;
-	const char *value;   /* what --help calls the value: "SECONDS" */
-	const char *help;    /* one sentence; --help appends the present value */
+	const char *value; /* what --help calls the value: "SECONDS" */
+	const char *help;  /* one sentence; --help appends the present value */
 	const char *choices; /* allowed words separated by spaces, or NULL */
 	int64_t min, max;    /* numbers; both 0 means no limit */
 	int64_t unit_ms;     /* durations: what a plain number counts in */
@@ -85,16 +85,16 @@ SVC_API svc_setting_source svc_settings_source(
     const struct svc_settings *settings, const char *name);
 /** The text of --help: every setting by group with its present value. To be
  * freed with svc_mem_free. */
-SVC_API char *svc_settings_help(const struct svc_settings *settings,
-    const char *usage, const char *about);
+SVC_API char *svc_settings_help(
+    const struct svc_settings *settings, const char *usage, const char *about);
 /** All names and present values as one JSON object, names sorted; values of
  * settings whose name contains "password", "token" or "secret" are "***". To
  * be freed with svc_mem_free. */
 SVC_API char *svc_settings_json(const struct svc_settings *settings);
 
 /** "1m30s" and its like to milliseconds. Errors: SVC_E_INVAL */
-SVC_API svc_err svc_duration_parse(const char *text, int64_t unit_ms,
-    int64_t *ret_ms);
+SVC_API svc_err svc_duration_parse(
+    const char *text, int64_t unit_ms, int64_t *ret_ms);
 
 #ifdef __cplusplus
 }

@@ -13,8 +13,8 @@ extern "C" {
 
 /** Handles one event; the message lives only for the call. SVC_OK
  * acknowledges; anything else asks for redelivery. It may block. */
-typedef svc_err (*svc_broker_handler)(const char *topic,
-    const struct svc_message *message, void *arg);
+typedef svc_err (*svc_broker_handler)(
+    const char *topic, const struct svc_message *message, void *arg);
 
 /**
  * What a broker without a server asks of the service it lives in: to find the
@@ -49,9 +49,9 @@ struct svc_broker_config {
 	const char *client_id; /* unique, e.g. the node's id */
 	const char *username;  /* NULL when there is none */
 	const char *password;
-	int64_t timeout_ms;    /* the longest one op may take */
-	int64_t max_message;   /* bytes of one event */
-	size_t max_queued;     /* publishes that may wait for a lost connection */
+	int64_t timeout_ms;  /* the longest one op may take */
+	int64_t max_message; /* bytes of one event */
+	size_t max_queued;   /* publishes that may wait for a lost connection */
 	const struct svc_broker_host *host; /* borrowed until destroy */
 };
 /* svc_broker_create fills in what is 0 or NULL: a random client_id, 5 s, 4 MiB,
@@ -137,8 +137,8 @@ SVC_API svc_err svc_broker_create_ops(const struct svc_broker_ops *ops,
 SVC_API void svc_broker_destroy(struct svc_broker *broker);
 SVC_API const char *svc_broker_name(const struct svc_broker *broker);
 /** As the ops of these names. */
-SVC_API svc_err svc_broker_connect(struct svc_broker *broker,
-    struct svc_error *err);
+SVC_API svc_err svc_broker_connect(
+    struct svc_broker *broker, struct svc_error *err);
 SVC_API svc_err svc_broker_publish(struct svc_broker *broker, const char *topic,
     const struct svc_message *message, unsigned flags, struct svc_error *err);
 SVC_API svc_err svc_broker_subscribe(struct svc_broker *broker,
@@ -147,13 +147,14 @@ SVC_API svc_err svc_broker_subscribe(struct svc_broker *broker,
 SVC_API void svc_broker_unsubscribe(struct svc_subscription *subscription);
 /** Errors: also SVC_E_UNIMPLEMENTED (the plugin takes no events from peers) */
 SVC_API svc_err svc_broker_receive(struct svc_broker *broker, const char *queue,
-    const char *topic, const struct svc_message *message, struct svc_error *err);
+    const char *topic, const struct svc_message *message,
+    struct svc_error *err);
 
 /** go-micro's JSON form of an event, {"Header":{...},"Body":"base64"}, as its
  * MQTT and NATS brokers carry it. The content type is the header
  * "Content-Type". */
-SVC_API svc_err svc_event_encode(const struct svc_message *message,
-    char **ret_json, size_t *ret_len);
+SVC_API svc_err svc_event_encode(
+    const struct svc_message *message, char **ret_json, size_t *ret_len);
 /** A decoded event; `message` points into it. */
 struct svc_event_data {
 	struct svc_message message;

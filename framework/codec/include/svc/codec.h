@@ -75,8 +75,8 @@ struct svc_codecs;
 /** All codecs that can be found: embedded, added, and every module. A module
  * that cannot be loaded is logged and left out.
  * Errors: SVC_E_NOMEM */
-SVC_API svc_err svc_codecs_create(struct svc_codecs **ret_codecs,
-    struct svc_error *err);
+SVC_API svc_err svc_codecs_create(
+    struct svc_codecs **ret_codecs, struct svc_error *err);
 SVC_API void svc_codecs_destroy(struct svc_codecs *codecs);
 /** Errors: SVC_E_UNIMPLEMENTED (the text lists the types there are).
  * Threads: any. */

@@ -32,10 +32,10 @@ struct svc_pick {
 	const char *version;
 	const char *label_name; /* node metadata that must equal label_value */
 	const char *label_value;
-	const char *node;       /* this node's id or address only */
-	const char *key;        /* for strategies that hash */
+	const char *node; /* this node's id or address only */
+	const char *key;  /* for strategies that hash */
 	const struct svc_target *const *avoid; /* tried already: only if no
-	                                        * other is left */
+						* other is left */
 	size_t n_avoid;
 	int64_t deadline_at_ms; /* how long the first view may take */
 };
@@ -99,8 +99,8 @@ typedef enum svc_outcome {
 	SVC_OUTCOME_NEUTRAL, /* says nothing of the node */
 } svc_outcome;
 /** Say how it went and give the hold back. */
-SVC_API void svc_target_done(struct svc_target *target, svc_outcome outcome,
-    int64_t latency_us);
+SVC_API void svc_target_done(
+    struct svc_target *target, svc_outcome outcome, int64_t latency_us);
 /** One more hold. */
 SVC_API void svc_target_hold(struct svc_target *target);
 
@@ -108,8 +108,8 @@ SVC_API void svc_target_hold(struct svc_target *target);
  * when it still is `expected`. A target keeps its link while the registry
  * keeps the node, through changes of metadata, but not of its address. */
 SVC_API void *svc_target_link(const struct svc_target *target);
-SVC_API bool svc_target_relink(struct svc_target *target, void *expected,
-    void *link);
+SVC_API bool svc_target_relink(
+    struct svc_target *target, void *expected, void *link);
 
 /** Call `each` for every node of the service in the present snapshot, without
  * holds. Starts the watch and waits like pick. For tools and brokers. */

@@ -23,7 +23,7 @@ extern "C" {
  * is ended by SVC_OPTION_END. */
 struct svc_option {
 	int kind;
-	const char *text;   /* borrowed for the call */
+	const char *text; /* borrowed for the call */
 	const char *text2;
 	const char *text3;
 	int64_t number;

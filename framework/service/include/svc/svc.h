@@ -91,8 +91,8 @@ SVC_API int svc_exit_status(svc_err err);
  * after svc_init, `address` and `advertise` after svc_start. */
 struct svc_options {
 	const char *name, *version, *id; /* id of the node: "<name>-<uuid>" */
-	const char *address;   /* bound */
-	const char *advertise; /* as registered */
+	const char *address;             /* bound */
+	const char *advertise;           /* as registered */
 	const struct svc_headers *metadata;
 	const char *registry, *registry_address;
 	const char *selector;
@@ -144,10 +144,10 @@ typedef svc_err (*svc_handler)(struct svc_call *call,
  * Errors: SVC_E_INVAL, SVC_E_EXISTS, SVC_E_PRECONDITION (started), SVC_E_NOMEM
  */
 #ifndef __cplusplus
-#define svc_handle(service, endpoint, fn, ...)                              \
+#define svc_handle(service, endpoint, fn, ...) \
 	SVC_HANDLE_ARG_(service, endpoint, fn, __VA_ARGS__, end())
-#define SVC_HANDLE_ARG_(service, endpoint, fn, arg, ...)                    \
-	svc_handle_options(service, endpoint, fn, arg,                      \
+#define SVC_HANDLE_ARG_(service, endpoint, fn, arg, ...) \
+	svc_handle_options(service, endpoint, fn, arg,   \
 	    SVC_OPTIONS_(SVC_HANDLE_OPT, __VA_ARGS__))
 #endif
 SVC_API svc_err svc_handle_options(struct svc_service *service,
@@ -176,8 +176,8 @@ SVC_API svc_err svc_write(struct svc_call *call, struct svc_message *rsp,
 SVC_API struct svc_service *svc_call_service(const struct svc_call *call);
 SVC_API const char *svc_call_endpoint(const struct svc_call *call);
 /** A header of the request, or NULL. */
-SVC_API const char *svc_call_header(const struct svc_call *call,
-    const char *name);
+SVC_API const char *svc_call_header(
+    const struct svc_call *call, const char *name);
 /** Milliseconds the caller still waits; SVC_FOREVER without a deadline. */
 SVC_API int64_t svc_call_remaining_ms(const struct svc_call *call);
 /** The caller has gone or its deadline has passed. */
@@ -187,8 +187,8 @@ SVC_API const char *svc_call_peer(const struct svc_call *call);
 
 /** Around every handler, the first given outermost. Call `next` to go on. */
 typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
-    const struct svc_message *req, struct svc_message *rsp,
-    svc_handler next, void *next_arg, void *arg);
+    const struct svc_message *req, struct svc_message *rsp, svc_handler next,
+    void *next_arg, void *arg);
 
 /* ------------------------------------------------------------------ calls */
 
@@ -209,10 +209,10 @@ typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
  * Threads: any, handlers included.
  */
 #ifndef __cplusplus
-#define svc_call(client, service, endpoint, req, ...)                       \
+#define svc_call(client, service, endpoint, req, ...) \
 	SVC_CALL_ARG_(client, service, endpoint, req, __VA_ARGS__, end())
-#define SVC_CALL_ARG_(client, service, endpoint, req, rsp, ...)             \
-	svc_call_options(client, service, endpoint, req, rsp,               \
+#define SVC_CALL_ARG_(client, service, endpoint, req, rsp, ...) \
+	svc_call_options(client, service, endpoint, req, rsp,   \
 	    SVC_OPTIONS_(SVC_CALL_OPT, __VA_ARGS__))
 #endif
 SVC_API svc_err svc_call_options(struct svc_client *client, const char *service,
@@ -243,17 +243,17 @@ SVC_API const char *svc_event_topic(const struct svc_event *event);
 /** Lives as long as the event. */
 SVC_API const struct svc_message *svc_event_message(
     const struct svc_event *event);
-SVC_API const char *svc_event_header(const struct svc_event *event,
-    const char *name);
+SVC_API const char *svc_event_header(
+    const struct svc_event *event, const char *name);
 
 /** Options: queue("workers"): each queue gets each event once. Before
  * svc_start it is remembered; after it, it takes effect at once.
  * Errors: SVC_E_INVAL (topic), SVC_E_NOMEM */
 #ifndef __cplusplus
-#define svc_subscribe(service, topic, fn, ...)                              \
+#define svc_subscribe(service, topic, fn, ...) \
 	SVC_SUBSCRIBE_ARG_(service, topic, fn, __VA_ARGS__, end())
-#define SVC_SUBSCRIBE_ARG_(service, topic, fn, arg, ...)                    \
-	svc_subscribe_options(service, topic, fn, arg,                      \
+#define SVC_SUBSCRIBE_ARG_(service, topic, fn, arg, ...) \
+	svc_subscribe_options(service, topic, fn, arg,   \
 	    SVC_OPTIONS_(SVC_SUBSCRIBE_OPT, __VA_ARGS__))
 #endif
 SVC_API svc_err svc_subscribe_options(struct svc_service *service,
@@ -266,7 +266,8 @@ SVC_API svc_err svc_publish(struct svc_service *service, const char *topic,
     const struct svc_message *message);
 /** The same with the failure's text; `err` may be NULL. */
 SVC_API svc_err svc_publish_detail(struct svc_service *service,
-    const char *topic, const struct svc_message *message, struct svc_error *err);
+    const char *topic, const struct svc_message *message,
+    struct svc_error *err);
 
 #ifdef __cplusplus
 }

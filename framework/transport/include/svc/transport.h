@@ -20,7 +20,7 @@ extern "C" {
 /* What moves on a stream in one go. */
 #define SVC_PART_HEADERS 1u /* the first part of each direction has them */
 #define SVC_PART_MESSAGE 2u
-#define SVC_PART_END 4u     /* the last part of this direction */
+#define SVC_PART_END 4u /* the last part of this direction */
 
 struct svc_part {
 	unsigned flags;
@@ -29,7 +29,7 @@ struct svc_part {
 	const char *service;  /* of a request: whom it is for */
 	const char *endpoint; /* of a request: "Student.Get" */
 	const char *content_type;
-	int64_t timeout_ms;   /* of a request: what remains, or SVC_FOREVER */
+	int64_t timeout_ms; /* of a request: what remains, or SVC_FOREVER */
 	const struct svc_headers *headers; /* NULL when there are none */
 
 	/* with MESSAGE */
@@ -44,7 +44,7 @@ struct svc_part {
 /** How a stream ended other than by its last part. */
 struct svc_stream_end {
 	svc_err code;     /* SVC_E_UNAVAILABLE: the connection; SVC_E_CANCELLED:
-	                   * the peer reset it; SVC_E_EXHAUSTED: a limit; ... */
+			   * the peer reset it; SVC_E_EXHAUSTED: a limit; ... */
 	bool not_run;     /* certain: the peer's handler has not seen it */
 	const char *text; /* borrowed for the call */
 };
@@ -59,12 +59,12 @@ struct svc_stream_handle;
 struct svc_stream_events {
 	/** A part came; it lives only for the call. After the peer's END no
 	 * more follow. */
-	void (*part)(struct svc_stream_handle *stream,
-	    const struct svc_part *part);
+	void (*part)(
+	    struct svc_stream_handle *stream, const struct svc_part *part);
 	/** The stream ended early; nothing follows. Not called after the
 	 * peer's END was delivered and ours was sent. */
-	void (*closed)(struct svc_stream_handle *stream,
-	    const struct svc_stream_end *end);
+	void (*closed)(
+	    struct svc_stream_handle *stream, const struct svc_stream_end *end);
 	/** After send returned SVC_E_AGAIN: there is room again. May be NULL
 	 * for a holder that sends one part only. */
 	void (*writable)(struct svc_stream_handle *stream);
@@ -84,7 +84,7 @@ struct svc_transport_limits {
 	uint32_t max_streams;     /* open at once in a connection; 0: 4,096 */
 	uint32_t max_connections; /* of a listener; 0: 65,536 */
 	int64_t handshake_ms;     /* until a new connection has said hello;
-	                           * 0: 10,000 */
+				   * 0: 10,000 */
 };
 
 struct svc_transport_config {
@@ -95,8 +95,8 @@ struct svc_transport_config {
 /** A stream was opened by a peer. `first` has HEADERS. The callee sets
  * `events` and `user`, may answer before it returns, may block, and owns the
  * stream until it calls release. */
-typedef void (*svc_accept_cb)(struct svc_stream_handle *stream,
-    const struct svc_part *first, void *arg);
+typedef void (*svc_accept_cb)(
+    struct svc_stream_handle *stream, const struct svc_part *first, void *arg);
 
 #define SVC_OPEN_WAIT 1u /* the caller will call `wait` at once */
 
@@ -170,8 +170,8 @@ struct svc_transport_ops {
 	/** Run the connection on the calling thread, if nobody else does, or
 	 * sleep, until the peer's END or `closed` was delivered (SVC_OK) or
 	 * the deadline passed (SVC_E_TIMEDOUT). */
-	svc_err (*wait)(struct svc_stream_handle *stream,
-	    int64_t deadline_at_ms);
+	svc_err (*wait)(
+	    struct svc_stream_handle *stream, int64_t deadline_at_ms);
 	/** Give the stream back. If it has not ended in both directions the
 	 * peer is told `code` (SVC_E_CANCELLED). No event runs or comes after
 	 * this returns, except the one that calls it. */
