@@ -50,6 +50,18 @@ svc_log_set_sink(svc_log_sink new_sink, void *arg)
 }
 
 void
+svc_log_default_sink(svc_log_sink new_sink, void *arg)
+{
+	pthread_mutex_lock(&lock);
+	if (sink == NULL) {
+		sink = new_sink;
+		sink_arg = arg;
+		set_threshold();
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+void
 svc_log_set_level(svc_log_level level)
 {
 	pthread_mutex_lock(&lock);

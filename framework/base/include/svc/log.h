@@ -34,6 +34,8 @@ typedef void (*svc_log_sink)(const struct svc_log_line *line, void *arg);
 
 /** Where lines go; NULL for nowhere (the state at start). */
 SVC_API void svc_log_set_sink(svc_log_sink sink, void *arg);
+/** The same, but a sink that is there already stays. */
+SVC_API void svc_log_default_sink(svc_log_sink sink, void *arg);
 /** Lines below the level cost one comparison. INFO at start. */
 SVC_API void svc_log_set_level(svc_log_level level);
 SVC_API bool svc_log_enabled(svc_log_level level);
