@@ -8,29 +8,23 @@
 #define COLUMN 32 /* where the sentences begin */
 #define MAX_TEXT (1024 * 1024)
 
+/* Appends `text` word by word, each line beginning at COLUMN. */
 static void
-pad(struct svc_buf *out, size_t from, size_t to)
+wrap(struct svc_buf *out, size_t at, const char *text)
 {
-	for (size_t at = from; at < to; at++)
-		svc_buf_putc(out, ' ');
-}
-
-/* Appends `text` word by word, each line beginning at COLUMN; the cursor is
- * there already. */
-static void
-wrap(struct svc_buf *out, const char *text)
-{
-	size_t at = COLUMN, len;
+	size_t len;
 	const char *word;
+	bool first = true;
 	while ((word = svc_settings_word(&text, &len)) != NULL) {
-		if (at > COLUMN && at + 1 + len > WIDTH) {
+		if (!first && at + 1 + len > WIDTH) {
 			svc_buf_putc(out, '\n');
-			pad(out, 0, COLUMN);
-			at = COLUMN;
-		} else if (at > COLUMN) {
-			svc_buf_putc(out, ' ');
-			at++;
+			at = 0;
+			first = true;
 		}
+		size_t gap = first ? COLUMN - at : 1;
+		svc_buf_printf(out, "%*s", (int)gap, "");
+		at += gap;
+		first = false;
 		svc_buf_append(out, word, len);
 		at += len;
 	}
@@ -61,14 +55,15 @@ placeholder(const struct setting *setting)
 	return "TEXT";
 }
 
-/* " (default: 10s)", " (10s by the config file)"; nothing for what is empty. */
+/* " (default: 10s)", " (10s, from the environment)"; nothing for what is empty.
+ */
 static void
 put_present(struct svc_buf *out, const struct setting *setting)
 {
-	static const char *const by[] = {
-	    [SVC_SOURCE_FILE] = "by the config file",
-	    [SVC_SOURCE_ENVIRONMENT] = "by the environment",
-	    [SVC_SOURCE_FLAG] = "by a flag",
+	static const char *const from[] = {
+	    [SVC_SOURCE_FILE] = "from the config file",
+	    [SVC_SOURCE_ENVIRONMENT] = "from the environment",
+	    [SVC_SOURCE_FLAG] = "from a flag",
 	};
 	size_t before = out->len;
 	bool by_code = setting->is.source == SVC_SOURCE_CODE;
@@ -83,7 +78,7 @@ put_present(struct svc_buf *out, const struct setting *setting)
 	} else if (by_code) {
 		svc_buf_putc(out, ')');
 	} else {
-		svc_buf_printf(out, " %s)", by[setting->is.source]);
+		svc_buf_printf(out, ", %s)", from[setting->is.source]);
 	}
 }
 
@@ -110,8 +105,6 @@ put_setting(struct svc_buf *out, const struct setting *setting)
 		svc_buf_putc(out, '\n');
 		start = out->len;
 	}
-	pad(out, out->len - start, COLUMN);
-
 	struct svc_buf text;
 	svc_buf_init(&text, MAX_TEXT);
 	svc_buf_puts(&text, setting->is.help != NULL ? setting->is.help : "");
@@ -127,7 +120,7 @@ put_setting(struct svc_buf *out, const struct setting *setting)
 	}
 	put_present(&text, setting);
 	if (text.failed == SVC_OK)
-		wrap(out, (const char *)text.data);
+		wrap(out, out->len - start, (const char *)text.data);
 	else
 		out->failed = text.failed;
 	svc_buf_putc(out, '\n');

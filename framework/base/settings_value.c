@@ -175,10 +175,15 @@ show_duration(int64_t ms, struct svc_buf *out)
 		svc_buf_printf(out, "%lldh", (long long)hours);
 	if (minutes > 0)
 		svc_buf_printf(out, "%dm", (int)minutes);
-	if (rest > 0)
-		svc_buf_printf(out, "%d.%03ds", seconds, rest);
-	else if (seconds > 0 || ms == 0)
-		svc_buf_printf(out, "%ds", seconds);
+	if (rest == 0) {
+		if (seconds > 0 || ms == 0)
+			svc_buf_printf(out, "%ds", seconds);
+		return;
+	}
+	int digits = 3;
+	for (; rest % 10 == 0; rest /= 10)
+		digits--;
+	svc_buf_printf(out, "%d.%0*ds", seconds, digits, rest);
 }
 
 static void
