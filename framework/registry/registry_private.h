@@ -9,7 +9,7 @@
 enum {
 	TIMEOUT_DEFAULT_MS = 5000,
 	GRACE_DEFAULT_MS = 15000,
-	POLL_MS = 1000,
+	POLL_MS = 500,
 };
 
 struct svc_registry {

@@ -182,7 +182,7 @@ struct svc_registry_ops {
 	/** Report the changes of `service`, or of all when NULL, until
 	 * unwatch. Returns at once; the first full state comes as soon as the
 	 * server answers. Optional with unwatch: without it the framework asks
-	 * lookup (or list and lookup) every second.
+	 * lookup (or list and lookup) twice a second.
 	 * Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED */
 	svc_err (*watch)(void *self, const char *service, svc_watch_sink sink,
 	    void *arg, void **ret_watch, struct svc_error *err);
