@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * From an accepted stream to its handler and back.
+ *
+ * A call runs on the thread that read it, with everything it needs on that
+ * thread's stack. Only two rare things need memory of their own: a request
+ * that comes in several parts, and a reply for which the stream has no room.
+ */
+#include "server.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* A field of a part is const because the transport owns it; a message has no
+ * const map, but the handler's request is const as a whole. */
+static struct svc_headers *
+unconst(const struct svc_headers *headers)
+{
+	union {
+		const struct svc_headers *in;
+		struct svc_headers *out;
+	} u = {headers};
+	return u.out;
+}
+
+/* --------------------------------------------------------- counting calls */
+
+static struct svc_server_shard *
+count_in(struct svc_server *server)
+{
+	static atomic_uint threads;
+	static _Thread_local unsigned mine; /* 0: not chosen yet */
+	if (mine == 0)
+		mine = atomic_fetch_add(&threads, 1) % SVC_SERVER_SHARDS + 1;
+	struct svc_server_shard *shard = &server->shards[mine - 1];
+	atomic_fetch_add(&shard->running, 1);
+	return shard;
+}
+
+/* The last touch of the server: it is freed only after the transport has
+ * waited for its callbacks. */
+static void
+count_out(struct svc_server *server, struct svc_server_shard *shard)
+{
+	atomic_fetch_sub(&shard->running, 1);
+	if (!atomic_load(&server->draining))
+		return;
+	pthread_mutex_lock(&server->lock);
+	pthread_cond_broadcast(&server->idle);
+	pthread_mutex_unlock(&server->lock);
+}
+
+/* ----------------------------------------------------------------- answers */
+
+/* A reply for which there was no room yet. */
+struct parked {
+	struct svc_server *server;
+	struct svc_server_shard *shard;
+	struct svc_part part;
+	struct svc_headers *headers;
+	char *content_type, *status_text;
+	void *data;
+};
+
+static void
+parked_free(struct svc_stream_handle *stream, svc_err code)
+{
+	struct parked *parked = stream->user;
+	stream->ops->release(stream, code);
+	struct svc_server *server = parked->server;
+	struct svc_server_shard *shard = parked->shard;
+	svc_headers_destroy(parked->headers);
+	svc_mem_free(parked->content_type);
+	svc_mem_free(parked->status_text);
+	svc_mem_free(parked->data);
+	svc_mem_free(parked);
+	count_out(server, shard);
+}
+
+static void
+parked_part(struct svc_stream_handle *stream, const struct svc_part *part)
+{
+	(void)stream;
+	(void)part;
+}
+
+static void
+parked_closed(
+    struct svc_stream_handle *stream, const struct svc_stream_end *end)
+{
+	(void)end;
+	parked_free(stream, SVC_E_CANCELLED);
+}
+
+static void
+parked_writable(struct svc_stream_handle *stream)
+{
+	struct parked *parked = stream->user;
+	svc_err code = stream->ops->send(stream, &parked->part, NULL);
+	if (code != SVC_E_AGAIN)
+		parked_free(stream, code == SVC_OK ? SVC_OK : SVC_E_INTERNAL);
+}
+
+static const struct svc_stream_events parked_events = {
+    .part = parked_part,
+    .closed = parked_closed,
+    .writable = parked_writable,
+};
+
+/* False when memory ran out. From here on the stream is the parked one's. */
+static bool
+park(struct svc_server *server, struct svc_server_shard *shard,
+    struct svc_stream_handle *stream, const struct svc_part *part)
+{
+	struct parked *parked = svc_mem_calloc(1, sizeof(*parked));
+	if (parked == NULL)
+		return false;
+	parked->server = server;
+	parked->shard = shard;
+	parked->part = *part;
+	parked->content_type = svc_mem_strdup(part->content_type);
+	parked->status_text = svc_mem_strdup(part->status_text);
+	if (part->headers != NULL)
+		parked->headers = svc_headers_copy(part->headers);
+	if (part->len > 0)
+		parked->data = svc_mem_alloc(part->len);
+	if ((part->content_type != NULL && parked->content_type == NULL) ||
+	    (part->status_text != NULL && parked->status_text == NULL) ||
+	    (part->headers != NULL && parked->headers == NULL) ||
+	    (part->len > 0 && parked->data == NULL)) {
+		svc_headers_destroy(parked->headers);
+		svc_mem_free(parked->content_type);
+		svc_mem_free(parked->status_text);
+		svc_mem_free(parked->data);
+		svc_mem_free(parked);
+		return false;
+	}
+	if (part->len > 0)
+		memcpy(parked->data, part->data, part->len);
+	parked->part.content_type = parked->content_type;
+	parked->part.status_text = parked->status_text;
+	parked->part.headers = parked->headers;
+	parked->part.data = parked->data;
+	stream->user = parked;
+	stream->events = &parked_events;
+	return true;
+}
+
+/* Sends the answer and gives the stream and the count back, now or later. */
+static void
+answer(struct svc_server *server, struct svc_server_shard *shard,
+    struct svc_stream_handle *stream, const struct svc_part *part)
+{
+	svc_err code = stream->ops->send(stream, part, NULL);
+	if (code == SVC_E_AGAIN && park(server, shard, stream, part))
+		return;
+	stream->ops->release(stream, code == SVC_OK ? SVC_OK : SVC_E_INTERNAL);
+	count_out(server, shard);
+}
+
+static void
+refuse(struct svc_server *server, struct svc_server_shard *shard,
+    struct svc_stream_handle *stream, svc_err code, bool not_run,
+    const char *text)
+{
+	struct svc_headers *headers = NULL;
+	if (not_run) {
+		headers = svc_headers_create();
+		if (headers != NULL)
+			svc_headers_set(headers, SVC_NOT_RUN_HEADER, "true");
+	}
+	struct svc_part part = {
+	    .flags = SVC_PART_HEADERS | SVC_PART_END,
+	    .headers = headers,
+	    .status = code,
+	    .status_text = text,
+	};
+	answer(server, shard, stream, &part);
+	svc_headers_destroy(headers);
+}
+
+/* --------------------------------------------------------- running a call */
+
+static void
+call_part(struct svc_stream_handle *stream, const struct svc_part *part)
+{
+	(void)stream;
+	(void)part;
+}
+
+static void
+call_closed(struct svc_stream_handle *stream, const struct svc_stream_end *end)
+{
+	(void)end;
+	struct svc_call *call = stream->user;
+	if (call != NULL)
+		atomic_store(&call->cancelled, true);
+}
+
+static void
+call_writable(struct svc_stream_handle *stream)
+{
+	(void)stream;
+}
+
+static const struct svc_stream_events call_events = {
+    .part = call_part,
+    .closed = call_closed,
+    .writable = call_writable,
+};
+
+static const char *
+no_endpoint_text(const struct svc_server *server, const char *endpoint,
+    char *out, size_t size)
+{
+	char quoted[80];
+	svc_log_quote(endpoint, strlen(endpoint), quoted, sizeof(quoted));
+	int n = snprintf(out, size, "service \"%s\" has no endpoint %s; it has",
+	    server->service->values.name, quoted);
+	size_t at = n > 0 && (size_t)n < size ? (size_t)n : size - 1;
+	bool any = false;
+	for (size_t i = 0; i < server->n_endpoints; i++) {
+		const struct svc_server_endpoint *e = server->endpoints[i];
+		if (e->internal)
+			continue;
+		size_t need = strlen(e->name) + 2;
+		/* Room for the sign that there are more. */
+		if (at + need + 5 >= size) {
+			snprintf(out + at, size - at, ", ...");
+			return out;
+		}
+		snprintf(
+		    out + at, size - at, "%s %s", any ? "," : ":", e->name);
+		at += need;
+		any = true;
+	}
+	if (!any)
+		snprintf(out + at, size - at, " none");
+	return out;
+}
+
+/* Finds the endpoint and takes a place in its limit, or says why not. */
+static struct svc_server_endpoint *
+admit(struct svc_server *server, const struct svc_part *first,
+    svc_err *ret_code, bool *ret_not_run, char *text, size_t size)
+{
+	const char *name = server->service->values.name;
+	*ret_not_run = true;
+	if (first->service != NULL && first->service[0] != '\0' &&
+	    strcmp(first->service, name) != 0) {
+		char quoted[80];
+		snprintf(text, size,
+		    "service \"%s\" lives at this address, not %s", name,
+		    svc_log_quote(first->service, strlen(first->service),
+			quoted, sizeof(quoted)));
+		*ret_code = SVC_E_UNAVAILABLE;
+		return NULL;
+	}
+	if (first->timeout_ms == 0) {
+		snprintf(text, size,
+		    "the deadline had passed before the call was run");
+		*ret_code = SVC_E_TIMEDOUT;
+		return NULL;
+	}
+	const char *wanted = first->endpoint != NULL ? first->endpoint : "";
+	struct svc_server_endpoint *endpoint = svc_server_find(server, wanted);
+	if (endpoint == NULL) {
+		no_endpoint_text(server, wanted, text, size);
+		*ret_code = SVC_E_UNIMPLEMENTED;
+		/* The other nodes most likely have none either. */
+		*ret_not_run = false;
+		return NULL;
+	}
+	if (endpoint->limit == 0)
+		return endpoint;
+	if (atomic_fetch_add(&endpoint->running, 1) < endpoint->limit)
+		return endpoint;
+	atomic_fetch_sub(&endpoint->running, 1);
+	snprintf(text, size, "endpoint \"%s\" runs %lld calls, its limit",
+	    endpoint->name, (long long)endpoint->limit);
+	*ret_code = SVC_E_EXHAUSTED;
+	return NULL;
+}
+
+static void
+serve(struct svc_server *server, struct svc_server_shard *shard,
+    struct svc_stream_handle *stream, const struct svc_part *first,
+    const void *data, size_t len)
+{
+	svc_err code = SVC_OK;
+	bool not_run;
+	char text[sizeof(((struct svc_error *)0)->text)];
+	struct svc_server_endpoint *endpoint =
+	    admit(server, first, &code, &not_run, text, sizeof(text));
+	if (endpoint == NULL) {
+		refuse(server, shard, stream, code, not_run, text);
+		return;
+	}
+
+	struct svc_call call;
+	struct svc_message rsp;
+	struct svc_message req = {
+	    .content_type = first->content_type,
+	    .data = data,
+	    .len = len,
+	    .headers = unconst(first->headers),
+	};
+	code = svc_call_begin(&call, server->service, &rsp);
+	call.endpoint = endpoint->name;
+	call.stream = stream;
+	call.req = &req;
+	if (first->timeout_ms > 0)
+		call.deadline_at_ms = svc_deadline(first->timeout_ms);
+	stream->user = &call;
+	stream->events = &call_events;
+
+	if (code == SVC_OK)
+		code = endpoint->fn(&call, &req, &rsp, endpoint->arg);
+	if (endpoint->limit != 0)
+		atomic_fetch_sub(&endpoint->running, 1);
+	int64_t most = server->service->values.max_message_size;
+	if (code == SVC_OK && rsp.len > (uint64_t)most)
+		code = svc_fail(&call, SVC_E_EXHAUSTED,
+		    "the reply of %s has %zu bytes, more than "
+		    "max_message_size (%lld); raise --max_message_size",
+		    endpoint->name, rsp.len, (long long)most);
+
+	struct svc_part part = {
+	    .flags = SVC_PART_HEADERS | SVC_PART_END,
+	    .headers = svc_headers_count(rsp.headers) > 0 ? rsp.headers : NULL,
+	    .status = code,
+	};
+	if (code == SVC_OK) {
+		part.flags |= SVC_PART_MESSAGE;
+		part.content_type = rsp.content_type != NULL ? rsp.content_type
+							     : req.content_type;
+		part.data = rsp.data;
+		part.len = rsp.len;
+	} else if (call.fail.text[0] != '\0') {
+		part.status_text = call.fail.text;
+	}
+	answer(server, shard, stream, &part);
+	svc_call_end(&call);
+}
+
+/* ---------------------------------------------- requests in several parts */
+
+struct gather {
+	struct svc_server *server;
+	struct svc_server_shard *shard;
+	char *service, *endpoint, *content_type;
+	struct svc_headers *headers;
+	int64_t deadline_at_ms;
+	void *data;
+	size_t len;
+	bool has_message;
+};
+
+static void
+gather_free(struct gather *gather)
+{
+	svc_mem_free(gather->service);
+	svc_mem_free(gather->endpoint);
+	svc_mem_free(gather->content_type);
+	svc_headers_destroy(gather->headers);
+	svc_mem_free(gather->data);
+	svc_mem_free(gather);
+}
+
+static void
+gather_serve(struct svc_stream_handle *stream, struct gather *gather,
+    const void *data, size_t len)
+{
+	struct svc_part first = {
+	    .flags = SVC_PART_HEADERS,
+	    .service = gather->service,
+	    .endpoint = gather->endpoint,
+	    .content_type = gather->content_type,
+	    .timeout_ms = svc_remaining(gather->deadline_at_ms),
+	    .headers = gather->headers,
+	};
+	stream->user = NULL;
+	stream->events = &call_events;
+	serve(gather->server, gather->shard, stream, &first, data, len);
+	gather_free(gather);
+}
+
+static void
+gather_part(struct svc_stream_handle *stream, const struct svc_part *part)
+{
+	struct gather *gather = stream->user;
+	bool second =
+	    gather->has_message && (part->flags & SVC_PART_MESSAGE) != 0;
+	bool nomem = false;
+	if ((part->flags & SVC_PART_MESSAGE) != 0 && !second) {
+		gather->has_message = true;
+		if ((part->flags & SVC_PART_END) != 0) {
+			gather_serve(stream, gather, part->data, part->len);
+			return;
+		}
+		gather->data = svc_mem_alloc(part->len > 0 ? part->len : 1);
+		nomem = gather->data == NULL;
+		if (!nomem && part->len > 0)
+			memcpy(gather->data, part->data, part->len);
+		gather->len = part->len;
+	}
+	if (second || nomem) {
+		stream->user = NULL;
+		stream->events = &call_events;
+		refuse(gather->server, gather->shard, stream,
+		    second ? SVC_E_INVAL : SVC_E_NOMEM, true,
+		    second ? "this endpoint takes one message, two were sent"
+			   : "out of memory");
+		gather_free(gather);
+		return;
+	}
+	if ((part->flags & SVC_PART_END) != 0)
+		gather_serve(stream, gather, gather->data, gather->len);
+}
+
+static void
+gather_closed(
+    struct svc_stream_handle *stream, const struct svc_stream_end *end)
+{
+	(void)end;
+	struct gather *gather = stream->user;
+	stream->ops->release(stream, SVC_E_CANCELLED);
+	struct svc_server *server = gather->server;
+	struct svc_server_shard *shard = gather->shard;
+	gather_free(gather);
+	count_out(server, shard);
+}
+
+static const struct svc_stream_events gather_events = {
+    .part = gather_part,
+    .closed = gather_closed,
+    .writable = call_writable,
+};
+
+static void
+gather_start(struct svc_server *server, struct svc_server_shard *shard,
+    struct svc_stream_handle *stream, const struct svc_part *first)
+{
+	struct gather *gather = svc_mem_calloc(1, sizeof(*gather));
+	if (gather == NULL)
+		goto nomem;
+	gather->server = server;
+	gather->shard = shard;
+	gather->deadline_at_ms = first->timeout_ms >= 0
+				     ? svc_deadline(first->timeout_ms)
+				     : INT64_MAX;
+	gather->service = svc_mem_strdup(first->service);
+	gather->endpoint = svc_mem_strdup(first->endpoint);
+	gather->content_type = svc_mem_strdup(first->content_type);
+	gather->headers = svc_headers_copy(first->headers);
+	if ((first->service != NULL && gather->service == NULL) ||
+	    (first->endpoint != NULL && gather->endpoint == NULL) ||
+	    (first->content_type != NULL && gather->content_type == NULL) ||
+	    gather->headers == NULL)
+		goto nomem;
+	stream->user = gather;
+	stream->events = &gather_events;
+	if ((first->flags & SVC_PART_MESSAGE) != 0) {
+		struct svc_part message = {.flags = SVC_PART_MESSAGE,
+		    .data = first->data,
+		    .len = first->len};
+		gather_part(stream, &message);
+	}
+	return;
+
+nomem:
+	if (gather != NULL)
+		gather_free(gather);
+	refuse(server, shard, stream, SVC_E_NOMEM, true, "out of memory");
+}
+
+void
+svc_server_accept(
+    struct svc_stream_handle *stream, const struct svc_part *first, void *arg)
+{
+	struct svc_server *server = arg;
+	struct svc_server_shard *shard = count_in(server);
+	stream->user = NULL;
+	stream->events = &call_events;
+	if ((first->flags & SVC_PART_END) != 0)
+		serve(server, shard, stream, first,
+		    (first->flags & SVC_PART_MESSAGE) != 0 ? first->data : NULL,
+		    (first->flags & SVC_PART_MESSAGE) != 0 ? first->len : 0);
+	else
+		gather_start(server, shard, stream, first);
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The settings of a service: flags, environment and config file over what the
+ * program set in code. Names are go-micro's or have its names as aliases. */
+#include "service.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define DAY_MS (INT64_C(24) * 3600 * 1000)
+
+static const struct {
+	const char *name, *aliases;
+	svc_setting_kind kind;
+	size_t target; /* offset in struct svc_values */
+	const char *value, *help, *choices;
+	int64_t min, max, unit_ms;
+	const char *group;
+} table[] = {
+#define AT(field) offsetof(struct svc_values, field)
+    {"name", "server_name", SVC_SETTING_TEXT, AT(name), "NAME",
+	"Name by which the service is found", NULL, 0, 0, 0, "Service"},
+    {"version", "server_version", SVC_SETTING_TEXT, AT(version), "VERSION",
+	"Version to register; without a value the versions are printed", NULL,
+	0, 0, 0, "Service"},
+    {"id", "server_id", SVC_SETTING_TEXT, AT(id), "ID",
+	"Id of this node (default: the name and a random UUID)", NULL, 0, 0, 0,
+	"Service"},
+    {"address", "server_address transport_address", SVC_SETTING_TEXT,
+	AT(address), "HOST:PORT",
+	"Address to listen on; port 0 takes a free one, no host means every "
+	"interface",
+	NULL, 0, 0, 0, "Service"},
+    {"advertise", "server_advertise", SVC_SETTING_TEXT, AT(advertise),
+	"HOST[:PORT]", "Address to register in place of the one bound", NULL, 0,
+	0, 0, "Service"},
+    {"metadata", "server_metadata", SVC_SETTING_PAIRS, AT(metadata),
+	"KEY=VALUE", "Metadata of this node; may be repeated", NULL, 0, 0, 0,
+	"Service"},
+    {"weight", NULL, SVC_SETTING_INT, AT(weight), "NUMBER",
+	"Share of the calls that strategies with weights give this node", NULL,
+	1, 1000000, 0, "Service"},
+    {"codec", "content_type", SVC_SETTING_TEXT, AT(codec), "TYPE",
+	"Content type of messages that do not say theirs", NULL, 0, 0, 0,
+	"Service"},
+    {"drain_timeout", NULL, SVC_SETTING_DURATION, AT(drain_timeout_ms),
+	"SECONDS", "How long running calls may take when the service stops",
+	NULL, 0, DAY_MS, 1000, "Service"},
+    {"registry", NULL, SVC_SETTING_TEXT, AT(registry), "PLUGIN",
+	"Where services are registered and found", NULL, 0, 0, 0, "Registry"},
+    {"registry_address", NULL, SVC_SETTING_TEXT, AT(registry_address),
+	"ADDRESS[,ADDRESS]", "Address of the registry", NULL, 0, 0, 0,
+	"Registry"},
+    {"registry_ttl", "register_ttl", SVC_SETTING_DURATION, AT(ttl_ms),
+	"SECONDS", "After this long without a renewal the node is gone", NULL,
+	100, 3650 * DAY_MS, 1000, "Registry"},
+    {"registry_interval", "register_interval", SVC_SETTING_DURATION,
+	AT(interval_ms), "SECONDS",
+	"Time between renewals (default: a third of the ttl)", NULL, 10,
+	3650 * DAY_MS, 1000, "Registry"},
+    {"registry_timeout", NULL, SVC_SETTING_DURATION, AT(registry_timeout_ms),
+	"SECONDS", "The longest that one question to the registry may take",
+	NULL, 1, DAY_MS, 1000, "Registry"},
+    {"registry_username", NULL, SVC_SETTING_TEXT, AT(registry_username), "NAME",
+	"Name to log in to the registry with", NULL, 0, 0, 0, "Registry"},
+    {"registry_password", NULL, SVC_SETTING_TEXT, AT(registry_password), "TEXT",
+	"Password for the registry; better set in the environment", NULL, 0, 0,
+	0, "Registry"},
+    {"transport", NULL, SVC_SETTING_TEXT, AT(transport), "PLUGIN",
+	"What carries the calls", NULL, 0, 0, 0, "Calls"},
+    {"selector", NULL, SVC_SETTING_TEXT, AT(selector), "STRATEGY",
+	"How the node of a call is chosen", NULL, 0, 0, 0, "Calls"},
+    {"client_request_timeout", NULL, SVC_SETTING_DURATION,
+	AT(request_timeout_ms), "SECONDS",
+	"How long a call may take, retries included", NULL, 1, DAY_MS, 1000,
+	"Calls"},
+    {"client_retries", NULL, SVC_SETTING_INT, AT(retries), "NUMBER",
+	"How often a failed call is tried on another node", NULL, 0, 100, 0,
+	"Calls"},
+    {"max_message_size", NULL, SVC_SETTING_SIZE, AT(max_message_size), "BYTES",
+	"The largest request, reply or event", NULL, 1, INT64_C(1) << 30, 0,
+	"Calls"},
+    {"broker", NULL, SVC_SETTING_TEXT, AT(broker), "PLUGIN",
+	"What carries the events", NULL, 0, 0, 0, "Events"},
+    {"broker_address", NULL, SVC_SETTING_TEXT, AT(broker_address), "ADDRESS",
+	"Address of the broker", NULL, 0, 0, 0, "Events"},
+    {"broker_username", NULL, SVC_SETTING_TEXT, AT(broker_username), "NAME",
+	"Name to log in to the broker with", NULL, 0, 0, 0, "Events"},
+    {"broker_password", NULL, SVC_SETTING_TEXT, AT(broker_password), "TEXT",
+	"Password for the broker; better set in the environment", NULL, 0, 0, 0,
+	"Events"},
+    {"log_level", NULL, SVC_SETTING_TEXT, AT(log_level), "LEVEL",
+	"The least important lines to log", "trace debug info warn error off",
+	0, 0, 0, "General"},
+    {"log_format", NULL, SVC_SETTING_TEXT, AT(log_format), "FORMAT",
+	"How log lines look on standard error", "text json", 0, 0, 0,
+	"General"},
+    {"config", NULL, SVC_SETTING_TEXT, AT(config), "FILE",
+	"YAML or JSON file with these settings", NULL, 0, 0, 0, "General"},
+    {"help", NULL, SVC_SETTING_BOOL, AT(help), NULL, "Print this and end", NULL,
+	0, 0, 0, "General"},
+#undef AT
+};
+
+svc_err
+svc_flags_add(struct svc_settings *settings, struct svc_values *values,
+    struct svc_error *err)
+{
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++) {
+		struct svc_setting setting = {
+		    .name = table[i].name,
+		    .aliases = table[i].aliases,
+		    .kind = table[i].kind,
+		    .target = (char *)values + table[i].target,
+		    .value = table[i].value,
+		    .help = table[i].help,
+		    .choices = table[i].choices,
+		    .min = table[i].min,
+		    .max = table[i].max,
+		    .unit_ms = table[i].unit_ms,
+		    .group = table[i].group,
+		};
+		svc_err code = svc_settings_add(settings, &setting, err);
+		if (code != SVC_OK)
+			return code;
+	}
+	return SVC_OK;
+}
+
+/* ------------------------------------------------------- help and version */
+
+static void
+print_plugin(const char *name, void *arg)
+{
+	(void)arg;
+	printf(" %s", name);
+}
+
+static void
+print_help(struct svc_service *service, int argc, char *argv[])
+{
+	/* So that the values shown are those in effect. What is wrong with
+	 * them is no reason to refuse the help that may tell what is right. */
+	char **copy = svc_mem_calloc((size_t)argc + 1, sizeof(*copy));
+	if (copy != NULL) {
+		int n = 0;
+		for (int i = 0; i < argc; i++) {
+			if (i == 0 || (strcmp(argv[i], "--help") != 0 &&
+					  strcmp(argv[i], "-h") != 0))
+				copy[n++] = argv[i];
+		}
+		int rest = 0;
+		svc_settings_load(service->settings, n, copy, &rest, NULL);
+		svc_mem_free(copy);
+	}
+	char usage[160];
+	snprintf(usage, sizeof(usage), "%s [--flag=value ...]",
+	    program_invocation_short_name);
+	char *help = svc_settings_help(service->settings, usage, NULL);
+	if (help == NULL)
+		return;
+	fputs(help, stdout);
+	svc_mem_free(help);
+
+	const struct {
+		const char *flag;
+		const struct svc_interface *interface;
+	} plugins[] = {
+	    {"--registry", &svc_registry_interface},
+	    {"--transport", &svc_transport_interface},
+	    {"--selector", &svc_strategy_interface},
+	    {"--broker", &svc_broker_interface},
+	};
+	printf("\nPlugins:\n");
+	for (size_t i = 0; i < sizeof(plugins) / sizeof(plugins[0]); i++) {
+		printf("  %-12s", plugins[i].flag);
+		svc_catalogue_list(plugins[i].interface, print_plugin, NULL);
+		printf("\n");
+	}
+	printf("\nEach flag is also an environment variable: --registry_ttl is "
+	       "SVC_REGISTRY_TTL.\n");
+	fflush(stdout);
+}
+
+svc_err
+svc_flags_answer(struct svc_service *service, int argc, char *argv[])
+{
+	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+		if (strcmp(argv[i], "--help") == 0 ||
+		    strcmp(argv[i], "-h") == 0) {
+			print_help(service, argc, argv);
+			return SVC_E_DONE;
+		}
+		/* With a value it sets the version of the service. */
+		if (strcmp(argv[i], "--version") == 0 &&
+		    (i + 1 == argc || argv[i + 1][0] == '-')) {
+			printf("%s %s (svc %s)\n", service->values.name,
+			    service->values.version, svc_version());
+			fflush(stdout);
+			return SVC_E_DONE;
+		}
+	}
+	return SVC_OK;
+}
+
+/* ----------------------------------------------------------------- checks */
+
+static svc_err
+settle_times(struct svc_service *service, struct svc_error *err)
+{
+	struct svc_values *v = &service->values;
+	bool ttl_given = v->ttl_given || svc_settings_source(service->settings,
+					     "registry_ttl") != SVC_SOURCE_CODE;
+	bool interval_given =
+	    v->interval_given || svc_settings_source(service->settings,
+				     "registry_interval") != SVC_SOURCE_CODE;
+	if (ttl_given && !interval_given) {
+		/* A third, at least a second while the ttl allows one. */
+		int64_t least = v->ttl_ms / 2 < 1000 ? v->ttl_ms / 2 : 1000;
+		int64_t third = v->ttl_ms / 3;
+		v->interval_ms = third < least ? least : third;
+	} else if (interval_given && !ttl_given) {
+		v->ttl_ms = 3 * v->interval_ms;
+	}
+	if (v->ttl_ms <= v->interval_ms)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "registry_ttl (%g s) must be above registry_interval "
+		    "(%g s), or the node is gone between two renewals; three "
+		    "times as much is usual",
+		    (double)v->ttl_ms / 1000, (double)v->interval_ms / 1000);
+	return SVC_OK;
+}
+
+static svc_err
+settle_id(struct svc_values *v)
+{
+	if (v->id != NULL)
+		return SVC_OK;
+	size_t size = strlen(v->name) + 1 + 37;
+	v->id = svc_mem_alloc(size);
+	if (v->id == NULL)
+		return SVC_E_NOMEM;
+	char uuid[37];
+	svc_uuid(uuid);
+	snprintf(v->id, size, "%s-%s", v->name, uuid);
+	return SVC_OK;
+}
+
+svc_err
+svc_values_settle(struct svc_service *service, struct svc_error *err)
+{
+	struct svc_values *v = &service->values;
+	svc_err code = settle_times(service, err);
+	if (code != SVC_OK)
+		return code;
+	code = svc_service_name_check(v->name, err);
+	if (code != SVC_OK)
+		return code;
+	if (settle_id(v) != SVC_OK)
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	struct svc_node node = {.id = v->id, .address = "localhost:1"};
+	struct svc_record record = {.name = v->name,
+	    .version = v->version,
+	    .nodes = &node,
+	    .n_nodes = 1};
+	code = svc_record_check(&record, err);
+	if (code != SVC_OK)
+		return code;
+	svc_log_level level;
+	if (svc_log_level_parse(v->log_level, &level) != SVC_OK)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "log_level \"%s\" is none of trace, debug, info, warn, "
+		    "error, off",
+		    v->log_level);
+	return SVC_OK;
+}

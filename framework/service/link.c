@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The connection to a node: one for all threads, dialled when first used,
+ * replaced when lost.
+ *
+ * `current` is read without a lock. A thread counts itself in, then looks
+ * whether the connection is still the current one; a connection that was
+ * retired is closed by the last thread that counts itself out. The small
+ * struct around it stays until the link goes, so counting in on one that has
+ * just been retired is harmless. `lock` guards the list of these structs;
+ * nothing is called under it.
+ */
+#include "service.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct conn {
+	void *handle;
+	_Atomic uint32_t state;
+	struct conn *next; /* in the list of all */
+};
+/* The state: a count of users in steps of USER, and these. */
+#define RETIRED 1u
+#define DEAD 2u /* closed, or being closed by who set it */
+#define USER 4u
+
+struct svc_link {
+	_Atomic int refs;
+	struct svc_transport_use *use;
+	_Atomic(struct conn *) current;
+	pthread_mutex_t lock;
+	struct conn *all;
+	char address[];
+};
+
+svc_err
+svc_link_create(struct svc_service *service, const char *transport,
+    const char *address, struct svc_link **ret_link, struct svc_error *err)
+{
+	struct svc_transport_use *use;
+	svc_err code = svc_transport_get(service, transport, &use, err);
+	if (code != SVC_OK)
+		return code;
+	size_t size = strlen(address) + 1;
+	struct svc_link *link = svc_mem_calloc(1, sizeof(*link) + size);
+	if (link == NULL)
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	atomic_init(&link->refs, 1);
+	link->use = use;
+	pthread_mutex_init(&link->lock, NULL);
+	memcpy(link->address, address, size);
+	*ret_link = link;
+	return SVC_OK;
+}
+
+void
+svc_link_ref(struct svc_link *link)
+{
+	atomic_fetch_add(&link->refs, 1);
+}
+
+void
+svc_link_unref(struct svc_link *link)
+{
+	if (link == NULL || atomic_fetch_sub(&link->refs, 1) != 1)
+		return;
+	struct conn *conn = link->all;
+	while (conn != NULL) {
+		struct conn *next = conn->next;
+		if ((atomic_load(&conn->state) & DEAD) == 0)
+			link->use->ops->conn_destroy(conn->handle);
+		svc_mem_free(conn);
+		conn = next;
+	}
+	pthread_mutex_destroy(&link->lock);
+	svc_mem_free(link);
+}
+
+const char *
+svc_link_address(const struct svc_link *link)
+{
+	return link->address;
+}
+
+static void
+conn_leave(struct svc_link *link, struct conn *conn)
+{
+	uint32_t left = atomic_fetch_sub(&conn->state, USER) - USER;
+	uint32_t idle = RETIRED;
+	if (left == RETIRED &&
+	    atomic_compare_exchange_strong(&conn->state, &idle, RETIRED | DEAD))
+		link->use->ops->conn_destroy(conn->handle);
+}
+
+static void
+conn_retire(struct svc_link *link, struct conn *conn)
+{
+	struct conn *expected = conn;
+	if (atomic_compare_exchange_strong(&link->current, &expected, NULL))
+		atomic_fetch_or(&conn->state, RETIRED);
+}
+
+/* A struct for a new connection, used once by the caller already: one whose
+ * connection is long closed, or a new one. */
+static struct conn *
+conn_slot(struct svc_link *link)
+{
+	pthread_mutex_lock(&link->lock);
+	struct conn *conn = link->all;
+	for (; conn != NULL; conn = conn->next) {
+		uint32_t dead = RETIRED | DEAD;
+		if (atomic_compare_exchange_strong(
+			&conn->state, &dead, DEAD | USER))
+			break;
+	}
+	pthread_mutex_unlock(&link->lock);
+	if (conn != NULL)
+		return conn;
+	conn = svc_mem_calloc(1, sizeof(*conn));
+	if (conn == NULL)
+		return NULL;
+	atomic_init(&conn->state, DEAD | USER);
+	pthread_mutex_lock(&link->lock);
+	conn->next = link->all;
+	link->all = conn;
+	pthread_mutex_unlock(&link->lock);
+	return conn;
+}
+
+static svc_err
+conn_enter(struct svc_link *link, int64_t dial_timeout_ms,
+    struct conn **ret_conn, struct svc_error *err)
+{
+	for (;;) {
+		struct conn *conn = atomic_load(&link->current);
+		if (conn != NULL) {
+			atomic_fetch_add(&conn->state, USER);
+			if (atomic_load(&link->current) == conn) {
+				*ret_conn = conn;
+				return SVC_OK;
+			}
+			conn_leave(link, conn);
+			continue;
+		}
+		void *handle;
+		svc_err code = link->use->ops->dial(link->use->self,
+		    link->address, dial_timeout_ms, &handle, err);
+		if (code != SVC_OK)
+			return code;
+		conn = conn_slot(link);
+		if (conn == NULL) {
+			link->use->ops->conn_destroy(handle);
+			return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+		}
+		conn->handle = handle;
+		atomic_fetch_and(&conn->state, ~(RETIRED | DEAD));
+		struct conn *none = NULL;
+		if (atomic_compare_exchange_strong(
+			&link->current, &none, conn)) {
+			*ret_conn = conn;
+			return SVC_OK;
+		}
+		/* Another thread dialled meanwhile: use its connection. */
+		atomic_fetch_or(&conn->state, RETIRED);
+		conn_leave(link, conn);
+	}
+}
+
+/* ---------------------------------------------------------------- exchange */
+
+/* What arrives for one exchange; on the stack of the caller. */
+struct waiting {
+	struct svc_message *rsp;
+	struct svc_error *err;
+	struct svc_exchange result;
+	char *block; /* content type, then data; becomes the reply's */
+	struct svc_headers *headers;
+	size_t data_at, len;
+};
+
+static void
+out_of_memory(struct waiting *waiting)
+{
+	waiting->result.code =
+	    svc_error_set(waiting->err, SVC_E_NOMEM, "out of memory");
+}
+
+/* One block holds the content type and the data, so that a reply costs one
+ * allocation. */
+static bool
+keep(struct waiting *waiting, const char *type, const void *data, size_t len)
+{
+	size_t type_size = strlen(type) + 1;
+	size_t data_at = (type_size + 15) & ~(size_t)15;
+	if (len > SIZE_MAX - data_at - 1)
+		return false;
+	char *block = svc_mem_alloc(data_at + len + 1);
+	if (block == NULL)
+		return false;
+	memcpy(block, type, type_size);
+	if (len > 0)
+		memcpy(block + data_at, data, len);
+	block[data_at + len] = '\0'; /* text can be read as a string */
+	svc_mem_free(waiting->block);
+	waiting->block = block;
+	waiting->data_at = data_at;
+	waiting->len = len;
+	return true;
+}
+
+static void
+on_end(struct waiting *waiting, const struct svc_part *part)
+{
+	waiting->result.replied = true;
+	if (waiting->result.code == SVC_E_NOMEM)
+		return;
+	waiting->result.code = part->status;
+	if (part->status == SVC_OK)
+		return;
+	svc_error_set(waiting->err, part->status, "%s",
+	    part->status_text != NULL && part->status_text[0] != '\0'
+		? part->status_text
+		: svc_err_text(part->status));
+}
+
+static void
+on_part(struct svc_stream_handle *stream, const struct svc_part *part)
+{
+	struct waiting *waiting = stream->user;
+	if ((part->flags & SVC_PART_HEADERS) != 0) {
+		if (svc_headers_get(part->headers, SVC_NOT_RUN_HEADER) != NULL)
+			waiting->result.not_run = true;
+		if (svc_headers_count(part->headers) > 0) {
+			waiting->headers = svc_headers_copy(part->headers);
+			if (waiting->headers == NULL)
+				out_of_memory(waiting);
+		}
+	}
+	if ((part->flags & (SVC_PART_HEADERS | SVC_PART_MESSAGE)) != 0) {
+		/* The type comes with the headers, the data perhaps later. */
+		const char *type = waiting->block != NULL ? waiting->block : "";
+		if ((part->flags & SVC_PART_HEADERS) != 0 &&
+		    part->content_type != NULL)
+			type = part->content_type;
+		bool message = (part->flags & SVC_PART_MESSAGE) != 0;
+		if ((message || (part->flags & SVC_PART_END) == 0) &&
+		    !keep(waiting, type, message ? part->data : NULL,
+			message ? part->len : 0))
+			out_of_memory(waiting);
+	}
+	if ((part->flags & SVC_PART_END) != 0)
+		on_end(waiting, part);
+}
+
+static void
+on_closed(struct svc_stream_handle *stream, const struct svc_stream_end *end)
+{
+	struct waiting *waiting = stream->user;
+	if (waiting->result.replied)
+		return;
+	waiting->result.code =
+	    end->code != SVC_OK ? end->code : SVC_E_UNAVAILABLE;
+	waiting->result.not_run = end->not_run;
+	svc_error_set(waiting->err, waiting->result.code, "%s",
+	    end->text != NULL && end->text[0] != '\0'
+		? end->text
+		: svc_err_text(waiting->result.code));
+}
+
+static const struct svc_stream_events events = {
+    .part = on_part, .closed = on_closed};
+
+static void
+finish(struct waiting *waiting)
+{
+	if (waiting->result.code == SVC_OK && waiting->block == NULL &&
+	    !keep(waiting, "", NULL, 0))
+		out_of_memory(waiting);
+	if (waiting->result.code != SVC_OK) {
+		svc_mem_free(waiting->block);
+		svc_headers_destroy(waiting->headers);
+		return;
+	}
+	*waiting->rsp = (struct svc_message){
+	    .content_type = waiting->block,
+	    .data = waiting->block + waiting->data_at,
+	    .len = waiting->len,
+	    .headers = waiting->headers,
+	};
+}
+
+void
+svc_message_free(struct svc_message *rsp)
+{
+	if (rsp == NULL)
+		return;
+	/* svc_link_exchange made it: the type is the start of the block. */
+	union {
+		const char *in;
+		void *out;
+	} block = {rsp->content_type};
+	svc_mem_free(block.out);
+	svc_headers_destroy(rsp->headers);
+	*rsp = (struct svc_message){0};
+}
+
+/* False when the connection was found closed before anything was sent. */
+static bool
+try_exchange(struct svc_link *link, struct conn *conn,
+    const struct svc_part *first, int64_t deadline_at_ms,
+    struct waiting *waiting)
+{
+	const struct svc_transport_ops *ops = link->use->ops;
+	struct svc_stream_handle *stream;
+	svc_err code = ops->open(conn->handle, first, SVC_OPEN_WAIT, &events,
+	    waiting, &stream, waiting->err);
+	if (code == SVC_E_CLOSED) {
+		conn_retire(link, conn);
+		return false;
+	}
+	if (code != SVC_OK) {
+		waiting->result =
+		    (struct svc_exchange){.code = code, .not_run = true};
+		if (waiting->err->text[0] == '\0')
+			svc_error_set(
+			    waiting->err, code, "%s", svc_err_text(code));
+		return true;
+	}
+	/* In the same process nothing is waited for: the handler runs here. */
+	if (ops != &svc_transport_memory)
+		svc_will_block();
+	code = ops->wait(stream, deadline_at_ms);
+	ops->release(stream, SVC_E_CANCELLED);
+	if (code != SVC_OK)
+		waiting->result = (struct svc_exchange){.code = code};
+	return true;
+}
+
+void
+svc_link_exchange(struct svc_link *link, const struct svc_part *first,
+    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_message *rsp,
+    struct svc_exchange *ret_exchange, struct svc_error *err)
+{
+	struct waiting waiting = {.rsp = rsp, .err = err};
+	bool done = false;
+	/* A kept connection may be closed by now, and so may be the one that
+	 * another thread dialled at the same time. */
+	for (int i = 0; i < 3 && !done; i++) {
+		struct conn *conn;
+		err->text[0] = '\0';
+		svc_err code = conn_enter(link, dial_timeout_ms, &conn, err);
+		if (code != SVC_OK) {
+			waiting.result = (struct svc_exchange){
+			    .code = code, .not_run = true};
+			done = true;
+			break;
+		}
+		done =
+		    try_exchange(link, conn, first, deadline_at_ms, &waiting);
+		conn_leave(link, conn);
+	}
+	if (!done) {
+		waiting.result = (struct svc_exchange){
+		    .code = SVC_E_UNAVAILABLE, .not_run = true};
+		if (err->text[0] == '\0')
+			svc_error_set(err, SVC_E_UNAVAILABLE,
+			    "the connection to %s was closed", link->address);
+		err->code = SVC_E_UNAVAILABLE;
+	} else if (waiting.result.code == SVC_E_TIMEDOUT &&
+		   !waiting.result.replied) {
+		svc_error_set(err, SVC_E_TIMEDOUT,
+		    "no reply from %s before the deadline", link->address);
+	}
+	finish(&waiting);
+	*ret_exchange = waiting.result;
+}

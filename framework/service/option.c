@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From the option list of svc_new to the values of the service. */
+#include "service.h"
+
+#include <string.h>
+
+#define MAX_SECONDS (INT64_C(10) * 365 * 24 * 3600)
+#define MAX_WEIGHT INT64_C(1000000)
+
+svc_err
+svc_values_init(struct svc_values *values)
+{
+	*values = (struct svc_values){
+	    .ttl_ms = 30000,
+	    .interval_ms = 10000,
+	    .registry_timeout_ms = 5000,
+	    .request_timeout_ms = 5000,
+	    .retries = 1,
+	    .max_message_size = INT64_C(4) << 20,
+	    .drain_timeout_ms = 10000,
+	};
+	const struct {
+		char **field;
+		const char *text;
+	} defaults[] = {
+	    {&values->name, "svc.server"},
+	    {&values->version, "latest"},
+	    {&values->address, ":0"},
+	    {&values->registry, "mdns"},
+	    {&values->selector, "random"},
+	    {&values->transport, "tcp"},
+	    {&values->broker, "p2p"},
+	    {&values->codec, "application/json"},
+	    {&values->log_level, "info"},
+	    {&values->log_format, "text"},
+	};
+	for (size_t i = 0; i < sizeof(defaults) / sizeof(defaults[0]); i++) {
+		*defaults[i].field = svc_mem_strdup(defaults[i].text);
+		if (*defaults[i].field == NULL)
+			goto nomem;
+	}
+	values->metadata = svc_headers_create();
+	if (values->metadata == NULL)
+		goto nomem;
+	return SVC_OK;
+
+nomem:
+	svc_values_fini(values);
+	return SVC_E_NOMEM;
+}
+
+void
+svc_values_fini(struct svc_values *values)
+{
+	char *texts[] = {values->name, values->version, values->id,
+	    values->address, values->advertise, values->registry,
+	    values->registry_address, values->registry_username,
+	    values->registry_password, values->selector, values->transport,
+	    values->broker, values->broker_address, values->broker_username,
+	    values->broker_password, values->codec, values->log_level,
+	    values->log_format, values->config};
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+		svc_mem_free(texts[i]);
+	svc_headers_destroy(values->metadata);
+	*values = (struct svc_values){0};
+}
+
+static void SVC_PRINTF(3, 4)
+    reject(struct svc_service *service, svc_err code, const char *format, ...)
+{
+	if (service->bad_option.code != SVC_OK)
+		return;
+	va_list args;
+	va_start(args, format);
+	svc_error_vset(&service->bad_option, code, format, args);
+	va_end(args);
+}
+
+static void
+take_text(struct svc_service *service, char **field, const char *option,
+    const char *text)
+{
+	if (text == NULL || text[0] == '\0') {
+		reject(service, SVC_E_INVAL,
+		    "option %s() needs a text that is not empty", option);
+		return;
+	}
+	char *copy = svc_mem_strdup(text);
+	if (copy == NULL) {
+		reject(service, SVC_E_NOMEM, "out of memory");
+		return;
+	}
+	svc_mem_free(*field);
+	*field = copy;
+}
+
+static void
+take_plugin(struct svc_service *service, char **field, char **address,
+    const char *option, const struct svc_option *from)
+{
+	take_text(service, field, option, from->text);
+	if (from->text2 == NULL)
+		return;
+	if (address != NULL)
+		take_text(service, address, option, from->text2);
+	else
+		reject(service, SVC_E_INVAL,
+		    "option %s(%s) takes no address, but \"%s\" was given",
+		    option, from->text, from->text2);
+}
+
+static void
+take_seconds(struct svc_service *service, int64_t *field, bool *given,
+    const char *option, int64_t seconds)
+{
+	if (seconds < 1 || seconds > MAX_SECONDS) {
+		reject(service, SVC_E_INVAL,
+		    "option %s(%lld): seconds must be from 1 to %lld", option,
+		    (long long)seconds, (long long)MAX_SECONDS);
+		return;
+	}
+	*field = seconds * 1000;
+	*given = true;
+}
+
+static void
+take_flag(struct svc_service *service, const struct svc_option *from)
+{
+	struct svc_setting setting = {
+	    .name = from->text,
+	    .target = from->pointer,
+	    .help = from->text2 != NULL ? from->text2 : "",
+	    .group = "Application",
+	};
+	switch (from->kind) {
+	case SVC_OPTION_FLAG_INT:
+		setting.kind = SVC_SETTING_APP_INT;
+		setting.value = "NUMBER";
+		break;
+	case SVC_OPTION_FLAG_INT64:
+		setting.kind = SVC_SETTING_INT;
+		setting.value = "NUMBER";
+		break;
+	case SVC_OPTION_FLAG_BOOL:
+		setting.kind = SVC_SETTING_BOOL;
+		break;
+	case SVC_OPTION_FLAG_REAL:
+		setting.kind = SVC_SETTING_REAL;
+		setting.value = "NUMBER";
+		break;
+	default:
+		setting.kind = SVC_SETTING_APP_TEXT;
+		setting.value = "TEXT";
+		break;
+	}
+	if (setting.name == NULL || setting.target == NULL) {
+		reject(service, SVC_E_INVAL,
+		    "option flag() needs a name and a variable");
+		return;
+	}
+	struct svc_error err = {0};
+	svc_err code = svc_settings_add(service->settings, &setting, &err);
+	if (code != SVC_OK)
+		reject(service, code == SVC_E_NOMEM ? code : SVC_E_INVAL,
+		    "option flag(\"%s\"): %s", from->text,
+		    err.text[0] != '\0' ? err.text : svc_err_text(code));
+}
+
+static void *
+grow(void *array, size_t n, size_t size)
+{
+	/* Powers of two, so that n tells when there is no room. */
+	if ((n & (n - 1)) != 0 && n != 0)
+		return array;
+	return svc_mem_realloc(array, (n == 0 ? 1 : 2 * n) * size);
+}
+
+static void
+take_wrap(struct svc_service *service, const struct svc_option *from)
+{
+	if (from->function == NULL) {
+		reject(service, SVC_E_INVAL,
+		    "option wrap_%s() needs a function",
+		    from->kind == SVC_OPTION_WRAP_CALL ? "call" : "handler");
+		return;
+	}
+	if (from->kind == SVC_OPTION_WRAP_CALL) {
+		struct svc_client *client = &service->client;
+		struct svc_call_wrap *wraps = grow(
+		    client->wraps, client->n_wraps, sizeof(*client->wraps));
+		if (wraps == NULL)
+			goto nomem;
+		client->wraps = wraps;
+		wraps[client->n_wraps++] = (struct svc_call_wrap){
+		    (svc_call_wrapper)from->function, from->pointer};
+		return;
+	}
+	struct svc_handler_wrap *wraps = grow(service->handler_wraps,
+	    service->n_handler_wraps, sizeof(*service->handler_wraps));
+	if (wraps == NULL)
+		goto nomem;
+	service->handler_wraps = wraps;
+	wraps[service->n_handler_wraps++] = (struct svc_handler_wrap){
+	    (svc_handler_wrapper)from->function, from->pointer};
+	return;
+
+nomem:
+	reject(service, SVC_E_NOMEM, "out of memory");
+}
+
+static void
+take_metadata(struct svc_service *service, const struct svc_option *from)
+{
+	svc_err code = from->text == NULL || from->text2 == NULL
+			   ? SVC_E_INVAL
+			   : svc_headers_set(service->values.metadata,
+				 from->text, from->text2);
+	if (code == SVC_E_INVAL)
+		reject(service, code,
+		    "option metadata(\"%s\", \"%s\"): a name has 1 to 255 "
+		    "printable characters without space, ':' and '=', a value "
+		    "is one line",
+		    from->text != NULL ? from->text : "",
+		    from->text2 != NULL ? from->text2 : "");
+	else if (code != SVC_OK)
+		reject(service, code, "option metadata(\"%s\"): %s", from->text,
+		    svc_err_text(code));
+}
+
+static void
+take(struct svc_service *service, const struct svc_option *from)
+{
+	struct svc_values *v = &service->values;
+	switch (from->kind) {
+	case SVC_OPTION_NONE:
+		break;
+	case SVC_OPTION_NAME:
+		take_text(service, &v->name, "name", from->text);
+		break;
+	case SVC_OPTION_VERSION:
+		take_text(service, &v->version, "version", from->text);
+		break;
+	case SVC_OPTION_ID:
+		take_text(service, &v->id, "id", from->text);
+		break;
+	case SVC_OPTION_ADDRESS:
+		take_text(service, &v->address, "address", from->text);
+		break;
+	case SVC_OPTION_ADVERTISE:
+		take_text(service, &v->advertise, "advertise", from->text);
+		break;
+	case SVC_OPTION_METADATA:
+		take_metadata(service, from);
+		break;
+	case SVC_OPTION_REGISTRY:
+		take_plugin(service, &v->registry, &v->registry_address,
+		    "registry", from);
+		break;
+	case SVC_OPTION_SELECTOR:
+		take_plugin(service, &v->selector, NULL, "selector", from);
+		break;
+	case SVC_OPTION_TRANSPORT:
+		take_plugin(
+		    service, &v->transport, &v->address, "transport", from);
+		break;
+	case SVC_OPTION_BROKER:
+		take_plugin(
+		    service, &v->broker, &v->broker_address, "broker", from);
+		break;
+	case SVC_OPTION_CODEC:
+		take_text(service, &v->codec, "codec", from->text);
+		break;
+	case SVC_OPTION_TTL:
+		take_seconds(
+		    service, &v->ttl_ms, &v->ttl_given, "ttl", from->number);
+		break;
+	case SVC_OPTION_INTERVAL:
+		take_seconds(service, &v->interval_ms, &v->interval_given,
+		    "interval", from->number);
+		break;
+	case SVC_OPTION_WEIGHT:
+		if (from->number < 1 || from->number > MAX_WEIGHT)
+			reject(service, SVC_E_INVAL,
+			    "option weight(%lld): it must be from 1 to %lld",
+			    (long long)from->number, (long long)MAX_WEIGHT);
+		else
+			v->weight = from->number;
+		break;
+	case SVC_OPTION_FLAG_INT:
+	case SVC_OPTION_FLAG_INT64:
+	case SVC_OPTION_FLAG_BOOL:
+	case SVC_OPTION_FLAG_REAL:
+	case SVC_OPTION_FLAG_TEXT:
+		take_flag(service, from);
+		break;
+	case SVC_OPTION_WRAP_HANDLER:
+	case SVC_OPTION_WRAP_CALL:
+		take_wrap(service, from);
+		break;
+	case SVC_OPTION_TLS:
+		reject(service, SVC_E_UNIMPLEMENTED,
+		    "option tls(): no transport of this release can encrypt; "
+		    "leave it out, or put the service behind a TLS proxy");
+		break;
+	case SVC_OPTION_LOG_LEVEL:
+		take_text(service, &v->log_level, "log_level", from->text);
+		v->log_level_given = true;
+		break;
+	case SVC_OPTION_CONFIG:
+		take_text(service, &v->config, "config", from->text);
+		break;
+	default:
+		reject(service, SVC_E_INVAL,
+		    "option number %d is not one of a service", from->kind);
+		break;
+	}
+}
+
+void
+svc_options_take(struct svc_service *service, const struct svc_option *options)
+{
+	if (options == NULL)
+		return;
+	for (; options->kind != SVC_OPTION_END; options++)
+		take(service, options);
+}

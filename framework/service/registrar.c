@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Keeps this node in the registry: announces it every interval, tries again
+ * soon after a failure, and says once that the registry is lost and once that
+ * it is back.
+ *
+ * `lock` guards every member. No op of the registry runs under it: `busy`
+ * keeps a second one out meanwhile.
+ */
+#include "service.h"
+
+#include <string.h>
+
+#define FIRST_RETRY_MS INT64_C(100)
+#define SEEN_WAIT_MS INT64_C(500)
+
+void
+svc_registrar_init(struct svc_registrar *registrar, struct svc_service *service)
+{
+	registrar->service = service;
+	pthread_mutex_init(&registrar->lock, NULL);
+	svc_cond_init(&registrar->changed);
+}
+
+void
+svc_registrar_fini(struct svc_registrar *registrar)
+{
+	pthread_mutex_destroy(&registrar->lock);
+	pthread_cond_destroy(&registrar->changed);
+}
+
+/* Up to a tenth earlier, so that nodes started together spread. */
+static int64_t
+jitter(int64_t ms)
+{
+	return ms - (int64_t)svc_random_below((uint64_t)ms / 10 + 1);
+}
+
+static svc_err
+announce(struct svc_service *service, struct svc_error *err)
+{
+	struct svc_record_built built;
+	svc_err code = svc_record_build(service, &built);
+	if (code != SVC_OK)
+		return svc_error_set(err, code,
+		    "the record cannot be built: %s", svc_err_text(code));
+	code = svc_registry_announce(
+	    service->registry, &built.record, service->values.ttl_ms, err);
+	svc_record_built_fini(&built);
+	return code;
+}
+
+/* Notes how an announcement went; the lock is held. Returns what to log. */
+static const char *
+note(struct svc_registrar *registrar, svc_err code)
+{
+	const struct svc_values *v = &registrar->service->values;
+	int64_t wait_ms = v->interval_ms;
+	const char *id = NULL;
+	if (code == SVC_OK) {
+		if (registrar->lost)
+			id = "registry.back";
+		registrar->lost = false;
+		registrar->failures = 0;
+	} else {
+		int shift = registrar->failures < 16 ? registrar->failures : 16;
+		if (FIRST_RETRY_MS << shift < wait_ms)
+			wait_ms = FIRST_RETRY_MS << shift;
+		registrar->failures++;
+		if (!registrar->lost)
+			id = "registry.lost";
+		registrar->lost = true;
+	}
+	atomic_store(&registrar->registered, code == SVC_OK);
+	registrar->next_at_ms = svc_deadline(jitter(wait_ms));
+	return id;
+}
+
+/* One announcement; the lock is held, but not during it. */
+static svc_err
+announce_locked(struct svc_registrar *registrar, struct svc_error *err)
+{
+	struct svc_service *service = registrar->service;
+	while (registrar->busy)
+		svc_cond_wait(&registrar->changed, &registrar->lock, INT64_MAX);
+	registrar->busy = true;
+	pthread_mutex_unlock(&registrar->lock);
+	svc_err code = announce(service, err);
+	pthread_mutex_lock(&registrar->lock);
+	registrar->busy = false;
+	const char *id = note(registrar, code);
+	pthread_cond_broadcast(&registrar->changed);
+	if (id == NULL)
+		return code;
+	pthread_mutex_unlock(&registrar->lock);
+	if (code == SVC_OK)
+		svc_log(SVC_LOG_INFO, id, "registry %s has %s again",
+		    service->values.registry, service->values.id);
+	else
+		svc_log(SVC_LOG_WARN, id,
+		    "registry %s cannot be reached, going on trying: %s",
+		    service->values.registry, err->text);
+	pthread_mutex_lock(&registrar->lock);
+	return code;
+}
+
+static void *
+run(void *arg)
+{
+	struct svc_registrar *registrar = arg;
+	pthread_mutex_lock(&registrar->lock);
+	while (!registrar->stopping) {
+		if (registrar->busy || svc_now_ms() < registrar->next_at_ms) {
+			svc_cond_wait(&registrar->changed, &registrar->lock,
+			    registrar->busy ? INT64_MAX
+					    : registrar->next_at_ms);
+			continue;
+		}
+		struct svc_error err = {0};
+		announce_locked(registrar, &err);
+	}
+	pthread_mutex_unlock(&registrar->lock);
+	return NULL;
+}
+
+static bool
+is_final(svc_err code)
+{
+	return code == SVC_E_INVAL || code == SVC_E_DENIED ||
+	       code == SVC_E_UNAUTHENTICATED || code == SVC_E_NOMEM;
+}
+
+svc_err
+svc_registrar_start(struct svc_registrar *registrar, struct svc_error *err)
+{
+	struct svc_error why = {0};
+	pthread_mutex_lock(&registrar->lock);
+	svc_err code = announce_locked(registrar, &why);
+	if (is_final(code)) {
+		pthread_mutex_unlock(&registrar->lock);
+		if (err != NULL)
+			*err = why;
+		return code;
+	}
+	registrar->stopping = false;
+	pthread_mutex_unlock(&registrar->lock);
+	code = svc_thread_start(
+	    &registrar->thread, "svc-registrar", run, registrar);
+	if (code != SVC_OK)
+		return svc_error_set(err, code, "no thread for the registrar");
+	pthread_mutex_lock(&registrar->lock);
+	registrar->running = true;
+	pthread_mutex_unlock(&registrar->lock);
+	return SVC_OK;
+}
+
+void
+svc_registrar_again(struct svc_registrar *registrar)
+{
+	struct svc_error err = {0};
+	pthread_mutex_lock(&registrar->lock);
+	if (registrar->running && !registrar->stopping)
+		announce_locked(registrar, &err);
+	pthread_mutex_unlock(&registrar->lock);
+}
+
+/* -------------------------------------------------------------------- stop */
+
+/* Whether a watch of our own has seen that this node is gone. */
+struct seen {
+	const char *id;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool synced, there;
+};
+
+static void
+on_change(svc_change change, const struct svc_record *record, void *arg)
+{
+	struct seen *seen = arg;
+	pthread_mutex_lock(&seen->lock);
+	if (change == SVC_SYNCED)
+		seen->synced = true;
+	else if (record->n_nodes > 0 &&
+		 strcmp(record->nodes[0].id, seen->id) == 0)
+		seen->there = change != SVC_REMOVED;
+	pthread_cond_broadcast(&seen->changed);
+	pthread_mutex_unlock(&seen->lock);
+}
+
+static void
+wait_for(struct seen *seen, bool there, int64_t deadline_at_ms)
+{
+	pthread_mutex_lock(&seen->lock);
+	while (!seen->synced || seen->there != there) {
+		if (svc_cond_wait(&seen->changed, &seen->lock,
+			deadline_at_ms) == SVC_E_TIMEDOUT)
+			break;
+	}
+	pthread_mutex_unlock(&seen->lock);
+}
+
+static void
+withdraw(struct svc_service *service)
+{
+	struct svc_record_built built;
+	if (svc_record_build(service, &built) != SVC_OK)
+		return;
+	struct seen seen = {.id = service->values.id};
+	pthread_mutex_init(&seen.lock, NULL);
+	svc_cond_init(&seen.changed);
+	int64_t deadline_at_ms = svc_deadline(SEEN_WAIT_MS);
+	struct svc_watch *watch = NULL;
+	if (svc_registry_watch(service->registry, service->values.name,
+		on_change, &seen, &watch, NULL) == SVC_OK)
+		wait_for(&seen, true, deadline_at_ms);
+	struct svc_error err = {0};
+	if (svc_registry_withdraw(service->registry, &built.record, &err) !=
+	    SVC_OK)
+		svc_log(SVC_LOG_WARN, "registry.withdraw",
+		    "node %s stays in registry %s until its ttl passes: %s",
+		    service->values.id, service->values.registry, err.text);
+	else if (watch != NULL)
+		wait_for(&seen, false, deadline_at_ms);
+	svc_registry_unwatch(watch);
+	svc_record_built_fini(&built);
+	pthread_mutex_destroy(&seen.lock);
+	pthread_cond_destroy(&seen.changed);
+}
+
+void
+svc_registrar_stop(struct svc_registrar *registrar)
+{
+	pthread_mutex_lock(&registrar->lock);
+	registrar->stopping = true;
+	bool running = registrar->running;
+	registrar->running = false;
+	pthread_cond_broadcast(&registrar->changed);
+	pthread_mutex_unlock(&registrar->lock);
+	if (running)
+		svc_thread_join(registrar->thread);
+	pthread_mutex_lock(&registrar->lock);
+	while (registrar->busy)
+		svc_cond_wait(&registrar->changed, &registrar->lock, INT64_MAX);
+	pthread_mutex_unlock(&registrar->lock);
+	if (atomic_exchange(&registrar->registered, false))
+		withdraw(registrar->service);
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What ends svc_run: signals and svc_stop.
+ *
+ * The first SIGINT or SIGTERM wakes every running service and puts the
+ * default action back, so that a second one ends the process at once whatever
+ * the drain waits for. `lock` guards `runners` and the old actions; the handler
+ * takes no lock and reads only `fds`.
+ */
+#include "service.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <unistd.h>
+
+#define MAX_RUNNERS 64
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static int runners;
+static struct sigaction old_int, old_term;
+/* Descriptor + 1 of each running service; 0 is an empty place. */
+static atomic_int fds[MAX_RUNNERS];
+
+static void
+wake(int fd)
+{
+	int saved = errno;
+	uint64_t one = 1;
+	ssize_t written = write(fd, &one, sizeof(one));
+	(void)written; /* full means it was woken already */
+	errno = saved;
+}
+
+static void
+on_signal(int number)
+{
+	(void)number;
+	struct sigaction plain = {.sa_handler = SIG_DFL};
+	sigaction(SIGINT, &plain, NULL);
+	sigaction(SIGTERM, &plain, NULL);
+	for (size_t i = 0; i < MAX_RUNNERS; i++) {
+		int fd = atomic_load(&fds[i]);
+		if (fd != 0)
+			wake(fd - 1);
+	}
+}
+
+svc_err
+svc_run_begin(struct svc_service *service)
+{
+	pthread_mutex_lock(&lock);
+	size_t place = 0;
+	while (place < MAX_RUNNERS && atomic_load(&fds[place]) != 0)
+		place++;
+	if (place == MAX_RUNNERS) {
+		pthread_mutex_unlock(&lock);
+		return svc_service_fail(service, SVC_E_EXHAUSTED,
+		    "more than %d services run in this process", MAX_RUNNERS);
+	}
+	atomic_store(&fds[place], service->wake_fd + 1);
+	if (runners++ == 0) {
+		struct sigaction action = {
+		    .sa_handler = on_signal, .sa_flags = SA_RESTART};
+		sigemptyset(&action.sa_mask);
+		sigaddset(&action.sa_mask, SIGINT);
+		sigaddset(&action.sa_mask, SIGTERM);
+		sigaction(SIGINT, &action, &old_int);
+		sigaction(SIGTERM, &action, &old_term);
+	}
+	pthread_mutex_unlock(&lock);
+	return SVC_OK;
+}
+
+void
+svc_run_wait(struct svc_service *service)
+{
+	uint64_t count;
+	while (
+	    read(service->wake_fd, &count, sizeof(count)) < 0 && errno == EINTR)
+		;
+}
+
+void
+svc_run_end(struct svc_service *service)
+{
+	pthread_mutex_lock(&lock);
+	for (size_t i = 0; i < MAX_RUNNERS; i++) {
+		int mine = service->wake_fd + 1;
+		if (atomic_compare_exchange_strong(&fds[i], &mine, 0))
+			break;
+	}
+	if (--runners == 0) {
+		sigaction(SIGINT, &old_int, NULL);
+		sigaction(SIGTERM, &old_term, NULL);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+void
+svc_stop(struct svc_service *service)
+{
+	if (service != NULL)
+		wake(service->wake_fd);
+}

@@ -1,0 +1,529 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The life of a service: built, made, started, stopped, freed.
+ *
+ * `transports_lock` guards the growth of the list of transports; nothing is
+ * called under it. svc_init, svc_start and svc_free belong to one thread.
+ */
+#include "service.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+svc_err
+svc_service_fail(
+    struct svc_service *service, svc_err code, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	svc_error_vset(&service->error, code, format, args);
+	va_end(args);
+	return code;
+}
+
+/* ---------------------------------------------------------- build and free */
+
+struct svc_service *
+svc_new_options(const struct svc_option *options)
+{
+	struct svc_service *service = svc_mem_calloc(1, sizeof(*service));
+	if (service == NULL)
+		return NULL;
+	service->wake_fd = -1;
+	pthread_mutex_init(&service->transports_lock, NULL);
+	svc_registrar_init(&service->registrar, service);
+	svc_events_init(service);
+	service->client.service = service;
+
+	if (svc_values_init(&service->values) != SVC_OK)
+		goto fail;
+	service->wake_fd = eventfd(0, EFD_CLOEXEC);
+	if (service->wake_fd < 0)
+		goto fail;
+	service->settings = svc_settings_create(program_invocation_short_name);
+	if (service->settings == NULL ||
+	    svc_flags_add(service->settings, &service->values, NULL) != SVC_OK)
+		goto fail;
+	if (svc_server_create(service) != SVC_OK)
+		goto fail;
+	svc_options_take(service, options);
+	return service;
+
+fail:
+	svc_free(service);
+	return NULL;
+}
+
+static void
+stop(struct svc_service *service)
+{
+	svc_registrar_stop(&service->registrar);
+	svc_server_drain(service->server);
+	int64_t limit_ms = service->values.drain_timeout_ms;
+	if (!svc_server_wait(service->server, svc_deadline(limit_ms))) {
+		service->cut = true;
+		svc_log(SVC_LOG_WARN, "service.cut",
+		    "%lld calls still ran after --drain_timeout (%lld ms)",
+		    (long long)svc_server_running(service->server),
+		    (long long)limit_ms);
+	}
+	service->state = SVC_SERVICE_STOPPED;
+	svc_log(SVC_LOG_INFO, "service.stopped", "%s", service->values.id);
+}
+
+void
+svc_free(struct svc_service *service)
+{
+	if (service == NULL)
+		return;
+	if (service->state == SVC_SERVICE_STARTED)
+		stop(service);
+	/* Handlers may use everything below: none runs from here on. */
+	svc_server_close(service->server);
+	svc_events_finish(service);
+	svc_client_finish(service);
+	svc_registry_destroy(service->registry);
+	struct svc_transport_use *use = atomic_load(&service->transports);
+	while (use != NULL) {
+		struct svc_transport_use *next = use->next;
+		use->ops->destroy(use->self);
+		svc_mem_free(use);
+		use = next;
+	}
+	svc_executor_destroy(service->executor);
+	svc_server_destroy(service->server);
+	svc_codecs_destroy(atomic_load(&service->codecs));
+	svc_registrar_fini(&service->registrar);
+	svc_settings_destroy(service->settings);
+	svc_values_fini(&service->values);
+	svc_mem_free(service->handler_wraps);
+	svc_mem_free(service->bound);
+	svc_mem_free(service->advertised);
+	if (service->wake_fd >= 0)
+		close(service->wake_fd);
+	pthread_mutex_destroy(&service->transports_lock);
+	svc_mem_free(service);
+}
+
+/* -------------------------------------------------------------------- init */
+
+static void
+start_log(struct svc_service *service)
+{
+	struct svc_values *v = &service->values;
+	svc_log_default_sink(strcmp(v->log_format, "json") == 0
+				 ? svc_log_to_json
+				 : svc_log_to_text,
+	    NULL);
+	svc_log_level level;
+	bool given = v->log_level_given ||
+		     svc_settings_source(service->settings, "log_level") !=
+			 SVC_SOURCE_CODE;
+	if (given && svc_log_level_parse(v->log_level, &level) == SVC_OK)
+		svc_log_set_level(level);
+}
+
+/* An address that the program gave for its registry is none for the registry
+ * that a flag chose instead. */
+static void
+drop_stale_address(struct svc_service *service, const char *setting,
+    const char *before, const char *after, char **address)
+{
+	char name[40];
+	snprintf(name, sizeof(name), "%s_address", setting);
+	if (*address != NULL && strcmp(before, after) != 0 &&
+	    svc_settings_source(service->settings, name) == SVC_SOURCE_CODE) {
+		svc_mem_free(*address);
+		*address = NULL;
+	}
+}
+
+static svc_err
+load(struct svc_service *service, int argc, char *argv[], struct svc_error *err)
+{
+	struct svc_values *v = &service->values;
+	char *registry = svc_mem_strdup(v->registry);
+	char *broker = svc_mem_strdup(v->broker);
+	svc_err code = SVC_E_NOMEM;
+	if (registry == NULL || broker == NULL)
+		goto out;
+	code = svc_settings_load(service->settings, argc, argv, NULL, err);
+	if (code != SVC_OK)
+		goto out;
+	drop_stale_address(
+	    service, "registry", registry, v->registry, &v->registry_address);
+	drop_stale_address(
+	    service, "broker", broker, v->broker, &v->broker_address);
+	code = svc_values_settle(service, err);
+out:
+	svc_mem_free(registry);
+	svc_mem_free(broker);
+	return code;
+}
+
+static svc_err
+check_codec(struct svc_service *service, struct svc_error *err)
+{
+	const char *type = service->values.codec;
+	/* Loading every codec takes time that the usual case need not pay. */
+	if (strcmp(type, "application/json") == 0)
+		return SVC_OK;
+	const struct svc_codecs *codecs;
+	svc_err code = svc_service_codecs(service, &codecs, err);
+	if (code != SVC_OK)
+		return code;
+	const struct svc_codec_ops *ops;
+	struct svc_error why = {0};
+	code = svc_codecs_find(codecs, type, &ops, &why);
+	if (code == SVC_E_UNIMPLEMENTED)
+		return svc_error_set(err, SVC_E_INVAL, "codec: %s", why.text);
+	return code;
+}
+
+static svc_err
+make(struct svc_service *service, struct svc_error *err)
+{
+	struct svc_values *v = &service->values;
+	svc_err code = svc_executor_create(NULL, &service->executor, err);
+	if (code != SVC_OK)
+		return code;
+	struct svc_transport_use *use;
+	code = svc_transport_get(service, v->transport, &use, err);
+	if (code != SVC_OK)
+		return code;
+	struct svc_registry_config config = {
+	    .address = v->registry_address,
+	    .timeout_ms = v->registry_timeout_ms,
+	    .username = v->registry_username,
+	    .password = v->registry_password,
+	};
+	code =
+	    svc_registry_create(v->registry, &config, &service->registry, err);
+	if (code != SVC_OK)
+		return code;
+	code = svc_client_start(service, err);
+	if (code != SVC_OK)
+		return code;
+	code = svc_events_make(service, err);
+	if (code != SVC_OK)
+		return code;
+	return check_codec(service, err);
+}
+
+static void
+show_options(struct svc_service *service)
+{
+	struct svc_values *v = &service->values;
+	service->options = (struct svc_options){
+	    .name = v->name,
+	    .version = v->version,
+	    .id = v->id,
+	    .address = service->bound != NULL ? service->bound : v->address,
+	    .advertise = service->advertised != NULL ? service->advertised
+						     : v->advertise,
+	    .metadata = v->metadata,
+	    .registry = v->registry,
+	    .registry_address = v->registry_address,
+	    .selector = v->selector,
+	    .transport = v->transport,
+	    .broker = v->broker,
+	    .broker_address = v->broker_address,
+	    .codec = v->codec,
+	    .ttl_ms = v->ttl_ms,
+	    .interval_ms = v->interval_ms,
+	    .request_timeout_ms = v->request_timeout_ms,
+	    .retries = (int)v->retries,
+	    .max_message_size = v->max_message_size,
+	    .weight = v->weight > 0 ? (int)v->weight : 1,
+	};
+}
+
+svc_err
+svc_init(struct svc_service *service, int argc, char *argv[])
+{
+	if (service == NULL)
+		return SVC_E_NOMEM;
+	if (service->state != SVC_SERVICE_NEW)
+		return svc_service_fail(
+		    service, SVC_E_PRECONDITION, "svc_init was called before");
+	service->state = SVC_SERVICE_FAILED;
+	if (argv == NULL)
+		argc = 0;
+	if (service->bad_option.code != SVC_OK) {
+		service->error = service->bad_option;
+		return service->error.code;
+	}
+	svc_err code = svc_flags_answer(service, argc, argv);
+	if (code != SVC_OK)
+		return code;
+	struct svc_error err = {0};
+	code = load(service, argc, argv, &err);
+	if (code == SVC_OK) {
+		start_log(service);
+		code = make(service, &err);
+	}
+	if (code != SVC_OK)
+		return svc_service_fail(service, code, "%s",
+		    err.text[0] != '\0' ? err.text : svc_err_text(code));
+	service->state = SVC_SERVICE_READY;
+	show_options(service);
+	return SVC_OK;
+}
+
+/* ------------------------------------------------------------------- start */
+
+static svc_err
+start(struct svc_service *service, struct svc_error *err)
+{
+	svc_err code = svc_server_listen(service->server, err);
+	if (code != SVC_OK)
+		return code;
+	service->advertised =
+	    svc_advertise_address(service->bound, service->values.advertise);
+	if (service->advertised == NULL)
+		return SVC_E_NOMEM;
+	show_options(service);
+	code = svc_events_start(service, err);
+	if (code != SVC_OK)
+		return code;
+	return svc_registrar_start(&service->registrar, err);
+}
+
+svc_err
+svc_start(struct svc_service *service)
+{
+	if (service == NULL)
+		return SVC_E_NOMEM;
+	svc_err code = SVC_OK;
+	if (service->state == SVC_SERVICE_NEW)
+		code = svc_init(service, 0, NULL);
+	if (code != SVC_OK)
+		return code;
+	if (service->state != SVC_SERVICE_READY)
+		return svc_service_fail(service, SVC_E_PRECONDITION, "%s",
+		    service->state == SVC_SERVICE_STARTED
+			? "the service has been started before"
+			: "the service has ended; make a new one");
+	/* What fails half-way is undone by svc_free. */
+	struct svc_error err = {0};
+	code = start(service, &err);
+	if (code != SVC_OK) {
+		service->state = SVC_SERVICE_FAILED;
+		svc_registrar_stop(&service->registrar);
+		svc_server_close(service->server);
+		return svc_service_fail(service, code, "%s",
+		    err.text[0] != '\0' ? err.text : svc_err_text(code));
+	}
+	service->state = SVC_SERVICE_STARTED;
+	svc_log(SVC_LOG_INFO, "service.started",
+	    "%s %s at %s (%s), registry %s", service->values.id,
+	    service->values.version, service->advertised,
+	    service->values.transport, service->values.registry);
+	return SVC_OK;
+}
+
+svc_err
+svc_run(struct svc_service *service)
+{
+	if (service == NULL)
+		return SVC_E_NOMEM;
+	/* First, so that a signal during the start is not lost. */
+	svc_err code = svc_run_begin(service);
+	if (code != SVC_OK)
+		return code;
+	if (service->state != SVC_SERVICE_STARTED)
+		code = svc_start(service);
+	if (code == SVC_OK) {
+		svc_run_wait(service);
+		stop(service);
+		if (!service->cut)
+			svc_server_close(service->server);
+	}
+	svc_run_end(service);
+	return code;
+}
+
+int
+svc_exit_status(svc_err err)
+{
+	if (err == SVC_OK || err == SVC_E_DONE)
+		return 0;
+	return err == SVC_E_INVAL ? 2 : 1;
+}
+
+int
+svc_main(struct svc_service *service, int argc, char *argv[])
+{
+	svc_err code = svc_init(service, argc, argv);
+	if (code == SVC_OK)
+		code = svc_run(service);
+	if (code != SVC_OK && code != SVC_E_DONE)
+		fprintf(stderr, "%s: %s\n", program_invocation_short_name,
+		    svc_error_text(service));
+	/* A handler that does not end must not keep the process: what it uses
+	 * is left to the end of the process. */
+	if (service == NULL || !service->cut)
+		svc_free(service);
+	return svc_exit_status(code);
+}
+
+/* --------------------------------------------------------------- accessors */
+
+const char *
+svc_error_text(const struct svc_service *service)
+{
+	return service != NULL ? service->error.text : "out of memory";
+}
+
+const struct svc_options *
+svc_options_of(const struct svc_service *service)
+{
+	return service != NULL ? &service->options : NULL;
+}
+
+static bool
+is_made(const struct svc_service *service)
+{
+	return service != NULL && (service->state == SVC_SERVICE_READY ||
+				      service->state == SVC_SERVICE_STARTED ||
+				      service->state == SVC_SERVICE_STOPPED);
+}
+
+struct svc_client *
+svc_client_of(struct svc_service *service)
+{
+	return is_made(service) ? &service->client : NULL;
+}
+
+struct svc_server *
+svc_server_of(struct svc_service *service)
+{
+	return is_made(service) ? service->server : NULL;
+}
+
+struct svc_registry *
+svc_registry_of(struct svc_service *service)
+{
+	return is_made(service) ? service->registry : NULL;
+}
+
+struct svc_broker *
+svc_broker_of(struct svc_service *service)
+{
+	return is_made(service) ? service->broker : NULL;
+}
+
+struct svc_settings *
+svc_settings_of(struct svc_service *service)
+{
+	return service != NULL ? service->settings : NULL;
+}
+
+const char *
+svc_string(const struct svc_service *service)
+{
+	(void)service;
+	return "svc";
+}
+
+bool
+svc_registered(const struct svc_service *service)
+{
+	return service != NULL && atomic_load(&service->registrar.registered);
+}
+
+/* ------------------------------------------------------ plugins, transports */
+
+svc_err
+svc_plugin_add(const void *ops)
+{
+	static const struct svc_interface *const interfaces[] = {
+	    &svc_registry_interface, &svc_strategy_interface,
+	    &svc_codec_interface, &svc_transport_interface,
+	    &svc_broker_interface};
+	if (ops == NULL)
+		return SVC_E_INVAL;
+	uint32_t abi;
+	memcpy(&abi, ops, sizeof(abi));
+	for (size_t i = 0; i < sizeof(interfaces) / sizeof(interfaces[0]);
+	     i++) {
+		if (interfaces[i]->abi >> 16 == abi >> 16)
+			return svc_catalogue_add(interfaces[i], ops, NULL);
+	}
+	return SVC_E_ABI;
+}
+
+static struct svc_transport_use *
+find_transport(struct svc_service *service, const char *name)
+{
+	struct svc_transport_use *use = atomic_load(&service->transports);
+	while (use != NULL && strcmp(use->ops->name, name) != 0)
+		use = use->next;
+	return use;
+}
+
+svc_err
+svc_transport_get(struct svc_service *service, const char *name,
+    struct svc_transport_use **ret_use, struct svc_error *err)
+{
+	struct svc_transport_use *found = find_transport(service, name);
+	if (found != NULL) {
+		*ret_use = found;
+		return SVC_OK;
+	}
+	const void *ops;
+	svc_err code =
+	    svc_catalogue_find(&svc_transport_interface, name, &ops, err);
+	if (code != SVC_OK)
+		return code;
+	struct svc_transport_use *use = svc_mem_calloc(1, sizeof(*use));
+	if (use == NULL)
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	use->ops = ops;
+	struct svc_transport_config config = {
+	    .executor = service->executor,
+	    .limits = {.max_message = service->values.max_message_size},
+	};
+	code = use->ops->create(&config, &use->self, err);
+	if (code != SVC_OK) {
+		svc_mem_free(use);
+		return code;
+	}
+	pthread_mutex_lock(&service->transports_lock);
+	found = find_transport(service, name);
+	if (found == NULL) {
+		use->next = atomic_load(&service->transports);
+		atomic_store(&service->transports, use);
+	}
+	pthread_mutex_unlock(&service->transports_lock);
+	if (found != NULL) { /* another thread was faster */
+		use->ops->destroy(use->self);
+		svc_mem_free(use);
+		use = found;
+	}
+	*ret_use = use;
+	return SVC_OK;
+}
+
+svc_err
+svc_service_codecs(struct svc_service *service,
+    const struct svc_codecs **ret_codecs, struct svc_error *err)
+{
+	struct svc_codecs *codecs = atomic_load(&service->codecs);
+	if (codecs == NULL) {
+		struct svc_codecs *made;
+		svc_err code = svc_codecs_create(&made, err);
+		if (code != SVC_OK)
+			return code;
+		if (atomic_compare_exchange_strong(
+			&service->codecs, &codecs, made))
+			codecs = made;
+		else
+			svc_codecs_destroy(made);
+	}
+	*ret_codecs = codecs;
+	return SVC_OK;
+}

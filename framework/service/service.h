@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_SERVICE_PRIVATE_H
+#define SVC_SERVICE_PRIVATE_H
+
+/* What the files of this room share. */
+
+#include <svc/svc.h>
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* ---------------------------------------------------------------- options */
+
+/* What options, config file, environment and flags write into. Texts belong
+ * to it. */
+struct svc_values {
+	char *name, *version, *id, *address, *advertise;
+	struct svc_headers *metadata;
+	int64_t weight; /* 0: not set */
+	char *registry, *registry_address;
+	char *registry_username, *registry_password;
+	int64_t ttl_ms, interval_ms, registry_timeout_ms;
+	char *selector;
+	char *transport;
+	char *broker, *broker_address;
+	char *broker_username, *broker_password;
+	char *codec;
+	int64_t request_timeout_ms, retries;
+	int64_t max_message_size, drain_timeout_ms;
+	char *log_level, *log_format;
+	char *config;
+	bool help; /* only to be listed: flags are searched for it first */
+	/* Said in code; what settings say, they know themselves. */
+	bool ttl_given, interval_given, log_level_given;
+};
+
+svc_err svc_values_init(struct svc_values *values);
+void svc_values_fini(struct svc_values *values);
+/* Adds every setting of svc to the table. */
+svc_err svc_flags_add(struct svc_settings *settings, struct svc_values *values,
+    struct svc_error *err);
+/* Answers --help and --version on standard output: SVC_E_DONE, or SVC_OK when
+ * neither was asked for. */
+svc_err svc_flags_answer(struct svc_service *service, int argc, char *argv[]);
+/* Checks the values once all layers have been read, and fills in what follows
+ * from others. */
+svc_err svc_values_settle(struct svc_service *service, struct svc_error *err);
+
+struct svc_handler_wrap {
+	svc_handler_wrapper fn;
+	void *arg;
+};
+struct svc_call_wrap {
+	svc_call_wrapper fn;
+	void *arg;
+};
+
+/* Takes the list over into the service; the first bad option is remembered. */
+void svc_options_take(
+    struct svc_service *service, const struct svc_option *options);
+
+/* ------------------------------------------------------------ connections */
+
+/* A transport of the service, made on first use and kept. */
+struct svc_transport_use {
+	const struct svc_transport_ops *ops;
+	void *self;
+	struct svc_transport_use *next;
+};
+svc_err svc_transport_get(struct svc_service *service, const char *name,
+    struct svc_transport_use **ret_use, struct svc_error *err);
+
+/* The connection to one node, dialled on first use and anew when it is lost.
+ * Threads: any. */
+struct svc_link;
+svc_err svc_link_create(struct svc_service *service, const char *transport,
+    const char *address, struct svc_link **ret_link, struct svc_error *err);
+void svc_link_ref(struct svc_link *link);
+/* With the last reference the connection is closed. NULL is fine. */
+void svc_link_unref(struct svc_link *link);
+const char *svc_link_address(const struct svc_link *link);
+
+/* One unary exchange, as it ended. */
+struct svc_exchange {
+	svc_err code;
+	bool replied; /* `code` is what the peer answered */
+	bool not_run; /* certain: no handler has seen it */
+};
+/* The header by which a server says that no handler has seen the call. */
+#define SVC_NOT_RUN_HEADER "Svc-Not-Run"
+/* Send `first` (whole) and wait for the answer. On SVC_OK `rsp` holds it;
+ * otherwise `err` says why not. */
+void svc_link_exchange(struct svc_link *link, const struct svc_part *first,
+    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_message *rsp,
+    struct svc_exchange *ret_exchange, struct svc_error *err);
+
+/* ----------------------------------------------------------------- client */
+
+struct svc_call_link { /* one wrapper's place in the chain */
+	struct svc_client *client;
+	size_t index;
+};
+struct svc_client {
+	struct svc_service *service;
+	struct svc_selector *selector;
+	struct svc_call_wrap *wraps;
+	size_t n_wraps;
+	struct svc_call_link *links;
+	/* Retries that may be made, in thousandths: each call adds 100 up to
+	 * the maximum, each retry takes 1,000. */
+	_Atomic int64_t budget;
+	_Atomic int64_t budget_at_ms;
+};
+svc_err svc_client_start(struct svc_service *service, struct svc_error *err);
+void svc_client_finish(struct svc_service *service);
+
+/* ----------------------------------------------------------------- server */
+
+struct svc_handler_link { /* one wrapper's place in the chain of an endpoint */
+	const struct svc_handler_wrap *wrap;
+	svc_handler next;
+	void *next_arg;
+};
+
+struct svc_server_endpoint {
+	char *name;
+	svc_handler fn; /* the outermost wrapper once the server runs */
+	void *arg;
+	struct svc_handler_link *links;
+	bool internal;           /* not published */
+	int64_t limit;           /* calls at once; 0: any number */
+	_Atomic int64_t running; /* counted when there is a limit */
+	struct svc_headers *metadata;
+	const struct ProtobufCMessageDescriptor *request, *response;
+	struct svc_server_endpoint *next; /* of the same bucket */
+};
+
+#define SVC_SERVER_SHARDS 16
+#define SVC_SERVER_BUCKETS 128
+struct svc_server {
+	struct svc_service *service;
+	struct svc_server_endpoint **endpoints;
+	size_t n_endpoints;
+	/* Calls that run, counted apart by thread so that they share nothing.
+	 */
+	struct svc_server_shard {
+		_Atomic int64_t running;
+		char pad[64 - sizeof(int64_t)];
+	} shards[SVC_SERVER_SHARDS];
+	struct svc_server_endpoint *buckets[SVC_SERVER_BUCKETS];
+	const struct svc_transport_ops *ops;
+	void *listener;
+	_Atomic bool draining;
+	pthread_mutex_t lock; /* only for `idle` */
+	pthread_cond_t idle;
+};
+svc_err svc_server_create(struct svc_service *service);
+void svc_server_destroy(struct svc_server *server);
+svc_err svc_server_add(struct svc_server *server, const char *endpoint,
+    svc_handler fn, void *arg, const struct svc_option *options, bool internal,
+    struct svc_error *err);
+svc_err svc_server_listen(struct svc_server *server, struct svc_error *err);
+/* Take no new calls. */
+void svc_server_drain(struct svc_server *server);
+/* Wait for running calls; false when the deadline passed before they ended. */
+bool svc_server_wait(struct svc_server *server, int64_t deadline_at_ms);
+int64_t svc_server_running(struct svc_server *server);
+/* Close the listener and its connections. */
+void svc_server_close(struct svc_server *server);
+
+struct svc_call_block;
+struct svc_call_owned;
+#define SVC_CALL_INLINE 4096
+/* A call as its handler sees it; lives on the stack of its thread. */
+struct svc_call {
+	struct svc_service *service;
+	const char *endpoint;
+	struct svc_stream_handle *stream;
+	const struct svc_message *req;
+	int64_t deadline_at_ms;
+	_Atomic bool cancelled;
+	struct svc_headers *spare; /* the map given to the handler to fill */
+	struct svc_error fail;     /* what svc_fail said; only code and text */
+	char *at, *end;            /* what is left of the newest block */
+	struct svc_call_block *blocks;
+	struct svc_call_owned *owned;
+	_Alignas(16) char space[SVC_CALL_INLINE];
+};
+svc_err svc_call_begin(struct svc_call *call, struct svc_service *service,
+    struct svc_message *rsp);
+void svc_call_end(struct svc_call *call);
+
+/* ----------------------------------------------------- record and registry */
+
+struct svc_record_built {
+	struct svc_record record;
+	struct svc_node node;
+	struct svc_endpoint *endpoints;
+	size_t n_endpoints, cap_endpoints;
+	struct svc_headers *node_metadata;
+	struct svc_record_memory *memory; /* of names and values */
+};
+/* The record of this service as it is announced. */
+svc_err svc_record_build(
+    struct svc_service *service, struct svc_record_built *ret_built);
+void svc_record_built_fini(struct svc_record_built *built);
+
+struct svc_registrar {
+	struct svc_service *service;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	pthread_t thread;
+	bool running; /* the thread */
+	bool stopping;
+	bool busy;    /* one op at a time, and none under the lock */
+	bool lost;    /* said so */
+	int failures; /* in a row */
+	int64_t next_at_ms;
+	_Atomic bool registered;
+};
+void svc_registrar_init(
+    struct svc_registrar *registrar, struct svc_service *service);
+void svc_registrar_fini(struct svc_registrar *registrar);
+/* Announces for the first time, then goes on in a thread of its own. A
+ * registry that does not answer is logged and no failure. */
+svc_err svc_registrar_start(
+    struct svc_registrar *registrar, struct svc_error *err);
+/* What the record holds has changed: announce it now, if started. */
+void svc_registrar_again(struct svc_registrar *registrar);
+/* Withdraw, and wait a little until a watch has seen it. */
+void svc_registrar_stop(struct svc_registrar *registrar);
+
+/* ----------------------------------------------------------------- events */
+
+struct svc_subscriber {
+	struct svc_service *service;
+	char *topic, *queue; /* queue "" for none */
+	svc_event_handler fn;
+	void *arg;
+	struct svc_subscription *subscription;
+	struct svc_subscriber *next;
+};
+struct svc_advertised {
+	char *topic, *queue;
+	struct svc_advertised *next;
+};
+struct svc_event {
+	const char *topic;
+	const struct svc_message *message;
+};
+struct svc_peers;
+struct svc_events {
+	pthread_mutex_t lock; /* guards the lists and `connected` */
+	pthread_cond_t changed;
+	struct svc_subscriber *subscribers;
+	struct svc_advertised *advertised;
+	enum { SVC_BROKER_NEW, SVC_BROKER_CONNECTING, SVC_BROKER_ON } connected;
+	struct svc_broker_host host;
+	struct svc_peers *peers; /* made on first use */
+};
+#define SVC_EVENT_ENDPOINT "Svc.Event"
+#define SVC_TOPIC_HEADER "Micro-Topic"
+#define SVC_QUEUE_HEADER "Svc-Queue"
+void svc_events_init(struct svc_service *service);
+/* Make the broker; after init of the options. */
+svc_err svc_events_make(struct svc_service *service, struct svc_error *err);
+/* Connect and subscribe what was remembered. */
+svc_err svc_events_start(struct svc_service *service, struct svc_error *err);
+void svc_events_finish(struct svc_service *service);
+/* Calls `each` for every (topic, queue), topics descending. */
+svc_err svc_events_each(struct svc_service *service,
+    svc_err (*each)(const char *topic, const char *queue, void *arg),
+    void *arg);
+
+/* The nodes that subscribe, by a watch of the whole registry. */
+svc_err svc_peers_create(struct svc_service *service,
+    struct svc_peers **ret_peers, struct svc_error *err);
+void svc_peers_destroy(struct svc_peers *peers);
+/* Those of a topic on other nodes; waits for the first full view. */
+svc_err svc_peers_each(struct svc_peers *peers, const char *topic,
+    int64_t deadline_at_ms,
+    void (*each)(const struct svc_broker_peer *peer, void *arg), void *arg,
+    struct svc_error *err);
+svc_err svc_peers_deliver(struct svc_peers *peers, const char *node_id,
+    const struct svc_part *event, int64_t timeout_ms, struct svc_error *err);
+
+/* ---------------------------------------------------------------- service */
+
+typedef enum svc_service_state {
+	SVC_SERVICE_NEW,
+	SVC_SERVICE_READY, /* svc_init succeeded */
+	SVC_SERVICE_STARTED,
+	SVC_SERVICE_STOPPED,
+	SVC_SERVICE_FAILED,
+} svc_service_state;
+
+struct svc_service {
+	svc_service_state state;
+	struct svc_values values;
+	struct svc_settings *settings;
+	struct svc_error bad_option; /* the first one */
+	struct svc_error error;      /* what svc_error_text says */
+	struct svc_options options;  /* what svc_options_of shows */
+	char *bound, *advertised;
+	struct svc_handler_wrap *handler_wraps;
+	size_t n_handler_wraps;
+
+	struct svc_executor *executor;
+	pthread_mutex_t transports_lock; /* guards the list's growth */
+	_Atomic(struct svc_transport_use *) transports;
+	struct svc_registry *registry;
+	struct svc_broker *broker;
+	_Atomic(struct svc_codecs *) codecs; /* made on first use */
+	struct svc_client client;
+	struct svc_server *server;
+	struct svc_registrar registrar;
+	struct svc_events events;
+
+	int wake_fd; /* an eventfd that ends svc_run */
+	bool cut;    /* handlers still ran when the drain ended */
+};
+
+/* Fills the service's error and returns the code. */
+svc_err svc_service_fail(struct svc_service *service, svc_err code,
+    const char *format, ...) SVC_PRINTF(3, 4);
+svc_err svc_service_codecs(struct svc_service *service,
+    const struct svc_codecs **ret_codecs, struct svc_error *err);
+/* The value of `address` (bound) as others reach it. To be freed with
+ * svc_mem_free; NULL when memory ran out. */
+char *svc_advertise_address(const char *bound, const char *wanted);
+
+/* Signals and the wait of svc_run. */
+svc_err svc_run_begin(struct svc_service *service);
+void svc_run_wait(struct svc_service *service);
+void svc_run_end(struct svc_service *service);
+
+#endif
