@@ -17,13 +17,12 @@ foreach(room ${rooms})
 		FILES_MATCHING PATTERN "*.h")
 endforeach()
 
-# The command line tool, called svc like the library's target.
-if(TARGET svc_cli)
+# The tool finds the library wherever the tree was moved to.
+if(TARGET svc_tool)
 	file(RELATIVE_PATH bin_to_lib
 		/${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
-	set_target_properties(svc_cli PROPERTIES
+	set_target_properties(svc_tool PROPERTIES
 		INSTALL_RPATH "$ORIGIN/${bin_to_lib}")
-	install(TARGETS svc_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 
 install(EXPORT svcTargets NAMESPACE svc:: DESTINATION ${config_dir})

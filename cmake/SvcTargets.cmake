@@ -54,11 +54,6 @@ endfunction()
 # A plugin module libsvc_<room>_<name>.so in the folder "svc" beside libsvc.
 function(svc_plugin room name)
 	cmake_parse_arguments(arg "" "" "SOURCES;LIBS" ${ARGN})
-	string(TOUPPER "SVC_PLUGIN_${room}_${name}" option)
-	option(${option} "Build the ${room} plugin ${name}" ON)
-	if(NOT ${option})
-		return()
-	endif()
 	add_library(svc_${room}_${name} MODULE ${arg_SOURCES})
 	set_target_properties(svc_${room}_${name} PROPERTIES
 		C_VISIBILITY_PRESET hidden
