@@ -141,8 +141,8 @@ svc_loop_leave(struct svc_loop *loop)
 	self.entered = false;
 	if (self.loop != NULL &&
 	    atomic_compare_exchange_strong_explicit(&loop->token, &token,
-	        token & ~UINT64_C(1), memory_order_acq_rel,
-	        memory_order_relaxed))
+		token & ~UINT64_C(1), memory_order_acq_rel,
+		memory_order_relaxed))
 		return true;
 	self.loop = NULL;
 	return false;
@@ -155,8 +155,7 @@ svc_will_block(void)
 		return;
 	/* False also when the monitor was faster; either way leave finds out.
 	 */
-	if (svc_executor_take_over(
-	        self.loop->executor, self.loop, self.token))
+	if (svc_executor_take_over(self.loop->executor, self.loop, self.token))
 		self.loop = NULL;
 }
 
@@ -184,8 +183,8 @@ svc_source_attach(struct svc_loop *loop, struct svc_source *source,
 	source->loop = loop;
 	source->kick_loop = loop;
 	source->interest = interest;
-	struct epoll_event event = { .events = epoll_bits(interest),
-		.data.ptr = source };
+	struct epoll_event event = {
+	    .events = epoll_bits(interest), .data.ptr = source};
 	if (source->fd < 0)
 		return SVC_OK;
 	if (epoll_ctl(loop->epoll, EPOLL_CTL_ADD, source->fd, &event) != 0) {
@@ -202,8 +201,8 @@ void
 svc_source_interest(struct svc_source *source, unsigned interest)
 {
 	source->interest = interest;
-	struct epoll_event event = { .events = epoll_bits(interest),
-		.data.ptr = source };
+	struct epoll_event event = {
+	    .events = epoll_bits(interest), .data.ptr = source};
 	epoll_ctl(source->loop->epoll, EPOLL_CTL_MOD, source->fd, &event);
 }
 
@@ -242,8 +241,9 @@ svc_loop_post(struct svc_loop *loop, struct svc_task *task)
 static void
 kick_run(struct svc_task *task)
 {
-	struct svc_source *source = (struct svc_source *)(void *)((char *)task -
-	    offsetof(struct svc_source, kick));
+	struct svc_source *source =
+	    (struct svc_source *)(void *)((char *)task -
+					  offsetof(struct svc_source, kick));
 	struct svc_loop *loop = source->kick_loop;
 	/* After this a further kick is posted anew. */
 	__atomic_store_n(&source->kicked, 0, __ATOMIC_SEQ_CST);
@@ -364,7 +364,7 @@ wait_for_events(struct svc_loop *loop)
 		int64_t ms = svc_remaining(loop->timers[1]->at_ms);
 		timeout = ms > 60000 ? 60000 : (int)ms;
 	} else if (loop->n_timers > 0 &&
-	    svc_remaining(loop->timers[1]->at_ms) == 0) {
+		   svc_remaining(loop->timers[1]->at_ms) == 0) {
 		timeout = 0;
 	}
 	atomic_exchange(&loop->sleeping, true);
@@ -408,7 +408,7 @@ run(struct svc_loop *loop)
 			loop->current = NULL;
 		}
 		while (loop->n_timers > 0 &&
-		    loop->timers[1]->at_ms <= svc_now_ms()) {
+		       loop->timers[1]->at_ms <= svc_now_ms()) {
 			struct svc_timer *timer = loop->timers[1];
 			svc_timer_stop(loop, timer);
 			timer->fire(timer);

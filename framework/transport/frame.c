@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-static const uint8_t magic[4] = { 0xf5, 's', 'v', 'c' };
+static const uint8_t magic[4] = {0xf5, 's', 'v', 'c'};
 
 static void
 put16(uint8_t *out, uint16_t value)
@@ -43,12 +43,12 @@ hello_encode(const struct hello *hello, uint8_t out[HELLO_SIZE])
 }
 
 svc_err
-hello_decode(const uint8_t *data, struct hello *ret_hello,
-    struct svc_error *err)
+hello_decode(
+    const uint8_t *data, struct hello *ret_hello, struct svc_error *err)
 {
 	if (memcmp(data, magic, sizeof(magic)) != 0)
-		return svc_error_set(err, SVC_E_INVAL,
-		    "the peer does not speak svc frames");
+		return svc_error_set(
+		    err, SVC_E_INVAL, "the peer does not speak svc frames");
 	if (get16(data + 6) != HELLO_SIZE || data[5] > data[4])
 		return svc_error_set(
 		    err, SVC_E_INVAL, "the peer's hello is malformed");
@@ -124,8 +124,8 @@ svc_err
 part_encode(struct svc_buf *out, uint32_t stream, bool request,
     const struct svc_part *part, size_t max_head, struct svc_error *err)
 {
-	const char *texts[3] = { NULL, NULL, NULL };
-	size_t lens[3] = { 0, 0, 0 };
+	const char *texts[3] = {NULL, NULL, NULL};
+	size_t lens[3] = {0, 0, 0};
 	int n = 0;
 	if (part->flags & SVC_PART_HEADERS) {
 		if (request) {
@@ -159,20 +159,20 @@ part_encode(struct svc_buf *out, uint32_t stream, bool request,
 	if (rc != SVC_OK)
 		return svc_error_set(err, rc,
 		    rc == SVC_E_NOMEM ? "out of memory"
-		                      : "too much is waiting to be sent");
+				      : "too much is waiting to be sent");
 	struct frame frame = {
-		.length = (uint32_t)(head + len),
-		.type = FRAME_PART,
-		.flags = (uint8_t)part->flags,
-		.head = (uint16_t)head,
-		.stream = stream,
+	    .length = (uint32_t)(head + len),
+	    .type = FRAME_PART,
+	    .flags = (uint8_t)part->flags,
+	    .head = (uint16_t)head,
+	    .stream = stream,
 	};
 	if (request && (part->flags & SVC_PART_HEADERS) &&
 	    part->timeout_ms != SVC_FOREVER)
 		frame.value = part->timeout_ms <= 0 ? 1
-		    : part->timeout_ms > UINT32_MAX
-		    ? UINT32_MAX
-		    : (uint32_t)part->timeout_ms;
+			      : part->timeout_ms > UINT32_MAX
+				  ? UINT32_MAX
+				  : (uint32_t)part->timeout_ms;
 	else if (!request && (part->flags & SVC_PART_END))
 		frame.value = (uint32_t)part->status;
 	uint8_t *p = out->data + out->len;
@@ -221,14 +221,14 @@ part_decode(const struct frame *frame, bool request, const uint8_t *payload,
     struct svc_error *err)
 {
 	const uint8_t *p = payload, *end = payload + frame->head;
-	struct svc_part part = { .flags = frame->flags };
+	struct svc_part part = {.flags = frame->flags};
 	struct svc_headers *headers = NULL;
 	const char **texts[4];
 	int n = 0;
 
 	if (frame->head > frame->length ||
 	    (frame->flags &
-	        ~(SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END)) != 0 ||
+		~(SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END)) != 0 ||
 	    (frame->flags == 0))
 		return malformed(err, "part");
 	if (part.flags & SVC_PART_HEADERS) {
@@ -259,15 +259,14 @@ part_decode(const struct frame *frame, bool request, const uint8_t *payload,
 		}
 		if (headers == NULL)
 			headers = svc_headers_create();
-		svc_err rc = headers == NULL
-		    ? SVC_E_NOMEM
-		    : svc_headers_set_n(
-		          headers, name, name_len, value, value_len);
+		svc_err rc = headers == NULL ? SVC_E_NOMEM
+					     : svc_headers_set_n(headers, name,
+						   name_len, value, value_len);
 		if (rc != SVC_OK) {
 			svc_headers_destroy(headers);
 			return rc == SVC_E_NOMEM
-			    ? svc_error_set(err, rc, "out of memory")
-			    : malformed(err, "header");
+				   ? svc_error_set(err, rc, "out of memory")
+				   : malformed(err, "header");
 		}
 	}
 	part.timeout_ms = SVC_FOREVER;

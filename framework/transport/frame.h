@@ -2,7 +2,8 @@
 #ifndef SVC_FRAME_H
 #define SVC_FRAME_H
 
-/* The bytes of svc frames: pure functions. docs/wire.md is their description. */
+/* The bytes of svc frames: pure functions. docs/wire.md is their description.
+ */
 
 #include <svc/buf.h>
 #include <svc/transport.h>
@@ -28,8 +29,8 @@ struct hello {
 };
 void hello_encode(const struct hello *hello, uint8_t out[HELLO_SIZE]);
 /* Errors: SVC_E_INVAL (not svc), SVC_E_UNIMPLEMENTED (no common version) */
-svc_err hello_decode(const uint8_t *data, struct hello *ret_hello,
-    struct svc_error *err);
+svc_err hello_decode(
+    const uint8_t *data, struct hello *ret_hello, struct svc_error *err);
 
 struct frame {
 	uint32_t length; /* of head and body */

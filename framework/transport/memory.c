@@ -38,7 +38,7 @@ struct end {
 	pthread_mutex_t mutex;
 	struct end *peer; /* with a reference */
 	struct svc_buf inbox;
-	bool hung_up;     /* by the peer */
+	bool hung_up;          /* by the peer */
 	struct svc_buf outbox; /* of the flusher */
 	/* of the reader */
 	struct block *block;
@@ -97,7 +97,7 @@ end_flush(struct svc_mux *mux)
 		if (peer != NULL) {
 			pthread_mutex_lock(&peer->mutex);
 			if (svc_buf_append(&peer->inbox, end->outbox.data,
-			        end->outbox.len) == SVC_OK)
+				end->outbox.len) == SVC_OK)
 				sent = end->outbox.len;
 			else
 				peer->hung_up = true;
@@ -148,9 +148,9 @@ end_idle(struct svc_mux *mux)
 }
 
 static const struct svc_mux_ops mux_ops = {
-	.flush = end_flush,
-	.free = end_free,
-	.idle = end_idle,
+    .flush = end_flush,
+    .free = end_free,
+    .idle = end_idle,
 };
 
 /* Hang up: the peer reads what is there, then sees the end. On the loop. */
@@ -194,8 +194,7 @@ next_block(struct end *end, bool resume)
 		if (left > 0)
 			svc_buf_append(
 			    &block->bytes, old->bytes.data + end->offset, left);
-		svc_buf_append(
-		    &block->bytes, end->inbox.data, end->inbox.len);
+		svc_buf_append(&block->bytes, end->inbox.data, end->inbox.len);
 		if (block->bytes.failed != SVC_OK) {
 			block_unref(block);
 			block = NULL;
@@ -215,7 +214,7 @@ next_block(struct end *end, bool resume)
 static bool
 end_read(struct end *end, bool resume)
 {
-	struct svc_error err = { 0 };
+	struct svc_error err = {0};
 	struct block *block;
 	while ((block = next_block(end, resume)) != NULL) {
 		resume = false;
@@ -227,6 +226,10 @@ end_read(struct end *end, bool resume)
 			return false;
 		if (result == SVC_MUX_FAILED)
 			svc_mux_fail(&end->mux, err.code, err.text);
+		if (result == SVC_MUX_YIELD) {
+			end_flush(&end->mux);
+			resume = true;
+		}
 	}
 	end_flush(&end->mux);
 	return true;
@@ -236,7 +239,7 @@ static void
 end_ready(struct svc_source *source, unsigned events)
 {
 	struct end *end = (struct end *)(void *)((char *)source -
-	    offsetof(struct end, source));
+						 offsetof(struct end, source));
 	bool resume = (events & SVC_IO_RESUME) != 0;
 	if (resume)
 		end_flush(&end->mux);
@@ -269,13 +272,13 @@ end_create(struct memory *memory, struct listener *listener, const char *peer,
 	if (end == NULL)
 		return SVC_E_NOMEM;
 	struct svc_mux_config config = {
-		.ops = &mux_ops,
-		.transport = &svc_transport_memory,
-		.loop = svc_executor_loop(memory->config.executor),
-		.limits = memory->config.limits,
-		.server = listener != NULL,
-		.accept = listener != NULL ? listener->accept : NULL,
-		.accept_arg = listener != NULL ? listener->arg : NULL,
+	    .ops = &mux_ops,
+	    .transport = &svc_transport_memory,
+	    .loop = svc_executor_loop(memory->config.executor),
+	    .limits = memory->config.limits,
+	    .server = listener != NULL,
+	    .accept = listener != NULL ? listener->accept : NULL,
+	    .accept_arg = listener != NULL ? listener->arg : NULL,
 	};
 	if (svc_mux_init(&end->mux, &config, peer) != SVC_OK) {
 		svc_mem_free(end);
@@ -292,7 +295,8 @@ end_create(struct memory *memory, struct listener *listener, const char *peer,
 	return SVC_OK;
 }
 
-/* ------------------------------------------------------------------------ ops */
+/* ------------------------------------------------------------------------ ops
+ */
 
 static svc_err
 memory_create(const struct svc_transport_config *config, void **ret_self,
@@ -342,8 +346,8 @@ memory_listen(void *self, const char *address, svc_accept_cb accept, void *arg,
     void **ret_listener, struct svc_error *err)
 {
 	size_t len = strlen(address);
-	bool any = len == 0 ||
-	    (len >= 2 && strcmp(address + len - 2, ":0") == 0);
+	bool any =
+	    len == 0 || (len >= 2 && strcmp(address + len - 2, ":0") == 0);
 	if (!any && check_name(address, err) != SVC_OK)
 		return SVC_E_INVAL;
 	struct listener *listener = svc_mem_calloc(1, sizeof(*listener));
@@ -393,8 +397,8 @@ each_end(struct listener *listener, void (*act)(struct end *end))
 		/* An end whose last reference is gone is about to leave. */
 		int refs = __atomic_load_n(&end->mux.refs, __ATOMIC_ACQUIRE);
 		while (refs > 0 &&
-		    !__atomic_compare_exchange_n(&end->mux.refs, &refs,
-		        refs + 1, true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+		       !__atomic_compare_exchange_n(&end->mux.refs, &refs,
+			   refs + 1, true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
 			;
 		if (refs > 0)
 			ends[i++] = end;
@@ -458,9 +462,8 @@ memory_dial(void *self, const char *address, int64_t timeout_ms,
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	pthread_mutex_lock(&names_mutex);
 	struct listener *listener = find_name(address);
-	if (listener != NULL &&
-	    end_create(listener->memory, listener, "memory", &server) ==
-	        SVC_OK) {
+	if (listener != NULL && end_create(listener->memory, listener, "memory",
+				    &server) == SVC_OK) {
 		server->listener = listener;
 		server->next = listener->ends;
 		if (server->next != NULL)
@@ -500,26 +503,25 @@ memory_open(void *conn, const struct svc_part *first, unsigned flags,
     const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err)
 {
-	return svc_mux_open(
-	    conn, first, flags, events, user, ret_stream, err);
+	return svc_mux_open(conn, first, flags, events, user, ret_stream, err);
 }
 
 const struct svc_transport_ops svc_transport_memory = {
-	.abi = SVC_TRANSPORT_ABI,
-	.size = sizeof(struct svc_transport_ops),
-	.name = "memory",
-	.create = memory_create,
-	.destroy = memory_destroy,
-	.listen = memory_listen,
-	.listener_address = memory_listener_address,
-	.drain = memory_drain,
-	.listener_destroy = memory_listener_destroy,
-	.dial = memory_dial,
-	.conn_destroy = memory_conn_destroy,
-	.open = memory_open,
-	.send = svc_mux_send,
-	.wait = svc_mux_wait,
-	.release = svc_mux_release,
-	.peer = svc_mux_peer,
-	.cancelled = svc_mux_cancelled,
+    .abi = SVC_TRANSPORT_ABI,
+    .size = sizeof(struct svc_transport_ops),
+    .name = "memory",
+    .create = memory_create,
+    .destroy = memory_destroy,
+    .listen = memory_listen,
+    .listener_address = memory_listener_address,
+    .drain = memory_drain,
+    .listener_destroy = memory_listener_destroy,
+    .dial = memory_dial,
+    .conn_destroy = memory_conn_destroy,
+    .open = memory_open,
+    .send = svc_mux_send,
+    .wait = svc_mux_wait,
+    .release = svc_mux_release,
+    .peer = svc_mux_peer,
+    .cancelled = svc_mux_cancelled,
 };

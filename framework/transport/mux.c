@@ -16,9 +16,9 @@
 #include <string.h>
 #include <svc/mux.h>
 
-#define BACKLOG (1u << 20) /* more than this waiting: senders get AGAIN */
+#define BACKLOG (1u << 20)  /* more than this waiting: senders get AGAIN */
 #define MAX_KEPT (8u << 20) /* for a stream whose callback does not return */
-#define KEEP_OUTPUT 4096   /* output storage an idle connection keeps */
+#define KEEP_OUTPUT 4096    /* output storage an idle connection keeps */
 
 struct queued_part {
 	struct queued_part *next;
@@ -34,19 +34,19 @@ struct svc_mux_stream {
 	_Atomic bool cancelled;
 	uint32_t id;
 	bool waits;
-	bool listed;     /* in the table */
-	bool accepted;   /* the server's accept has run */
-	bool released;   /* by its holder, inside a callback */
+	bool listed;   /* in the table */
+	bool accepted; /* the server's accept has run */
+	bool released; /* by its holder, inside a callback */
 	bool got_end, sent_end;
-	bool close_due;  /* `closed` is to be called */
-	bool done;       /* the end was delivered */
+	bool close_due; /* `closed` is to be called */
+	bool done;      /* the end was delivered */
 	bool want_writable;
 	svc_err release_code;
 	struct svc_stream_end end;
 	char end_text[120];
 	uint64_t queued_to; /* mux->queued behind its last part */
 	struct queued_part *parts, **last_part;
-	size_t kept; /* bytes in parts */
+	size_t kept;         /* bytes in parts */
 	pthread_cond_t cond; /* only with `waits` */
 };
 
@@ -86,8 +86,8 @@ svc_transport_limits_fill(const struct svc_transport_limits *limits)
 }
 
 svc_err
-svc_mux_init(struct svc_mux *mux, const struct svc_mux_config *config,
-    const char *peer)
+svc_mux_init(
+    struct svc_mux *mux, const struct svc_mux_config *config, const char *peer)
 {
 	memset(mux, 0, sizeof(*mux));
 	mux->config = *config;
@@ -98,12 +98,12 @@ svc_mux_init(struct svc_mux *mux, const struct svc_mux_config *config,
 	mux->peer_message = mux->config.limits.max_message;
 	mux->need = HELLO_SIZE;
 	svc_buf_init(&mux->out, (size_t)mux->config.limits.max_message +
-	        FRAME_MAX_HEAD + 8 * (size_t)BACKLOG);
+				    FRAME_MAX_HEAD + 8 * (size_t)BACKLOG);
 	struct hello hello = {
-		.version = FRAME_VERSION,
-		.oldest = FRAME_VERSION,
-		.max_message = (uint32_t)mux->config.limits.max_message,
-		.max_streams = mux->config.limits.max_streams,
+	    .version = FRAME_VERSION,
+	    .oldest = FRAME_VERSION,
+	    .max_message = (uint32_t)mux->config.limits.max_message,
+	    .max_streams = mux->config.limits.max_streams,
 	};
 	uint8_t bytes[HELLO_SIZE];
 	hello_encode(&hello, bytes);
@@ -142,12 +142,14 @@ svc_mux_unref(struct svc_mux *mux)
 		mux->config.ops->free(mux);
 }
 
-/* ------------------------------------------------------- the table of streams */
+/* ------------------------------------------------------- the table of streams
+ */
 
 static struct svc_mux_stream **
 find_place(struct svc_mux *mux, uint32_t id)
 {
-	struct svc_mux_stream **place = &mux->buckets[id & (mux->n_buckets - 1)];
+	struct svc_mux_stream **place =
+	    &mux->buckets[id & (mux->n_buckets - 1)];
 	while (*place != NULL && (*place)->id != id)
 		place = &(*place)->next;
 	return place;
@@ -237,7 +239,8 @@ stream_destroy(struct svc_mux_stream *stream)
 	svc_mux_unref(mux);
 }
 
-/* -------------------------------------------------------------------- output */
+/* -------------------------------------------------------------------- output
+ */
 
 /* With the mutex held. Control frames are small: that one cannot be queued is
  * only possible without memory, and then the stream is lost anyway. */
@@ -247,10 +250,8 @@ queue_frame(struct svc_mux *mux, uint8_t type, uint8_t flags, uint32_t stream,
 {
 	if (mux->failed)
 		return;
-	struct frame frame = { .type = type,
-		.flags = flags,
-		.stream = stream,
-		.value = value };
+	struct frame frame = {
+	    .type = type, .flags = flags, .stream = stream, .value = value};
 	size_t before = mux->out.len;
 	if (frame_encode(&mux->out, &frame, body, len) == SVC_OK)
 		mux->queued += mux->out.len - before;
@@ -307,7 +308,7 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 		svc_buf_clear(from);
 	}
 	bool post = mux->want_writable && !mux->writable_posted &&
-	    mux->out.len <= BACKLOG / 2;
+		    mux->out.len <= BACKLOG / 2;
 	if (post) {
 		mux->writable_posted = true;
 		mux->writable_task.run = writable_run;
@@ -328,7 +329,8 @@ svc_mux_backlog(struct svc_mux *mux)
 	return len;
 }
 
-/* ----------------------------------------------------------------- callbacks */
+/* ----------------------------------------------------------------- callbacks
+ */
 
 static void
 run_closed(struct svc_mux_stream *stream)
@@ -365,8 +367,8 @@ callback_done(struct svc_mux_stream *stream)
 			struct svc_part part;
 			struct svc_headers *headers = NULL;
 			if (part_decode(&queued->frame, mux->config.server,
-			        queued->payload, &part, &headers, NULL) ==
-			    SVC_OK)
+				queued->payload, &part, &headers,
+				NULL) == SVC_OK)
 				run_part(stream, &part);
 			svc_headers_destroy(headers);
 			svc_mem_free(queued);
@@ -394,8 +396,7 @@ callback_done(struct svc_mux_stream *stream)
 		return;
 	}
 	if (stream->listed && !(stream->got_end && stream->sent_end))
-		queue_reset(
-		    mux, stream->id, stream->release_code, false, "");
+		queue_reset(mux, stream->id, stream->release_code, false, "");
 	unlist_stream(mux, stream);
 	bool idle = mux->closing && mux->n_streams == 0;
 	unlock_and_flush(mux);
@@ -413,7 +414,7 @@ struct entry {
 static struct entry
 enter(struct svc_mux *mux)
 {
-	struct entry entry = { NULL, batch };
+	struct entry entry = {NULL, batch};
 	if (svc_loop_current() == mux->config.loop) {
 		entry.loop = mux->config.loop;
 		svc_loop_enter(entry.loop);
@@ -490,8 +491,9 @@ end_stream(struct svc_mux_stream *stream, svc_err code, bool not_run,
 static void
 writable_run(struct svc_task *task)
 {
-	struct svc_mux *mux = (struct svc_mux *)(void *)((char *)task -
-	    offsetof(struct svc_mux, writable_task));
+	struct svc_mux *mux =
+	    (struct svc_mux *)(void *)((char *)task -
+				       offsetof(struct svc_mux, writable_task));
 	struct svc_mux_stream *found = NULL;
 	bool again = false;
 	pthread_mutex_lock(&mux->mutex);
@@ -504,7 +506,7 @@ writable_run(struct svc_task *task)
 			if (found != NULL) {
 				again = true;
 			} else if (atomic_compare_exchange_strong(
-			               &stream->runner, &nobody, self())) {
+				       &stream->runner, &nobody, self())) {
 				stream->want_writable = false;
 				found = stream;
 			} else {
@@ -531,7 +533,8 @@ writable_run(struct svc_task *task)
 	svc_mux_unref(mux);
 }
 
-/* --------------------------------------------------------------------- input */
+/* --------------------------------------------------------------------- input
+ */
 
 static svc_mux_result
 refuse(struct svc_mux *mux, uint32_t id, svc_err code, const char *text)
@@ -557,12 +560,13 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 	    stream_create(mux, frame->stream, false);
 	svc_mux_result result;
 	pthread_mutex_lock(&mux->mutex);
-	const char *refused = stream == NULL ? "out of memory"
-	    : mux->draining || mux->failed   ? "the service is stopping"
+	const char *refused =
+	    stream == NULL                 ? "out of memory"
+	    : mux->draining || mux->failed ? "the service is stopping"
 	    : mux->n_streams >= mux->config.limits.max_streams
-	    ? "too many streams in this connection"
+		? "too many streams in this connection"
 	    : list_stream(mux, stream) != SVC_OK ? "out of memory"
-	                                         : NULL;
+						 : NULL;
 	if (refused == NULL) {
 		atomic_store(&stream->runner, self());
 		stream->got_end = (part.flags & SVC_PART_END) != 0;
@@ -570,7 +574,7 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 		result = deliver_part(stream, &part);
 	} else {
 		svc_err code = mux->draining || mux->failed ? SVC_E_UNAVAILABLE
-		                                            : SVC_E_EXHAUSTED;
+							    : SVC_E_EXHAUSTED;
 		pthread_mutex_unlock(&mux->mutex);
 		if (stream != NULL)
 			stream_destroy(stream);
@@ -587,12 +591,13 @@ keep_part(struct svc_mux_stream *stream, const struct frame *frame,
     const uint8_t *payload)
 {
 	static const char slow[] = "the receiver is too slow";
-	struct queued_part *queued = stream->kept + frame->length <= MAX_KEPT
-	    ? svc_mem_alloc(sizeof(*queued) + frame->length)
-	    : NULL;
+	struct queued_part *queued =
+	    stream->kept + frame->length <= MAX_KEPT
+		? svc_mem_alloc(sizeof(*queued) + frame->length)
+		: NULL;
 	if (queued == NULL) {
-		queue_reset(stream->mux, stream->id, SVC_E_EXHAUSTED, false,
-		    slow);
+		queue_reset(
+		    stream->mux, stream->id, SVC_E_EXHAUSTED, false, slow);
 		end_stream(
 		    stream, SVC_E_EXHAUSTED, false, slow, sizeof(slow) - 1);
 		return;
@@ -672,8 +677,8 @@ input_too_large(struct svc_mux *mux, const struct frame *frame)
 		mux->last_id = frame->stream;
 	pthread_mutex_lock(&mux->mutex);
 	struct svc_mux_stream *stream = find_stream(mux, frame->stream);
-	bool deliver = stream != NULL &&
-	    end_stream(stream, why.code, false, why.text, strlen(why.text));
+	bool deliver = stream != NULL && end_stream(stream, why.code, false,
+					     why.text, strlen(why.text));
 	queue_reset(mux, frame->stream, why.code, opens, why.text);
 	unlock_and_flush(mux);
 	return deliver ? deliver_closed(stream) : SVC_MUX_OK;
@@ -695,9 +700,9 @@ input_drain(struct svc_mux *mux, const struct frame *frame)
 					break;
 				}
 		static const char text[] = "the service is stopping";
-		bool deliver = found != NULL &&
-		    end_stream(found, SVC_E_UNAVAILABLE, true, text,
-		        sizeof(text) - 1);
+		bool deliver =
+		    found != NULL && end_stream(found, SVC_E_UNAVAILABLE, true,
+					 text, sizeof(text) - 1);
 		pthread_mutex_unlock(&mux->mutex);
 		if (found == NULL)
 			return SVC_MUX_OK;
@@ -709,8 +714,8 @@ input_drain(struct svc_mux *mux, const struct frame *frame)
 }
 
 static bool
-frame_valid(const struct svc_mux *mux, const struct frame *frame,
-    struct svc_error *err)
+frame_valid(
+    const struct svc_mux *mux, const struct frame *frame, struct svc_error *err)
 {
 	const char *what = NULL;
 	if (frame->type < FRAME_PART || frame->type > FRAME_PONG)
@@ -718,13 +723,14 @@ frame_valid(const struct svc_mux *mux, const struct frame *frame,
 	else if (frame->head > frame->length)
 		what = "a head longer than the frame";
 	else if (frame->type != FRAME_PART &&
-	    (frame->length > 1024 || frame->head != 0))
+		 (frame->length > 1024 || frame->head != 0))
 		what = "a control frame that is too long";
 	else if ((frame->type == FRAME_PART || frame->type == FRAME_RESET) &&
-	    frame->stream == 0)
+		 frame->stream == 0)
 		what = "stream number 0";
 	else if (frame->type == FRAME_PART && mux->config.server &&
-	    (frame->flags & SVC_PART_HEADERS) && frame->stream <= mux->last_id)
+		 (frame->flags & SVC_PART_HEADERS) &&
+		 frame->stream <= mux->last_id)
 		what = "a stream number out of order";
 	if (what == NULL)
 		return true;
@@ -783,9 +789,16 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 {
 	bool on_loop = svc_loop_current() == mux->config.loop;
 	svc_mux_result result = SVC_MUX_OK;
+	unsigned turns = 0;
 	if (on_loop)
 		batch = mux;
 	while (result == SVC_MUX_OK) {
+		/* Who does not read our answers gets no more of them. */
+		if (on_loop && ++turns % 16 == 0 &&
+		    svc_mux_backlog(mux) > BACKLOG) {
+			result = SVC_MUX_YIELD;
+			break;
+		}
 		size_t left = len - *offset;
 		const uint8_t *at = data + *offset;
 		if (mux->skip > 0) {
@@ -839,8 +852,8 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		}
 		if (frame.type == FRAME_PART &&
 		    (frame.length - frame.head >
-		            mux->config.limits.max_message ||
-		        frame.head > mux->config.limits.max_headers)) {
+			    mux->config.limits.max_message ||
+			frame.head > mux->config.limits.max_headers)) {
 			*offset += FRAME_SIZE;
 			mux->skip = frame.length;
 			result = input_too_large(mux, &frame);
@@ -864,7 +877,8 @@ svc_mux_need(const struct svc_mux *mux)
 	return mux->need;
 }
 
-/* ------------------------------------------------------------------- failing */
+/* ------------------------------------------------------------------- failing
+ */
 
 void
 svc_mux_fail(struct svc_mux *mux, svc_err code, const char *text)
@@ -893,8 +907,8 @@ end_by_failure(struct svc_mux *mux, struct svc_mux_stream *stream)
 {
 	/* Without its last byte the peer cannot have run it. */
 	bool not_run = mux->foreign || stream->queued_to > mux->sent;
-	return end_stream(stream, mux->failure.code, not_run,
-	    mux->failure.text, strlen(mux->failure.text));
+	return end_stream(stream, mux->failure.code, not_run, mux->failure.text,
+	    strlen(mux->failure.text));
 }
 
 svc_mux_result
@@ -912,18 +926,6 @@ svc_mux_close_streams(struct svc_mux *mux)
 		if (deliver && deliver_closed(stream) == SVC_MUX_LOST)
 			return SVC_MUX_LOST;
 	}
-}
-
-void
-svc_mux_close_stream(struct svc_stream_handle *handle)
-{
-	struct svc_mux_stream *stream = stream_of(handle);
-	struct svc_mux *mux = stream->mux;
-	pthread_mutex_lock(&mux->mutex);
-	bool deliver = stream->listed && end_by_failure(mux, stream);
-	pthread_mutex_unlock(&mux->mutex);
-	if (deliver)
-		deliver_closed(stream);
 }
 
 void
@@ -951,15 +953,16 @@ svc_mux_finish(struct svc_mux *mux)
 		mux->config.ops->idle(mux);
 }
 
-/* ------------------------------------------------------------------- streams */
+/* ------------------------------------------------------------------- streams
+ */
 
 static svc_err
-check_size(struct svc_mux *mux, const struct svc_part *part,
-    struct svc_error *err)
+check_size(
+    struct svc_mux *mux, const struct svc_part *part, struct svc_error *err)
 {
 	int64_t limit = mux->config.limits.max_message < mux->peer_message
-	    ? mux->config.limits.max_message
-	    : mux->peer_message;
+			    ? mux->config.limits.max_message
+			    : mux->peer_message;
 	if ((part->flags & SVC_PART_MESSAGE) && (int64_t)part->len > limit)
 		return svc_error_set(err, SVC_E_EXHAUSTED,
 		    "message of %zu bytes exceeds the limit of %lld "
@@ -990,7 +993,7 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 		    "%zu bytes are waiting to be sent to %s", mux->out.len,
 		    mux->peer);
 	else if (mux->n_streams >= mux->config.limits.max_streams ||
-	    mux->n_streams >= mux->peer_streams)
+		 mux->n_streams >= mux->peer_streams)
 		rc = svc_error_set(err, SVC_E_EXHAUSTED,
 		    "%u calls are open on the connection to %s, the limit",
 		    mux->n_streams, mux->peer);
@@ -1085,8 +1088,8 @@ svc_mux_release(struct svc_stream_handle *handle, svc_err code)
 	}
 	pthread_mutex_lock(&mux->mutex);
 	uintptr_t nobody = 0;
-	while (!atomic_compare_exchange_strong(
-	    &stream->runner, &nobody, self())) {
+	while (
+	    !atomic_compare_exchange_strong(&stream->runner, &nobody, self())) {
 		nobody = 0;
 		pthread_cond_wait(&mux->changed, &mux->mutex);
 	}

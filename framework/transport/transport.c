@@ -1,35 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <svc/transport.h>
 #include <svc/log.h>
+#include <svc/transport.h>
 
 #include <string.h>
 
 #define REQUIRED(member) SVC_REQUIRED(struct svc_transport_ops, member)
 
 static const struct svc_required required[] = {
-	REQUIRED(create),
-	REQUIRED(destroy),
-	REQUIRED(listen),
-	REQUIRED(listener_address),
-	REQUIRED(drain),
-	REQUIRED(listener_destroy),
-	REQUIRED(dial),
-	REQUIRED(conn_destroy),
-	REQUIRED(open),
-	REQUIRED(send),
-	REQUIRED(wait),
-	REQUIRED(release),
-	{ NULL, 0 },
+    REQUIRED(create),
+    REQUIRED(destroy),
+    REQUIRED(listen),
+    REQUIRED(listener_address),
+    REQUIRED(drain),
+    REQUIRED(listener_destroy),
+    REQUIRED(dial),
+    REQUIRED(conn_destroy),
+    REQUIRED(open),
+    REQUIRED(send),
+    REQUIRED(wait),
+    REQUIRED(release),
+    {NULL, 0},
 };
 
-static const void *const embedded[] = { &svc_transport_memory, NULL };
+static const void *const embedded[] = {&svc_transport_memory, NULL};
 
 const struct svc_interface svc_transport_interface = {
-	.name = "transport",
-	.abi = SVC_TRANSPORT_ABI,
-	.min_size = offsetof(struct svc_transport_ops, peer),
-	.required = required,
-	.embedded = embedded,
+    .name = "transport",
+    .abi = SVC_TRANSPORT_ABI,
+    .min_size = offsetof(struct svc_transport_ops, peer),
+    .required = required,
+    .embedded = embedded,
 };
 
 static svc_err

@@ -77,7 +77,8 @@ typedef enum svc_mux_result {
 	SVC_MUX_OK,     /* every whole frame was handled */
 	SVC_MUX_LOST,   /* the loop was taken over: touch nothing of the reader's
 	                 * state and return up to the loop */
-	SVC_MUX_YIELD,  /* the next frame needs the loop: let it go on there */
+	SVC_MUX_YIELD,  /* on the loop: too much waits to be sent, go on when it
+	                 * is; elsewhere: the next frame needs the loop */
 	SVC_MUX_FAILED, /* the peer broke the protocol; call svc_mux_fail */
 } svc_mux_result;
 
@@ -123,8 +124,6 @@ SVC_API bool svc_mux_failed(struct svc_mux *mux);
 /** Tells every stream that the connection failed. On the loop's thread;
  * SVC_MUX_LOST as with input: the new owner calls it again. */
 SVC_API svc_mux_result svc_mux_close_streams(struct svc_mux *mux);
-/** Tells one stream so, from the thread that waits for it. */
-SVC_API void svc_mux_close_stream(struct svc_stream_handle *stream);
 /** Refuse new streams and tell the peer. */
 SVC_API void svc_mux_drain(struct svc_mux *mux);
 /** Refuse new streams; idle() comes as soon as none is open, perhaps before

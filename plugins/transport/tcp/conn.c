@@ -1,0 +1,798 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One connection: who reads its socket and who writes it.
+ *
+ * A server's connection is read by its loop. A client's is read by the thread
+ * that waits for a reply, if nobody else reads it then, which saves both
+ * hand-overs between threads; otherwise by its loop, which wakes the waiters.
+ * `reader` says who. Whoever has bytes to send and finds nobody sending writes
+ * the socket; when the socket is full the loop goes on with it.
+ *
+ * mux.mutex guards the fields marked so. The descriptor is closed with the
+ * last reference, because a reader or writer may still be using it when the
+ * connection has failed.
+ */
+#include "tcp.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MIN_BLOCK 4096
+#define MAX_BLOCK 65536
+#define MAX_READS 8     /* in one turn of the loop */
+#define MAX_POLL_MS 100 /* the clock may be a manual one */
+
+/* Bytes being handled. The connection holds one reference, and so does the
+ * thread that handles them, which may lose the loop meanwhile. */
+struct block {
+	int refs;
+	size_t cap, len;
+	uint8_t data[];
+};
+
+enum reader {
+	READER_NONE,
+	READER_CALLER,
+	READER_LOOP,    /* armed */
+	READER_RUNNING, /* the loop is at it */
+};
+
+struct conn {
+	struct svc_mux mux;
+	struct svc_source source;
+	struct svc_timer timer; /* until connected, or until the hello */
+	struct svc_loop *loop;
+	struct tcp *tcp;
+	struct listener *listener; /* of a server's */
+	struct conn_link link;
+	int64_t timeout_ms;
+	char address[264];
+
+	/* under mux.mutex */
+	enum reader reader;
+	unsigned interest;
+	bool attached;
+	bool connecting;
+	bool write_blocked;
+	bool paused; /* the peer does not read what we send */
+	bool aborted;
+
+	/* of the flusher */
+	struct svc_buf output;
+	size_t written;
+
+	/* of the reader */
+	struct block *block;
+	size_t offset;
+	size_t block_size;
+
+	/* of the loop */
+	bool kicked;
+	bool timed;
+	bool finished;
+};
+
+static struct conn *
+conn_of(struct svc_mux *mux)
+{
+	return (struct conn *)(void *)mux;
+}
+
+struct conn_link *
+conn_link(struct conn *conn)
+{
+	return &conn->link;
+}
+
+struct svc_mux *
+conn_mux(struct conn *conn)
+{
+	return &conn->mux;
+}
+
+static void
+lock(struct conn *conn)
+{
+	pthread_mutex_lock(&conn->mux.mutex);
+}
+
+static void
+unlock(struct conn *conn)
+{
+	pthread_mutex_unlock(&conn->mux.mutex);
+}
+
+static void
+block_unref(struct block *block)
+{
+	if (block != NULL &&
+	    __atomic_sub_fetch(&block->refs, 1, __ATOMIC_ACQ_REL) == 0)
+		svc_mem_free(block);
+}
+
+/* A kick holds a reference until the loop is through with it. */
+static void
+kick(struct conn *conn)
+{
+	lock(conn);
+	bool attached = conn->attached;
+	unlock(conn);
+	if (!attached) /* conn_attach kicks */
+		return;
+	svc_mux_ref(&conn->mux);
+	if (!svc_source_kick(&conn->source))
+		svc_mux_unref(&conn->mux);
+}
+
+/* With the mutex held. */
+static void
+set_interest(struct conn *conn)
+{
+	unsigned want = 0;
+	if (!conn->attached || conn->source.fd < 0)
+		return;
+	if (conn->reader >= READER_LOOP && !conn->connecting && !conn->paused)
+		want |= SVC_IO_READ;
+	if (conn->write_blocked || conn->connecting)
+		want |= SVC_IO_WRITE;
+	if (want == 0) /* a peer that closes an idle connection is noticed */
+		want = SVC_IO_HANGUP | SVC_IO_ONESHOT;
+	if (want != conn->interest) {
+		conn->interest = want;
+		svc_source_interest(&conn->source, want);
+	}
+}
+
+/* -------------------------------------------------------------------- writing
+ */
+
+static void
+lose(struct conn *conn, int sys)
+{
+	char text[160];
+	snprintf(text, sizeof(text), "connection to %s lost: %s",
+	    conn->mux.peer, sys != 0 ? strerror(sys) : "closed by the peer");
+	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
+}
+
+/* As the flusher: true when all is written and the role given back. */
+static bool
+write_output(struct conn *conn, bool *ret_more)
+{
+	struct svc_buf *out = &conn->output;
+	while (conn->written < out->len) {
+		ssize_t n = send(conn->source.fd, out->data + conn->written,
+		    out->len - conn->written, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n >= 0) {
+			conn->written += (size_t)n;
+		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+			lock(conn);
+			conn->write_blocked = true;
+			set_interest(conn);
+			unlock(conn);
+			return false;
+		} else if (errno != EINTR) {
+			int sys = errno;
+			svc_mux_end_flush(&conn->mux, out, conn->written);
+			lose(conn, sys);
+			shutdown(conn->source.fd, SHUT_RDWR);
+			kick(conn);
+			return false;
+		}
+	}
+	*ret_more = svc_mux_end_flush(&conn->mux, out, conn->written);
+	return true;
+}
+
+static void
+conn_flush(struct svc_mux *mux)
+{
+	struct conn *conn = conn_of(mux);
+	bool more = true;
+	while (more && svc_mux_begin_flush(mux, &conn->output)) {
+		conn->written = 0;
+		if (!write_output(conn, &more))
+			return;
+	}
+}
+
+/* -------------------------------------------------------------------- reading
+ */
+
+/* Makes room for the next read. False without memory. */
+static bool
+make_room(struct conn *conn)
+{
+	struct block *block = conn->block;
+	size_t left = block != NULL ? block->len - conn->offset : 0;
+	size_t need = svc_mux_need(&conn->mux);
+	if (block != NULL && left == 0) {
+		block->len = 0;
+		conn->offset = 0;
+	}
+	if (block != NULL && block->cap - conn->offset >= need &&
+	    block->len < block->cap)
+		return true;
+	size_t cap = conn->block_size > need ? conn->block_size : need;
+	struct block *fresh = svc_mem_alloc(sizeof(*fresh) + cap);
+	if (fresh == NULL)
+		return false;
+	fresh->refs = 1;
+	fresh->cap = cap;
+	fresh->len = left;
+	if (left > 0)
+		memcpy(fresh->data, block->data + conn->offset, left);
+	conn->block = fresh;
+	conn->offset = 0;
+	block_unref(block);
+	return true;
+}
+
+/* Bytes read; 0 when there are none now; -1 when the connection has failed. */
+static ssize_t
+read_socket(struct conn *conn)
+{
+	if (!make_room(conn)) {
+		svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
+		return -1;
+	}
+	struct block *block = conn->block;
+	size_t room = block->cap - block->len;
+	for (;;) {
+		ssize_t n = recv(conn->source.fd, block->data + block->len,
+		    room, MSG_DONTWAIT);
+		if (n > 0) {
+			block->len += (size_t)n;
+			if ((size_t)n == room && conn->block_size < MAX_BLOCK)
+				conn->block_size *= 2;
+			return n;
+		}
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+			return 0;
+		lose(conn, n < 0 ? errno : 0);
+		return -1;
+	}
+}
+
+static svc_mux_result
+handle(struct conn *conn)
+{
+	struct svc_error err = {0};
+	struct block *block = conn->block;
+	if (block == NULL || conn->offset == block->len)
+		return SVC_MUX_OK;
+	__atomic_add_fetch(&block->refs, 1, __ATOMIC_RELAXED);
+	svc_mux_result result = svc_mux_input(
+	    &conn->mux, block->data, block->len, &conn->offset, &err);
+	block_unref(block);
+	if (result == SVC_MUX_FAILED) {
+		svc_log(SVC_LOG_WARN, "tcp.protocol",
+		    "closing the connection of %s: %s", conn->mux.peer,
+		    err.text);
+		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, err.text);
+	}
+	return result;
+}
+
+/* An idle connection keeps no read storage. */
+static void
+drop_empty_block(struct conn *conn)
+{
+	if (conn->block != NULL && conn->offset == conn->block->len) {
+		block_unref(conn->block);
+		conn->block = NULL;
+		conn->offset = 0;
+	}
+}
+
+/* On the loop. False when it was lost. */
+static bool
+read_on_loop(struct conn *conn)
+{
+	for (int i = 0; i < MAX_READS; i++) {
+		svc_mux_result result = handle(conn);
+		if (result == SVC_MUX_LOST)
+			return false;
+		if (result == SVC_MUX_FAILED)
+			return true;
+		if (result == SVC_MUX_YIELD) {
+			lock(conn);
+			conn->paused = true;
+			unlock(conn);
+			return true;
+		}
+		ssize_t n = read_socket(conn);
+		if (n < 0)
+			return true;
+		if (n == 0)
+			break;
+	}
+	svc_mux_result result = handle(conn);
+	if (result == SVC_MUX_LOST)
+		return false;
+	if (result == SVC_MUX_YIELD) {
+		lock(conn);
+		conn->paused = true;
+		unlock(conn);
+	}
+	drop_empty_block(conn);
+	return true;
+}
+
+/* After a take-over: the former owner still uses the block. */
+static void
+leave_block(struct conn *conn)
+{
+	struct block *block = conn->block;
+	if (block == NULL)
+		return;
+	size_t left = block->len - conn->offset;
+	struct block *fresh = NULL;
+	if (left > 0) {
+		fresh = svc_mem_alloc(sizeof(*fresh) + left);
+		if (fresh == NULL) {
+			svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
+		} else {
+			fresh->refs = 1;
+			fresh->cap = left;
+			fresh->len = left;
+			memcpy(fresh->data, block->data + conn->offset, left);
+		}
+	}
+	conn->block = fresh;
+	conn->offset = 0;
+	block_unref(block);
+}
+
+/* ------------------------------------------------------------------- the loop
+ */
+
+static void
+timer_fired(struct svc_timer *timer)
+{
+	struct conn *conn =
+	    (struct conn *)(void *)((char *)timer -
+				    offsetof(struct conn, timer));
+	char text[160];
+	if (conn->listener != NULL) {
+		if (conn->mux.greeted)
+			return;
+		snprintf(text, sizeof(text), "%s sent no hello in %lld ms",
+		    conn->mux.peer, (long long)conn->timeout_ms);
+	} else {
+		lock(conn);
+		bool connecting = conn->connecting;
+		unlock(conn);
+		if (!connecting)
+			return;
+		snprintf(text, sizeof(text), "cannot connect to %s in %lld ms",
+		    conn->mux.peer, (long long)conn->timeout_ms);
+	}
+	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
+	kick(conn);
+}
+
+static void
+connected(struct conn *conn)
+{
+	int sys = 0;
+	socklen_t len = sizeof(sys);
+	getsockopt(conn->source.fd, SOL_SOCKET, SO_ERROR, &sys, &len);
+	if (sys != 0) {
+		char text[160];
+		snprintf(text, sizeof(text), "cannot connect to %s: %s",
+		    conn->mux.peer, strerror(sys));
+		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
+		return;
+	}
+	lock(conn);
+	conn->connecting = false;
+	conn->mux.flushing = false; /* it held back the output till now */
+	set_interest(conn);
+	unlock(conn);
+	svc_timer_stop(conn->loop, &conn->timer);
+	conn_flush(&conn->mux);
+}
+
+/* The socket is full or empty again: the loop is the flusher. */
+static void
+write_on_loop(struct conn *conn)
+{
+	bool more = false;
+	if (write_output(conn, &more) && more)
+		conn_flush(&conn->mux);
+	if (svc_mux_backlog(&conn->mux) == 0) {
+		lock(conn);
+		conn->paused = false;
+		unlock(conn);
+	}
+}
+
+static void
+finish(struct conn *conn)
+{
+	if (conn->finished)
+		return;
+	conn->finished = true;
+	svc_timer_stop(conn->loop, &conn->timer);
+	svc_source_detach(&conn->source);
+	if (conn->source.fd >= 0)
+		shutdown(conn->source.fd, SHUT_RDWR);
+	lock(conn);
+	/* A write that waits for the socket will not go on. */
+	bool blocked = conn->write_blocked;
+	conn->write_blocked = false;
+	unlock(conn);
+	if (blocked)
+		svc_mux_end_flush(&conn->mux, &conn->output, conn->written);
+	svc_mux_unref(&conn->mux);
+}
+
+static void
+conn_ready(struct svc_source *source, unsigned events)
+{
+	struct conn *conn =
+	    (struct conn *)(void *)((char *)source -
+				    offsetof(struct conn, source));
+	bool resume = (events & SVC_IO_RESUME) != 0;
+	if (events & SVC_IO_KICK)
+		conn->kicked = true;
+	if (!conn->timed && !conn->finished) {
+		conn->timed = true;
+		svc_timer_start(
+		    conn->loop, &conn->timer, svc_deadline(conn->timeout_ms));
+	}
+
+	lock(conn);
+	bool run = resume;
+	if (!resume && !conn->connecting &&
+	    (conn->reader == READER_LOOP || conn->reader == READER_NONE)) {
+		conn->reader = READER_RUNNING;
+		run = true;
+	} else if (resume) {
+		run = conn->reader == READER_RUNNING;
+	}
+	bool connecting = conn->connecting;
+	bool writes = (events & SVC_IO_WRITE) != 0 && conn->write_blocked;
+	if (writes)
+		conn->write_blocked = false;
+	bool aborted = conn->aborted;
+	unlock(conn);
+
+	if (resume) {
+		leave_block(conn);
+		conn_flush(&conn->mux);
+	}
+	if (aborted)
+		svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
+	if (connecting && (events & SVC_IO_WRITE))
+		connected(conn);
+	if (writes)
+		write_on_loop(conn);
+	if (run && !svc_mux_failed(&conn->mux)) {
+		lock(conn);
+		bool paused = conn->paused;
+		unlock(conn);
+		if (!paused && !read_on_loop(conn))
+			return;
+		conn_flush(&conn->mux);
+	}
+	bool failed = svc_mux_failed(&conn->mux);
+	if (failed && svc_mux_close_streams(&conn->mux) == SVC_MUX_LOST)
+		return;
+	bool again = false;
+	lock(conn);
+	if (run && conn->reader == READER_RUNNING)
+		conn->reader = READER_LOOP;
+	if (conn->paused && !conn->write_blocked) {
+		/* The socket took everything after all. */
+		conn->paused = false;
+		again = true;
+	}
+	set_interest(conn);
+	unlock(conn);
+	if (failed)
+		finish(conn);
+	else if (again)
+		kick(conn);
+	if (conn->kicked) {
+		conn->kicked = false;
+		svc_mux_unref(&conn->mux);
+	}
+}
+
+/* ------------------------------------------------------------ making and
+ * ending */
+
+static void
+conn_free(struct svc_mux *mux)
+{
+	struct conn *conn = conn_of(mux);
+	if (conn->listener != NULL)
+		listener_forget(conn->listener, conn);
+	if (conn->source.fd >= 0)
+		close(conn->source.fd);
+	block_unref(conn->block);
+	svc_buf_fini(&conn->output);
+	svc_mux_fini(mux);
+	svc_mem_free(conn);
+}
+
+void
+conn_abort(struct conn *conn)
+{
+	lock(conn);
+	conn->aborted = true;
+	unlock(conn);
+	kick(conn);
+}
+
+static void
+conn_idle(struct svc_mux *mux)
+{
+	conn_abort(conn_of(mux));
+}
+
+static const struct svc_mux_ops mux_ops = {
+    .flush = conn_flush,
+    .free = conn_free,
+    .idle = conn_idle,
+};
+
+static struct conn *
+conn_create(struct tcp *tcp, struct listener *listener, int fd,
+    svc_accept_cb accept, void *arg, const char *peer)
+{
+	struct conn *conn = svc_mem_calloc(1, sizeof(*conn));
+	if (conn == NULL)
+		return NULL;
+	conn->loop = svc_executor_loop(tcp->config.executor);
+	struct svc_mux_config config = {
+	    .ops = &mux_ops,
+	    .transport = &tcp_ops,
+	    .loop = conn->loop,
+	    .limits = tcp->config.limits,
+	    .server = listener != NULL,
+	    .accept = accept,
+	    .accept_arg = arg,
+	};
+	if (svc_mux_init(&conn->mux, &config, peer) != SVC_OK) {
+		svc_mem_free(conn);
+		return NULL;
+	}
+	conn->tcp = tcp;
+	conn->listener = listener;
+	conn->source.fd = fd;
+	conn->source.ready = conn_ready;
+	conn->timer.fire = timer_fired;
+	conn->reader = READER_LOOP;
+	conn->block_size = MIN_BLOCK;
+	svc_buf_init(&conn->output, conn->mux.out.max);
+	return conn;
+}
+
+/* Hands the connection to its loop. */
+static void
+conn_attach(struct conn *conn)
+{
+	struct svc_error err;
+	svc_mux_ref(&conn->mux); /* of the loop, until finish */
+	lock(conn);
+	conn->interest = conn->connecting ? SVC_IO_WRITE : SVC_IO_READ;
+	if (svc_source_attach(
+		conn->loop, &conn->source, conn->interest, &err) != SVC_OK) {
+		/* Without being watched it can only be closed, by a kick. */
+		close(conn->source.fd);
+		conn->source.fd = -1;
+		svc_source_attach(conn->loop, &conn->source, 0, NULL);
+		unlock(conn);
+		svc_mux_fail(&conn->mux, err.code, err.text);
+		lock(conn);
+	}
+	conn->attached = true;
+	unlock(conn);
+	kick(conn);
+}
+
+svc_err
+conn_accept(struct tcp *tcp, struct listener *listener, int fd,
+    svc_accept_cb accept, void *arg, const char *peer, struct conn **ret_conn)
+{
+	struct conn *conn = conn_create(tcp, listener, fd, accept, arg, peer);
+	if (conn == NULL) {
+		close(fd);
+		return SVC_E_NOMEM;
+	}
+	conn->timeout_ms = conn->mux.config.limits.handshake_ms;
+	*ret_conn = conn;
+	return SVC_OK;
+}
+
+void
+conn_start(struct conn *conn)
+{
+	conn_flush(&conn->mux); /* our hello goes first */
+	conn_attach(conn);
+	svc_mux_unref(&conn->mux); /* the loop's is left */
+}
+
+static void
+conn_connect(
+    struct conn *conn, const struct sockaddr_storage *address, socklen_t len)
+{
+	char text[320];
+	int on = 1;
+	int fd = socket(
+	    address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd >= 0)
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	if (fd < 0 ||
+	    (connect(fd, (const struct sockaddr *)address, len) != 0 &&
+		errno != EINPROGRESS)) {
+		snprintf(text, sizeof(text), "cannot connect to %s: %s",
+		    conn->address, strerror(errno));
+		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
+		if (fd >= 0)
+			close(fd);
+		fd = -1;
+	}
+	conn->source.fd = fd;
+	conn_attach(conn);
+}
+
+/* On a thread that may block: the address is a name. */
+static void
+resolve_and_connect(void *arg)
+{
+	struct conn *conn = arg;
+	struct sockaddr_storage address;
+	socklen_t len = 0;
+	struct svc_error err = {0};
+	svc_err rc =
+	    tcp_resolve(conn->address, false, false, &address, &len, &err);
+	if (rc == SVC_OK) {
+		conn_connect(conn, &address, len);
+	} else {
+		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, err.text);
+		conn_attach(conn);
+	}
+	svc_mux_unref(&conn->mux);
+}
+
+svc_err
+conn_dial(struct tcp *tcp, const char *address, int64_t timeout_ms,
+    struct conn **ret_conn, struct svc_error *err)
+{
+	struct sockaddr_storage where;
+	socklen_t len;
+	svc_err rc = tcp_resolve(address, false, true, &where, &len, err);
+	if (rc != SVC_OK && rc != SVC_E_AGAIN)
+		return rc;
+	struct conn *conn = conn_create(tcp, NULL, -1, NULL, NULL, address);
+	if (conn == NULL)
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	snprintf(conn->address, sizeof(conn->address), "%s", address);
+	conn->timeout_ms = timeout_ms > 0 ? timeout_ms : 5000;
+	conn->connecting = true;
+	conn->mux.flushing = true; /* until it is connected */
+	if (rc == SVC_OK) {
+		conn_connect(conn, &where, len);
+	} else {
+		svc_mux_ref(&conn->mux);
+		rc = svc_executor_run(
+		    tcp->config.executor, resolve_and_connect, conn);
+		if (rc != SVC_OK) {
+			svc_mux_unref(&conn->mux);
+			svc_mux_unref(&conn->mux);
+			return svc_error_set(
+			    err, rc, "no thread to resolve \"%s\"", address);
+		}
+	}
+	*ret_conn = conn;
+	return SVC_OK;
+}
+
+void
+conn_release(struct conn *conn)
+{
+	svc_mux_finish(&conn->mux);
+	svc_mux_unref(&conn->mux);
+}
+
+/* --------------------------------------------------------------------- calling
+ */
+
+svc_err
+conn_open(struct conn *conn, const struct svc_part *first, unsigned flags,
+    const struct svc_stream_events *events, void *user,
+    struct svc_stream_handle **ret_stream, struct svc_error *err)
+{
+	svc_err rc = svc_mux_open(
+	    &conn->mux, first, flags, events, user, ret_stream, err);
+	if (rc == SVC_OK && !(flags & SVC_OPEN_WAIT)) {
+		lock(conn);
+		if (conn->reader == READER_NONE) {
+			conn->reader = READER_LOOP;
+			set_interest(conn);
+		}
+		unlock(conn);
+	}
+	return rc;
+}
+
+/* The caller is through: let the loop read if anybody else waits. */
+static void
+give_back(struct conn *conn, struct svc_stream_handle *stream)
+{
+	drop_empty_block(conn);
+	lock(conn);
+	bool failed = conn->mux.failed || conn->aborted;
+	bool left = conn->block != NULL;
+	uint32_t own = svc_mux_done(stream) ? 0 : 1;
+	bool loop = failed || left || conn->mux.n_streams > own;
+	conn->reader = loop ? READER_LOOP : READER_NONE;
+	set_interest(conn);
+	unlock(conn);
+	if (failed || left)
+		kick(conn);
+}
+
+static svc_err
+read_as_caller(
+    struct conn *conn, struct svc_stream_handle *stream, int64_t deadline_at_ms)
+{
+	for (;;) {
+		svc_mux_result result = handle(conn);
+		if (result == SVC_MUX_YIELD) {
+			give_back(conn, stream);
+			return svc_mux_wait(stream, deadline_at_ms);
+		}
+		lock(conn);
+		bool done = svc_mux_done(stream);
+		bool failed = conn->mux.failed || conn->aborted;
+		unlock(conn);
+		if (done || failed) {
+			give_back(conn, stream);
+			/* After a failure the loop closes the streams. */
+			return done ? SVC_OK
+				    : svc_mux_wait(stream, deadline_at_ms);
+		}
+		int64_t left = svc_remaining(deadline_at_ms);
+		if (left == 0) {
+			give_back(conn, stream);
+			return SVC_E_TIMEDOUT;
+		}
+		struct pollfd wait = {.fd = conn->source.fd, .events = POLLIN};
+		int ms = left == SVC_FOREVER || left > MAX_POLL_MS ? MAX_POLL_MS
+								   : (int)left;
+		if (poll(&wait, 1, ms) > 0)
+			read_socket(conn);
+	}
+}
+
+svc_err
+conn_wait(struct svc_stream_handle *stream, int64_t deadline_at_ms)
+{
+	struct conn *conn = conn_of(svc_mux_of(stream));
+	lock(conn);
+	bool take =
+	    !svc_mux_done(stream) && !conn->mux.failed && !conn->connecting &&
+	    conn->attached &&
+	    (conn->reader == READER_NONE ||
+		(conn->reader == READER_LOOP && conn->mux.n_streams == 1));
+	if (take) {
+		conn->reader = READER_CALLER;
+		set_interest(conn);
+	}
+	unlock(conn);
+	if (!take)
+		return svc_mux_wait(stream, deadline_at_ms);
+	return read_as_caller(conn, stream, deadline_at_ms);
+}

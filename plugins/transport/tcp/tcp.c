@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tcp.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+
+svc_err
+tcp_resolve(const char *address, bool passive, bool numeric_only,
+    struct sockaddr_storage *ret_address, socklen_t *ret_len,
+    struct svc_error *err)
+{
+	char host[256], port[8];
+	uint16_t number;
+	svc_err rc =
+	    svc_address_split(address, host, sizeof(host), &number, err);
+	if (rc != SVC_OK)
+		return rc;
+	if (!passive && (number == 0 || host[0] == 0))
+		return svc_error_set(err, SVC_E_INVAL,
+		    "address \"%s\" cannot be called: it needs a host and a "
+		    "port above 0",
+		    address);
+	if (host[0] == 0) { /* every interface, both families */
+		struct sockaddr_in6 *any = (struct sockaddr_in6 *)ret_address;
+		memset(ret_address, 0, sizeof(*ret_address));
+		any->sin6_family = AF_INET6;
+		any->sin6_addr = in6addr_any;
+		any->sin6_port = htons(number);
+		*ret_len = sizeof(*any);
+		return SVC_OK;
+	}
+	snprintf(port, sizeof(port), "%u", number);
+	struct addrinfo hints = {
+	    .ai_socktype = SOCK_STREAM,
+	    .ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0) |
+			(numeric_only ? AI_NUMERICHOST : 0),
+	};
+	struct addrinfo *found = NULL;
+	int sys = getaddrinfo(host, port, &hints, &found);
+	if (sys == EAI_NONAME && numeric_only)
+		return SVC_E_AGAIN;
+	if (sys != 0)
+		return svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "host of address \"%s\" cannot be resolved: %s", address,
+		    gai_strerror(sys));
+	memcpy(ret_address, found->ai_addr, found->ai_addrlen);
+	*ret_len = found->ai_addrlen;
+	freeaddrinfo(found);
+	return SVC_OK;
+}
+
+void
+tcp_format(const struct sockaddr_storage *address, char *out, size_t size)
+{
+	char host[INET6_ADDRSTRLEN] = "";
+	if (address->ss_family == AF_INET6) {
+		const struct sockaddr_in6 *in6 =
+		    (const struct sockaddr_in6 *)address;
+		unsigned port = ntohs(in6->sin6_port);
+		if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
+			inet_ntop(AF_INET, &in6->sin6_addr.s6_addr[12], host,
+			    sizeof(host));
+			snprintf(out, size, "%s:%u", host, port);
+			return;
+		}
+		inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
+		snprintf(out, size, "[%s]:%u", host, port);
+		return;
+	}
+	const struct sockaddr_in *in = (const struct sockaddr_in *)address;
+	inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
+	snprintf(out, size, "%s:%u", host, (unsigned)ntohs(in->sin_port));
+}
+
+static svc_err
+tcp_create(const struct svc_transport_config *config, void **ret_self,
+    struct svc_error *err)
+{
+	struct tcp *tcp = svc_mem_calloc(1, sizeof(*tcp));
+	if (tcp == NULL)
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	tcp->config = *config;
+	tcp->config.limits = svc_transport_limits_fill(&config->limits);
+	*ret_self = tcp;
+	return SVC_OK;
+}
+
+static void
+tcp_destroy(void *self)
+{
+	svc_mem_free(self);
+}
+
+static svc_err
+tcp_listen(void *self, const char *address, svc_accept_cb accept, void *arg,
+    void **ret_listener, struct svc_error *err)
+{
+	struct listener *listener;
+	svc_err rc =
+	    listener_create(self, address, accept, arg, &listener, err);
+	if (rc == SVC_OK)
+		*ret_listener = listener;
+	return rc;
+}
+
+static const char *
+tcp_listener_address(void *listener)
+{
+	return listener_address(listener);
+}
+
+static void
+tcp_drain(void *listener)
+{
+	listener_drain(listener);
+}
+
+static void
+tcp_listener_destroy(void *listener)
+{
+	listener_destroy(listener);
+}
+
+static svc_err
+tcp_dial(void *self, const char *address, int64_t timeout_ms, void **ret_conn,
+    struct svc_error *err)
+{
+	struct conn *conn;
+	svc_err rc = conn_dial(self, address, timeout_ms, &conn, err);
+	if (rc == SVC_OK)
+		*ret_conn = conn;
+	return rc;
+}
+
+static void
+tcp_conn_destroy(void *conn)
+{
+	conn_release(conn);
+}
+
+static svc_err
+tcp_open(void *conn, const struct svc_part *first, unsigned flags,
+    const struct svc_stream_events *events, void *user,
+    struct svc_stream_handle **ret_stream, struct svc_error *err)
+{
+	return conn_open(conn, first, flags, events, user, ret_stream, err);
+}
+
+const struct svc_transport_ops tcp_ops = {
+    .abi = SVC_TRANSPORT_ABI,
+    .size = sizeof(struct svc_transport_ops),
+    .name = "tcp",
+    .create = tcp_create,
+    .destroy = tcp_destroy,
+    .listen = tcp_listen,
+    .listener_address = tcp_listener_address,
+    .drain = tcp_drain,
+    .listener_destroy = tcp_listener_destroy,
+    .dial = tcp_dial,
+    .conn_destroy = tcp_conn_destroy,
+    .open = tcp_open,
+    .send = svc_mux_send,
+    .wait = conn_wait,
+    .release = svc_mux_release,
+    .peer = svc_mux_peer,
+    .cancelled = svc_mux_cancelled,
+};
+
+SVC_PLUGIN(tcp_ops);
