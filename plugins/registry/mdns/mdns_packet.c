@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mdns_packet.h"
+
+#include <string.h>
+
+#define HEADER_LEN 12
+#define LABEL_MAX 63
+#define POINTER_MAX 0x3fff
+
+static uint16_t
+get16(const uint8_t *p)
+{
+	return (uint16_t)((unsigned)p[0] << 8 | p[1]);
+}
+
+static uint32_t
+get32(const uint8_t *p)
+{
+	return (uint32_t)get16(p) << 16 | get16(p + 2);
+}
+
+static bool
+label_add(struct mdns_name *name, size_t *n, const uint8_t *label, size_t len)
+{
+	size_t dot = *n > 0 ? 1 : 0;
+	if (*n + dot + len >= MDNS_NAME_SIZE)
+		return false;
+	if (dot != 0)
+		name->text[(*n)++] = '.';
+	for (size_t i = 0; i < len; i++) {
+		if (label[i] <= ' ' || label[i] == '.' || label[i] == 0x7f)
+			name->plain = false;
+		name->text[(*n)++] = (char)label[i];
+	}
+	return true;
+}
+
+/* Reads the name at *at and moves *at behind it. Every pointer has to lead
+ * before the part it ends, so that a loop is impossible. */
+static bool
+name_read(const uint8_t *data, size_t len, size_t *at, struct mdns_name *name)
+{
+	size_t pos = *at, part = *at, n = 0;
+	bool jumped = false;
+	name->plain = true;
+	for (;;) {
+		if (pos >= len)
+			return false;
+		size_t byte = data[pos];
+		if (byte == 0) {
+			if (!jumped)
+				*at = pos + 1;
+			break;
+		}
+		if ((byte & 0xc0) == 0xc0) {
+			if (len - pos < 2)
+				return false;
+			size_t to = (byte & 0x3f) << 8 | data[pos + 1];
+			if (to >= part)
+				return false;
+			if (!jumped)
+				*at = pos + 2;
+			jumped = true;
+			pos = part = to;
+			continue;
+		}
+		if (byte > LABEL_MAX || len - pos - 1 < byte)
+			return false;
+		if (!label_add(name, &n, data + pos + 1, byte))
+			return false;
+		pos += 1 + byte;
+	}
+	name->text[n] = '\0';
+	return true;
+}
+
+bool
+mdns_read(struct mdns_reader *reader, const void *data, size_t len)
+{
+	const uint8_t *p = data;
+	memset(reader, 0, sizeof(*reader));
+	if (len < HEADER_LEN)
+		return false;
+	reader->data = p;
+	reader->len = len;
+	reader->at = HEADER_LEN;
+	struct mdns_header *h = &reader->header;
+	h->id = get16(p);
+	h->flags = get16(p + 2);
+	h->n_questions = get16(p + 4);
+	h->n_answers = get16(p + 6);
+	h->n_authorities = get16(p + 8);
+	h->n_additionals = get16(p + 10);
+	reader->questions_left = h->n_questions;
+	reader->answers_left = h->n_answers;
+	reader->records_left =
+	    (uint32_t)h->n_answers + h->n_authorities + h->n_additionals;
+	return true;
+}
+
+bool
+mdns_read_question(
+    struct mdns_reader *reader, struct mdns_question *ret_question)
+{
+	if (reader->bad || reader->questions_left == 0)
+		return false;
+	if (!name_read(
+		reader->data, reader->len, &reader->at, &ret_question->name) ||
+	    reader->len - reader->at < 4) {
+		reader->bad = true;
+		return false;
+	}
+	ret_question->type = get16(reader->data + reader->at);
+	ret_question->class = get16(reader->data + reader->at + 2);
+	reader->at += 4;
+	reader->questions_left--;
+	return true;
+}
+
+/* The names inside the data may point anywhere before themselves, but they
+ * have to end where the data ends. */
+static bool
+record_names(const struct mdns_reader *reader, size_t at, struct mdns_rr *rr)
+{
+	size_t end = at + rr->len;
+	if (rr->type == MDNS_TYPE_SRV) {
+		if (rr->len < 7)
+			return false;
+		rr->port = get16(reader->data + at + 4);
+		at += 6;
+	} else if (rr->type != MDNS_TYPE_PTR) {
+		return true;
+	}
+	return name_read(reader->data, end, &at, &rr->target) && at == end;
+}
+
+bool
+mdns_read_record(struct mdns_reader *reader, struct mdns_rr *ret_record)
+{
+	struct mdns_question skipped;
+	while (mdns_read_question(reader, &skipped))
+		;
+	if (reader->bad || reader->records_left == 0)
+		return false;
+	struct mdns_rr *rr = ret_record;
+	reader->bad = true;
+	if (!name_read(reader->data, reader->len, &reader->at, &rr->name) ||
+	    reader->len - reader->at < 10)
+		return false;
+	const uint8_t *p = reader->data + reader->at;
+	rr->type = get16(p);
+	rr->class = get16(p + 2);
+	rr->ttl = get32(p + 4);
+	rr->len = get16(p + 8);
+	rr->data = p + 10;
+	rr->port = 0;
+	rr->target.text[0] = '\0';
+	rr->target.plain = false;
+	reader->at += 10;
+	if (reader->len - reader->at < rr->len ||
+	    !record_names(reader, reader->at, rr))
+		return false;
+	reader->at += rr->len;
+	rr->answer = reader->answers_left > 0;
+	if (rr->answer)
+		reader->answers_left--;
+	reader->records_left--;
+	reader->bad = false;
+	return true;
+}
+
+static void
+put16(struct mdns_writer *writer, unsigned value)
+{
+	const uint8_t bytes[2] = {(uint8_t)(value >> 8), (uint8_t)value};
+	svc_buf_append(&writer->buf, bytes, sizeof(bytes));
+}
+
+static void
+put32(struct mdns_writer *writer, uint32_t value)
+{
+	put16(writer, value >> 16);
+	put16(writer, value & 0xffff);
+}
+
+static void
+set16(struct mdns_writer *writer, size_t at, size_t value)
+{
+	if (writer->buf.failed != SVC_OK)
+		return;
+	writer->buf.data[at] = (uint8_t)(value >> 8);
+	writer->buf.data[at + 1] = (uint8_t)value;
+}
+
+/* Where this very name was written before; 0 for nowhere. */
+static unsigned
+name_find(const struct mdns_writer *writer, const char *name)
+{
+	for (size_t i = 0; i < writer->n_names; i++) {
+		struct mdns_name known;
+		size_t at = writer->names[i];
+		if (name_read(writer->buf.data, writer->buf.len, &at, &known) &&
+		    strcmp(known.text, name) == 0)
+			return writer->names[i];
+	}
+	return 0;
+}
+
+static void
+name_write(struct mdns_writer *writer, const char *name)
+{
+	const size_t max = sizeof(writer->names) / sizeof(writer->names[0]);
+	/* Labels become known only when the whole name stands. */
+	uint16_t fresh[sizeof(writer->names) / sizeof(writer->names[0])];
+	size_t n_fresh = 0;
+	if (strlen(name) >= MDNS_NAME_SIZE)
+		writer->buf.failed = SVC_E_INVAL;
+	while (*name != '\0' && writer->buf.failed == SVC_OK) {
+		unsigned known = name_find(writer, name);
+		if (known != 0) {
+			put16(writer, 0xc000 | known);
+			goto out;
+		}
+		size_t len = strcspn(name, ".");
+		if (len == 0 || len > LABEL_MAX) {
+			writer->buf.failed = SVC_E_INVAL;
+			return;
+		}
+		if (writer->buf.len <= POINTER_MAX && n_fresh < max)
+			fresh[n_fresh++] = (uint16_t)writer->buf.len;
+		svc_buf_putc(&writer->buf, (char)len);
+		svc_buf_append(&writer->buf, name, len);
+		name += len;
+		if (name[0] == '.') {
+			name++;
+			if (*name == '\0')
+				writer->buf.failed = SVC_E_INVAL;
+		}
+	}
+	svc_buf_putc(&writer->buf, '\0');
+out:
+	for (size_t i = 0; i < n_fresh && writer->n_names < max; i++)
+		writer->names[writer->n_names++] = fresh[i];
+}
+
+void
+mdns_write(struct mdns_writer *writer, uint16_t id, uint16_t flags)
+{
+	static const uint8_t header[HEADER_LEN];
+	memset(writer, 0, sizeof(*writer));
+	svc_buf_init(&writer->buf, MDNS_PAYLOAD_MAX);
+	svc_buf_append(&writer->buf, header, sizeof(header));
+	writer->header.id = id;
+	writer->header.flags = flags;
+}
+
+void
+mdns_write_question(
+    struct mdns_writer *writer, const char *name, uint16_t type, uint16_t class)
+{
+	name_write(writer, name);
+	put16(writer, type);
+	put16(writer, class);
+	writer->header.n_questions++;
+}
+
+/* Returns where the length of the data has to be set. */
+static size_t
+record_begin(
+    struct mdns_writer *writer, const char *name, uint16_t type, uint32_t ttl)
+{
+	name_write(writer, name);
+	put16(writer, type);
+	put16(writer, MDNS_CLASS_IN);
+	put32(writer, ttl);
+	put16(writer, 0);
+	writer->header.n_answers++;
+	return writer->buf.len - 2;
+}
+
+static void
+record_end(struct mdns_writer *writer, size_t at)
+{
+	set16(writer, at, writer->buf.len - at - 2);
+}
+
+void
+mdns_write_ptr(struct mdns_writer *writer, const char *name, uint32_t ttl,
+    const char *target)
+{
+	size_t at = record_begin(writer, name, MDNS_TYPE_PTR, ttl);
+	name_write(writer, target);
+	record_end(writer, at);
+}
+
+void
+mdns_write_srv(struct mdns_writer *writer, const char *name, uint32_t ttl,
+    uint16_t port, const char *target)
+{
+	size_t at = record_begin(writer, name, MDNS_TYPE_SRV, ttl);
+	put16(writer, 10); /* priority */
+	put16(writer, 1);  /* weight */
+	put16(writer, port);
+	name_write(writer, target);
+	record_end(writer, at);
+}
+
+void
+mdns_write_data(struct mdns_writer *writer, const char *name, uint16_t type,
+    uint32_t ttl, const void *data, size_t len)
+{
+	size_t at = record_begin(writer, name, type, ttl);
+	svc_buf_append(&writer->buf, data, len);
+	record_end(writer, at);
+}
+
+svc_err
+mdns_write_end(struct mdns_writer *writer)
+{
+	const struct mdns_header *h = &writer->header;
+	set16(writer, 0, h->id);
+	set16(writer, 2, h->flags);
+	set16(writer, 4, h->n_questions);
+	set16(writer, 6, h->n_answers);
+	return writer->buf.failed;
+}
+
+void
+mdns_write_fini(struct mdns_writer *writer)
+{
+	svc_buf_fini(&writer->buf);
+}
