@@ -71,7 +71,6 @@ svc_call_begin(
 	call->endpoint = "";
 	call->req = NULL;
 	call->deadline_at_ms = INT64_MAX;
-	atomic_init(&call->cancelled, false);
 	call->fail.code = SVC_OK;
 	call->fail.text[0] = '\0';
 	call->at = call->space;
@@ -334,7 +333,8 @@ svc_call_remaining_ms(const struct svc_call *call)
 bool
 svc_call_cancelled(const struct svc_call *call)
 {
-	return atomic_load(&call->cancelled) ||
+	const struct svc_transport_ops *ops = call->stream->ops;
+	return (SVC_OPS_HAS(ops, cancelled) && ops->cancelled(call->stream)) ||
 	       svc_remaining(call->deadline_at_ms) == 0;
 }
 

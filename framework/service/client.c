@@ -269,7 +269,7 @@ attempt(struct attempts *at, int64_t tries_left, struct svc_message *rsp,
 		dial_ms = MIN_DIAL_MS;
 	if (dial_ms > MAX_DIAL_MS)
 		dial_ms = MAX_DIAL_MS;
-	struct svc_link *link;
+	struct svc_link *link = NULL;
 	code = link_of(at->client, target, &link, err);
 	if (code == SVC_OK)
 		svc_link_exchange(link, &at->first, at->deadline_at_ms, dial_ms,

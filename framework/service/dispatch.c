@@ -3,8 +3,8 @@
  * From an accepted stream to its handler and back.
  *
  * A call runs on the thread that read it, with everything it needs on that
- * thread's stack. Only two rare things need memory of their own: a request
- * that comes in several parts, and a reply for which the stream has no room.
+ * thread's stack. Only a request that comes in several parts needs memory of
+ * its own.
  */
 #include "server.h"
 
@@ -52,108 +52,25 @@ count_out(struct svc_server *server, struct svc_server_shard *shard)
 
 /* ----------------------------------------------------------------- answers */
 
-/* A reply for which there was no room yet. */
-struct parked {
-	struct svc_server *server;
-	struct svc_server_shard *shard;
-	struct svc_part part;
-	struct svc_headers *headers;
-	char *content_type, *status_text;
-	void *data;
-};
-
-static void
-parked_free(struct svc_stream_handle *stream, svc_err code)
-{
-	struct parked *parked = stream->user;
-	stream->ops->release(stream, code);
-	struct svc_server *server = parked->server;
-	struct svc_server_shard *shard = parked->shard;
-	svc_headers_destroy(parked->headers);
-	svc_mem_free(parked->content_type);
-	svc_mem_free(parked->status_text);
-	svc_mem_free(parked->data);
-	svc_mem_free(parked);
-	count_out(server, shard);
-}
-
-static void
-parked_part(struct svc_stream_handle *stream, const struct svc_part *part)
-{
-	(void)stream;
-	(void)part;
-}
-
-static void
-parked_closed(
-    struct svc_stream_handle *stream, const struct svc_stream_end *end)
-{
-	(void)end;
-	parked_free(stream, SVC_E_CANCELLED);
-}
-
-static void
-parked_writable(struct svc_stream_handle *stream)
-{
-	struct parked *parked = stream->user;
-	svc_err code = stream->ops->send(stream, &parked->part, NULL);
-	if (code != SVC_E_AGAIN)
-		parked_free(stream, code == SVC_OK ? SVC_OK : SVC_E_INTERNAL);
-}
-
-static const struct svc_stream_events parked_events = {
-    .part = parked_part,
-    .closed = parked_closed,
-    .writable = parked_writable,
-};
-
-/* False when memory ran out. From here on the stream is the parked one's. */
-static bool
-park(struct svc_server *server, struct svc_server_shard *shard,
-    struct svc_stream_handle *stream, const struct svc_part *part)
-{
-	struct parked *parked = svc_mem_calloc(1, sizeof(*parked));
-	if (parked == NULL)
-		return false;
-	parked->server = server;
-	parked->shard = shard;
-	parked->part = *part;
-	parked->content_type = svc_mem_strdup(part->content_type);
-	parked->status_text = svc_mem_strdup(part->status_text);
-	if (part->headers != NULL)
-		parked->headers = svc_headers_copy(part->headers);
-	if (part->len > 0)
-		parked->data = svc_mem_alloc(part->len);
-	if ((part->content_type != NULL && parked->content_type == NULL) ||
-	    (part->status_text != NULL && parked->status_text == NULL) ||
-	    (part->headers != NULL && parked->headers == NULL) ||
-	    (part->len > 0 && parked->data == NULL)) {
-		svc_headers_destroy(parked->headers);
-		svc_mem_free(parked->content_type);
-		svc_mem_free(parked->status_text);
-		svc_mem_free(parked->data);
-		svc_mem_free(parked);
-		return false;
-	}
-	if (part->len > 0)
-		memcpy(parked->data, part->data, part->len);
-	parked->part.content_type = parked->content_type;
-	parked->part.status_text = parked->status_text;
-	parked->part.headers = parked->headers;
-	parked->part.data = parked->data;
-	stream->user = parked;
-	stream->events = &parked_events;
-	return true;
-}
-
-/* Sends the answer and gives the stream and the count back, now or later. */
+/* Sends the answer and gives the stream and the count back. An answer is one
+ * part, for which a transport always has room. */
 static void
 answer(struct svc_server *server, struct svc_server_shard *shard,
     struct svc_stream_handle *stream, const struct svc_part *part)
 {
-	svc_err code = stream->ops->send(stream, part, NULL);
-	if (code == SVC_E_AGAIN && park(server, shard, stream, part))
-		return;
+	struct svc_error why = {0};
+	struct svc_part instead;
+	svc_err code = stream->ops->send(stream, part, &why);
+	if (code == SVC_E_EXHAUSTED && (part->flags & SVC_PART_MESSAGE)) {
+		/* More than the caller takes, by what it said itself. */
+		instead = (struct svc_part){
+		    .flags = SVC_PART_HEADERS | SVC_PART_END,
+		    .status = code,
+		    .status_text = why.text,
+		};
+		part = &instead;
+		code = stream->ops->send(stream, part, NULL);
+	}
 	stream->ops->release(stream, code == SVC_OK ? SVC_OK : SVC_E_INTERNAL);
 	count_out(server, shard);
 }
@@ -191,22 +108,14 @@ call_part(struct svc_stream_handle *stream, const struct svc_part *part)
 static void
 call_closed(struct svc_stream_handle *stream, const struct svc_stream_end *end)
 {
-	(void)end;
-	struct svc_call *call = stream->user;
-	if (call != NULL)
-		atomic_store(&call->cancelled, true);
-}
-
-static void
-call_writable(struct svc_stream_handle *stream)
-{
 	(void)stream;
+	(void)end;
 }
 
+/* Nothing comes while the handler runs: it asks svc_call_cancelled. */
 static const struct svc_stream_events call_events = {
     .part = call_part,
     .closed = call_closed,
-    .writable = call_writable,
 };
 
 static const char *
@@ -311,8 +220,6 @@ serve(struct svc_server *server, struct svc_server_shard *shard,
 	call.req = &req;
 	if (first->timeout_ms > 0)
 		call.deadline_at_ms = svc_deadline(first->timeout_ms);
-	stream->user = &call;
-	stream->events = &call_events;
 
 	if (code == SVC_OK)
 		code = endpoint->fn(&call, &req, &rsp, endpoint->arg);
@@ -434,7 +341,6 @@ gather_closed(
 static const struct svc_stream_events gather_events = {
     .part = gather_part,
     .closed = gather_closed,
-    .writable = call_writable,
 };
 
 static void

@@ -327,9 +327,7 @@ try_exchange(struct svc_link *link, struct conn *conn,
 			    waiting->err, code, "%s", svc_err_text(code));
 		return true;
 	}
-	/* In the same process nothing is waited for: the handler runs here. */
-	if (ops != &svc_transport_memory)
-		svc_will_block();
+	svc_will_block();
 	code = ops->wait(stream, deadline_at_ms);
 	ops->release(stream, SVC_E_CANCELLED);
 	if (code != SVC_OK)
@@ -347,7 +345,7 @@ svc_link_exchange(struct svc_link *link, const struct svc_part *first,
 	/* A kept connection may be closed by now, and so may be the one that
 	 * another thread dialled at the same time. */
 	for (int i = 0; i < 3 && !done; i++) {
-		struct conn *conn;
+		struct conn *conn = NULL;
 		err->text[0] = '\0';
 		svc_err code = conn_enter(link, dial_timeout_ms, &conn, err);
 		if (code != SVC_OK) {
