@@ -1,0 +1,566 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The command line against a real service in this process, through real
+ * registries: mdns on the loopback interface and etcd. */
+#include "support/servers.h"
+
+#include <svc/svc.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+/* The framework's defaults leave mdns's cache and a busy machine ample time;
+ * a test that reaches this has failed. */
+#define LIMIT_MS 30000
+#define MAX_WORDS 32
+
+extern char **environ;
+
+/* ------------------------------------------------------- running the tool */
+
+struct program {
+	pid_t pid;
+	int fds[2]; /* what it writes to standard output and error */
+	struct svc_buf text[2];
+};
+
+/* The flags that say where everybody meets; "" when there are none. */
+static char where[2][64];
+
+static struct program
+start_tool(const char *input, const char *const words[])
+{
+	struct program p = {.pid = 0};
+	posix_spawn_file_actions_t actions;
+	const char *argv[MAX_WORDS];
+	char path[4096], *const *args;
+	int out[2], err[2], in[2], n = 0;
+
+	snprintf(path, sizeof(path), "%s/bin/svc", getenv("SVC_BUILD_DIR"));
+	argv[n++] = "svc";
+	/* Before the command, so that the words may override them. */
+	for (int i = 0; i < 2; i++)
+		if (where[i][0] != '\0')
+			argv[n++] = where[i];
+	for (; *words != NULL; words++)
+		argv[n++] = *words;
+	argv[n] = NULL;
+	assert_true(n < MAX_WORDS);
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(err, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(in, O_CLOEXEC), 0);
+	posix_spawn_file_actions_init(&actions);
+	posix_spawn_file_actions_adddup2(&actions, in[0], 0);
+	posix_spawn_file_actions_adddup2(&actions, out[1], 1);
+	posix_spawn_file_actions_adddup2(&actions, err[1], 2);
+	memcpy(&args, &(const char *const *){argv}, sizeof(args));
+	assert_int_equal(
+	    posix_spawn(&p.pid, path, &actions, NULL, args, environ), 0);
+	posix_spawn_file_actions_destroy(&actions);
+	close(in[0]);
+	close(out[1]);
+	close(err[1]);
+	/* Small enough for the pipe. */
+	if (input != NULL)
+		assert_int_equal(
+		    write(in[1], input, strlen(input)), (ssize_t)strlen(input));
+	close(in[1]);
+	p.fds[0] = out[0];
+	p.fds[1] = err[0];
+	for (int i = 0; i < 2; i++) {
+		svc_buf_init(&p.text[i], 1 << 20);
+		svc_buf_puts(&p.text[i], "");
+	}
+	return p;
+}
+
+static const char *
+text_of(const struct program *p, int which)
+{
+	return p->text[which].len > 0 ? (const char *)p->text[which].data : "";
+}
+
+/* Reads until `text` is there, or, with NULL, until both are closed. */
+static void
+read_until(struct program *p, int which, const char *text)
+{
+	int64_t deadline = svc_deadline(LIMIT_MS);
+
+	while (text == NULL ? p->fds[0] >= 0 || p->fds[1] >= 0
+			    : strstr(text_of(p, which), text) == NULL) {
+		struct pollfd polled[2] = {
+		    {.fd = p->fds[0], .events = POLLIN},
+		    {.fd = p->fds[1], .events = POLLIN},
+		};
+
+		if (svc_remaining(deadline) == 0 ||
+		    (text != NULL && p->fds[which] < 0)) {
+			kill(p->pid, SIGKILL);
+			fail_msg("waited for %s; out: %s err: %s",
+			    text != NULL ? text : "the end", text_of(p, 0),
+			    text_of(p, 1));
+		}
+		poll(polled, 2, (int)svc_remaining(deadline));
+		for (int i = 0; i < 2; i++) {
+			char chunk[4096];
+			ssize_t len;
+
+			if (polled[i].revents == 0)
+				continue;
+			len = read(p->fds[i], chunk, sizeof(chunk));
+			if (len > 0) {
+				svc_buf_append(&p->text[i], chunk, (size_t)len);
+			} else {
+				close(p->fds[i]);
+				p->fds[i] = -1;
+			}
+		}
+	}
+}
+
+/* Waits for the end and compares the exit status. */
+static void
+end_tool(struct program *p, int status)
+{
+	int got;
+
+	read_until(p, 0, NULL);
+	assert_int_equal(waitpid(p->pid, &got, 0), p->pid);
+	if (!WIFEXITED(got) || WEXITSTATUS(got) != status)
+		fail_msg("status %x in place of %d; out: %s err: %s",
+		    (unsigned)got, status, text_of(p, 0), text_of(p, 1));
+}
+
+static void
+free_tool(struct program *p)
+{
+	svc_buf_fini(&p->text[0]);
+	svc_buf_fini(&p->text[1]);
+}
+
+#define WORDS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+/* Runs it; `out` and `err` are what it must print, NULL for anything. */
+static void
+expect(const char *const words[], const char *input, int status,
+    const char *out, const char *err)
+{
+	struct program p = start_tool(input, words);
+
+	end_tool(&p, status);
+	if (out != NULL)
+		assert_string_equal(text_of(&p, 0), out);
+	if (err != NULL)
+		assert_string_equal(text_of(&p, 1), err);
+	free_tool(&p);
+}
+
+/* The same with parts of what it must print. */
+static void
+expect_part(
+    const char *const words[], int status, const char *out, const char *err)
+{
+	struct program p = start_tool(NULL, words);
+
+	end_tool(&p, status);
+	if (out != NULL && strstr(text_of(&p, 0), out) == NULL)
+		fail_msg("no %s in: %s", out, text_of(&p, 0));
+	if (err != NULL && strstr(text_of(&p, 1), err) == NULL)
+		fail_msg("no %s in: %s", err, text_of(&p, 1));
+	/* An error is one line. */
+	if (status == 1)
+		assert_ptr_equal(strchr(text_of(&p, 1), '\n') + 1,
+		    text_of(&p, 1) + p.text[1].len);
+	free_tool(&p);
+}
+
+/* ------------------------------------------------------------- by itself */
+
+static void
+test_usage(void **state)
+{
+	(void)state;
+	snprintf(where[0], sizeof(where[0]), "--registry=memory");
+	where[1][0] = '\0';
+	expect_part(WORDS("--version"), 0, svc_version(), "");
+	expect_part(WORDS("--help"), 0, "  subscribe TOPIC", "");
+	expect_part(WORDS("help"), 0, "--registry_address", "");
+	expect_part(WORDS("help", "call"), 0,
+	    "Usage: svc call NAME ENDPOINT [JSON]", "");
+	expect_part(WORDS("call", "--help"), 0, "--timeout", "");
+	expect_part(WORDS("help", "cal"), 2, "", "did you mean \"call\"?");
+	expect(WORDS("lst"), NULL, 2, "",
+	    "svc: there is no command \"lst\"; did you mean \"list\"?\n");
+	expect(WORDS("frobnicate"), NULL, 2, "",
+	    "svc: there is no command \"frobnicate\"; there are list, get, "
+	    "call, publish, subscribe, watch and help\n");
+	expect(WORDS("call", "student"), NULL, 2, "",
+	    "svc: something is missing: svc call NAME ENDPOINT [JSON]\n");
+	expect(WORDS("list", "more"), NULL, 2, "",
+	    "svc: \"more\" is one too many: svc list\n");
+	expect(WORDS("list", "--count=3"), NULL, 2, "",
+	    "svc: `svc list` takes no --count; see `svc help list`\n");
+	expect_part(WORDS("list", "--registri=mdns"), 2, "", "--registry");
+	expect_part(WORDS("watch", "--count=many"), 2, "", "count");
+	expect_part(WORDS("list", "--registry=no_such"), 1, "", "no_such");
+	expect_part(WORDS("get", "a/b"), 2, "", "a/b");
+	expect(WORDS("call", "a", "A.B", "{\"id\":7,}"), NULL, 2, "",
+	    "svc: the JSON is not JSON: line 1, column 9: expected a name in "
+	    "\"\"\n");
+	expect(WORDS("publish", "t", "-"), "[1\n2]", 2, "",
+	    "svc: standard input is not JSON: line 2, column 1: expected , or "
+	    "]\n");
+	expect(WORDS("publish", "t", "-", "--max_message_size=9"),
+	    "\"1234567890\"", 1, "",
+	    "svc: standard input is longer than 9 bytes; raise "
+	    "--max_message_size\n");
+}
+
+static void
+test_nobody(void **state)
+{
+	(void)state;
+	snprintf(where[0], sizeof(where[0]), "--registry=memory");
+	where[1][0] = '\0';
+	expect(
+	    WORDS("list"), NULL, 0, "", "no services in the registry memory\n");
+	expect(WORDS("list", "--json"), NULL, 0, "[]\n", "");
+	expect(WORDS("get", "nobody"), NULL, 1, "",
+	    "svc: service not found: nobody\n");
+	expect(WORDS("call", "nobody", "A.B"), NULL, 1, "",
+	    "svc: service not found: nobody\n");
+	expect(WORDS("call", "nobody", "A.B", "--json"), NULL, 1, "",
+	    "svc: service not found: nobody\n");
+}
+
+/* ------------------------------------------------------------ with a service
+ */
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	char event[512]; /* the last one that the service got */
+} got = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static svc_err
+on_get(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	const char *trace = svc_call_header(call, "trace");
+
+	(void)arg;
+	return svc_reply_text(call, rsp, "application/json",
+	    "{\"got\":%.*s,\"trace\":\"%s\"}", (int)req->len,
+	    (const char *)req->data, trace != NULL ? trace : "");
+}
+
+static svc_err
+on_fail(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req;
+	(void)rsp;
+	(void)arg;
+	return svc_fail(call, SVC_E_NOT_FOUND, "no student %d", 7);
+}
+
+static svc_err
+on_big(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req;
+	(void)arg;
+	return svc_reply_text(call, rsp, "text/plain", "%01000d", 0);
+}
+
+static svc_err
+on_bytes(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)call;
+	(void)req;
+	(void)arg;
+	rsp->content_type = "application/octet-stream";
+	rsp->data = "\xff\xfe\xfd!";
+	rsp->len = 4;
+	return SVC_OK;
+}
+
+static svc_err
+on_slow(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	int64_t deadline = svc_deadline(LIMIT_MS);
+
+	(void)req;
+	(void)rsp;
+	(void)arg;
+	pthread_mutex_lock(&got.lock);
+	while (!svc_call_cancelled(call) && svc_remaining(deadline) > 0)
+		svc_cond_wait(&got.cond, &got.lock, svc_deadline(20));
+	pthread_mutex_unlock(&got.lock);
+	return SVC_E_CANCELLED;
+}
+
+static svc_err
+on_event(struct svc_event *event, void *arg)
+{
+	const struct svc_message *m = svc_event_message(event);
+	const char *trace = svc_event_header(event, "trace");
+
+	(void)arg;
+	pthread_mutex_lock(&got.lock);
+	snprintf(got.event, sizeof(got.event), "%s %.*s %s",
+	    svc_event_topic(event), (int)m->len, (const char *)m->data,
+	    trace != NULL ? trace : "");
+	pthread_cond_broadcast(&got.cond);
+	pthread_mutex_unlock(&got.lock);
+	return SVC_OK;
+}
+
+static struct svc_service *
+start_service(const char *called)
+{
+	struct svc_service *s = svc_new(name(called), version("1.2"),
+	    metadata("zone", "north"), log_level("error"));
+	char registry[64], address[64], listen[] = "--address=127.0.0.1:0";
+	char program[] = "cli_test";
+	char *argv[] = {program, listen, registry, address, NULL};
+
+	memcpy(registry, where[0], sizeof(registry));
+	memcpy(address, where[1], sizeof(address));
+	assert_int_equal(svc_handle(s, "Student.Get", on_get, NULL), SVC_OK);
+	assert_int_equal(svc_handle(s, "Student.Fail", on_fail, NULL), SVC_OK);
+	assert_int_equal(svc_handle(s, "Student.Big", on_big, NULL), SVC_OK);
+	assert_int_equal(
+	    svc_handle(s, "Student.Bytes", on_bytes, NULL), SVC_OK);
+	assert_int_equal(svc_handle(s, "Student.Slow", on_slow, NULL), SVC_OK);
+	assert_int_equal(
+	    svc_subscribe(s, "student.seen", on_event, NULL), SVC_OK);
+	if (svc_init(s, 4, argv) != SVC_OK || svc_start(s) != SVC_OK)
+		fail_msg("%s", svc_error_text(s));
+	return s;
+}
+
+static void
+publish(struct svc_service *s, const char *topic, const char *body)
+{
+	struct svc_message m = {.content_type = "application/json",
+	    .data = body,
+	    .len = strlen(body),
+	    .headers = svc_headers_create()};
+	struct svc_error err;
+
+	assert_int_equal(svc_headers_set(m.headers, "trace", "t1"), SVC_OK);
+	if (svc_publish_detail(s, topic, &m, &err) != SVC_OK)
+		fail_msg("%s", err.text);
+	svc_headers_destroy(m.headers);
+}
+
+static void
+check_calls(void)
+{
+	expect(WORDS("call", "student", "Student.Get"), NULL, 0,
+	    "{\"got\":{},\"trace\":\"\"}\n", "");
+	expect(WORDS("call", "student", "Student.Get", "{\"id\":7}",
+		   "--header=trace=abc", "--timeout=5s"),
+	    NULL, 0, "{\"got\":{\"id\":7},\"trace\":\"abc\"}\n", "");
+	expect(WORDS("call", "student", "Student.Get", "-", "--json"),
+	    "{\n  \"id\": [1, 12345678901234567890]\n}\n", 0,
+	    "{\"got\":{\"id\":[1,12345678901234567890]},\"trace\":\"\"}\n", "");
+	expect(WORDS("call", "student", "Student.Fail"), NULL, 1, "",
+	    "svc: no student 7\n");
+	expect(WORDS("call", "student", "Student.Nope"), NULL, 1, "",
+	    "svc: student has no endpoint Student.Nope; it has Student.Big, "
+	    "Student.Bytes, Student.Fail, Student.Get, Student.Slow\n");
+	expect(WORDS("call", "student", "Student.Bytes"), NULL, 0,
+	    "\xff\xfe\xfd!", "");
+	expect(WORDS("call", "student", "Student.Bytes", "--json"), NULL, 0,
+	    "{\"base64\":\"//79IQ==\"}\n", "");
+	expect_part(WORDS("call", "student", "Student.Big"), 0, "00000\n", "");
+	expect_part(
+	    WORDS("call", "student", "Student.Big", "--max_message_size=500"),
+	    1, "", "500");
+	expect_part(WORDS("call", "student", "Student.Slow", "--timeout=200ms"),
+	    1, "", "svc: ");
+}
+
+static void
+check_discovery(void)
+{
+	struct program p;
+
+	expect_part(WORDS("list"), 0, "student  1.2      1\n", "");
+	expect(WORDS("list", "--json"), NULL, 0,
+	    "[{\"name\":\"student\",\"version\":\"1.2\",\"nodes\":1}]\n", "");
+	expect_part(WORDS("get", "student"), 0, "student version 1.2", "");
+	expect_part(WORDS("get", "student"), 0, "zone=north", "");
+	expect_part(WORDS("get", "student"), 0, "Student.Get", "");
+	expect_part(WORDS("get", "student", "--json"), 0,
+	    "[{\"name\":\"student\",\"version\":\"1.2\"", "");
+
+	p = start_tool(NULL, WORDS("watch", "student", "--json", "--count=1"));
+	end_tool(&p, 0);
+	assert_ptr_equal(strstr(text_of(&p, 0),
+			     "{\"change\":\"created\",\"service\":{\"name\":"
+			     "\"student\""),
+	    text_of(&p, 0));
+	free_tool(&p);
+}
+
+static void
+check_watch(void)
+{
+	struct program p = start_tool(NULL, WORDS("watch", "teacher"));
+	struct program j = start_tool(NULL, WORDS("watch", "--json"));
+	struct svc_service *teacher;
+
+	read_until(&j, 0, "{\"change\":\"synced\"}\n");
+	teacher = start_service("teacher");
+	read_until(&p, 0, "created teacher 1.2 teacher-");
+	read_until(&j, 0, "{\"change\":\"created\",\"service\":{\"name\":\"te");
+	svc_free(teacher);
+	read_until(&p, 0, "removed teacher 1.2 teacher-");
+	kill(p.pid, SIGTERM);
+	kill(j.pid, SIGINT);
+	end_tool(&p, 0);
+	end_tool(&j, 0);
+	free_tool(&p);
+	free_tool(&j);
+}
+
+static void
+check_events(struct svc_service *s)
+{
+	int64_t deadline = svc_deadline(LIMIT_MS);
+	struct program p, j;
+
+	expect(WORDS("publish", "student.seen", "{\"id\": 8}",
+		   "--header=trace=xyz"),
+	    NULL, 0, "published 9 bytes to student.seen\n", "");
+	pthread_mutex_lock(&got.lock);
+	while (got.event[0] == '\0')
+		assert_int_equal(
+		    svc_cond_wait(&got.cond, &got.lock, deadline), SVC_OK);
+	assert_string_equal(got.event, "student.seen {\"id\": 8} xyz");
+	got.event[0] = '\0';
+	pthread_mutex_unlock(&got.lock);
+	expect(WORDS("publish", "nobody.listens", "--json"), NULL, 0,
+	    "{\"topic\":\"nobody.listens\",\"bytes\":2}\n", "");
+
+	p = start_tool(NULL, WORDS("subscribe", "cli.one", "--count=2"));
+	j = start_tool(
+	    NULL, WORDS("subscribe", "cli.one", "--json", "--count=1"));
+	read_until(&p, 1, "subscribed to cli.one\n");
+	read_until(&j, 1, "subscribed to cli.one\n");
+	/* It provides a service while it listens, but lists do not show it. */
+	expect(WORDS("list", "--json"), NULL, 0,
+	    "[{\"name\":\"student\",\"version\":\"1.2\",\"nodes\":1}]\n", "");
+	/* The publisher's view may be a little behind the subscriber's. */
+	while (j.text[0].len == 0 || p.text[0].len == 0) {
+		struct pollfd polled[2] = {
+		    {.fd = p.fds[0], .events = POLLIN},
+		    {.fd = j.fds[0], .events = POLLIN},
+		};
+
+		assert_true(svc_remaining(deadline) > 0);
+		publish(s, "cli.one", "{\n \"n\": 1\n}");
+		poll(polled, 2, 100);
+		if (polled[0].revents != 0)
+			read_until(&p, 0, "{\"n\":1}\n");
+		if (polled[1].revents != 0)
+			read_until(&j, 0, "\n");
+	}
+	end_tool(&j, 0);
+	assert_non_null(
+	    strstr(text_of(&j, 0), "{\"topic\":\"cli.one\",\"content_type\":"
+				   "\"application/json\",\"headers\":{"));
+	assert_non_null(strstr(text_of(&j, 0), "\"trace\":\"t1\""));
+	assert_non_null(strstr(text_of(&j, 0), ",\"body\":{\"n\":1}}\n"));
+	publish(s, "cli.one", "{\"n\":1}");
+	end_tool(&p, 0);
+	assert_string_equal(text_of(&p, 0), "{\"n\":1}\n{\"n\":1}\n");
+	free_tool(&p);
+	free_tool(&j);
+
+	p = start_tool(NULL, WORDS("subscribe", "cli.two"));
+	read_until(&p, 1, "subscribed to cli.two\n");
+	kill(p.pid, SIGINT);
+	end_tool(&p, 0);
+	assert_string_equal(text_of(&p, 0), "");
+	free_tool(&p);
+}
+
+static void
+check_all(void)
+{
+	struct svc_service *s;
+
+	svc_cond_init(&got.cond);
+	s = start_service("student");
+	check_calls();
+	check_discovery();
+	check_watch();
+	check_events(s);
+	svc_free(s);
+	expect(WORDS("list", "--json"), NULL, 0, "[]\n", "");
+	pthread_cond_destroy(&got.cond);
+}
+
+static void
+test_mdns(void **state)
+{
+	(void)state;
+	snprintf(where[0], sizeof(where[0]), "--registry=mdns");
+	snprintf(where[1], sizeof(where[1]), "--registry_address=lo:%d",
+	    test_free_port());
+	check_all();
+}
+
+static void
+test_etcd(void **state)
+{
+	struct test_server *etcd;
+
+	(void)state;
+	if (!test_server_have("etcd")) {
+		print_message("etcd is not installed\n");
+		skip();
+	}
+	etcd = start_etcd(NULL);
+	assert_non_null(etcd);
+	snprintf(where[0], sizeof(where[0]), "--registry=etcd");
+	snprintf(
+	    where[1], sizeof(where[1]), "--registry_address=%s", etcd->address);
+	check_all();
+	/* A registry that does not answer is one clear line. */
+	test_server_kill(etcd);
+	expect_part(
+	    WORDS("list", "--registry_timeout=300ms"), 1, "", etcd->address);
+	test_server_stop(etcd);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(test_usage),
+	    cmocka_unit_test(test_nobody),
+	    cmocka_unit_test(test_mdns),
+	    cmocka_unit_test(test_etcd),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
