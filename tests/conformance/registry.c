@@ -503,7 +503,7 @@ a_watch_tells_what_is_there_then_syncs(void **state)
 {
 	struct fixture *f = *state;
 	struct sample nodes[5];
-	char id[8];
+	char id[16];
 	for (int i = 0; i < 5; i++) {
 		snprintf(id, sizeof(id), "n%d", i);
 		sample_init(&nodes[i], f->name, i < 3 ? "1" : "2", id, i + 1);
