@@ -76,6 +76,21 @@ levels_hold_back(void **state)
 }
 
 static void
+a_default_gives_way(void **state)
+{
+	(void)state;
+	struct caught chosen = {0}, fallback = {0};
+	svc_log_default_sink(catch, &fallback);
+	svc_log(SVC_LOG_INFO, "test", "one");
+	assert_int_equal(fallback.count, 1);
+	svc_log_set_sink(catch, &chosen);
+	svc_log_default_sink(catch, &fallback);
+	svc_log(SVC_LOG_INFO, "test", "two");
+	assert_int_equal(fallback.count, 1);
+	assert_int_equal(chosen.count, 1);
+}
+
+static void
 a_line_is_one_line(void **state)
 {
 	(void)state;
@@ -256,6 +271,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_teardown(nothing_without_a_sink, quiet),
 	    cmocka_unit_test_teardown(levels_hold_back, quiet),
+	    cmocka_unit_test_teardown(a_default_gives_way, quiet),
 	    cmocka_unit_test_teardown(a_line_is_one_line, quiet),
 	    cmocka_unit_test(levels_have_names),
 	    cmocka_unit_test(ready_sinks_write_a_line),

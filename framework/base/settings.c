@@ -14,10 +14,9 @@
 #define MAX_FILE (1024 * 1024)
 
 static svc_err
-out_of_memory(const struct svc_settings *settings, struct svc_error *err)
+out_of_memory(struct svc_error *err)
 {
-	return svc_error_set(
-	    err, SVC_E_NOMEM, "%s: out of memory", settings->program);
+	return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 }
 
 struct svc_settings *
@@ -167,17 +166,15 @@ check_names(const struct svc_settings *settings, const struct setting *setting,
 		char quoted[MAX_NAME + 16], name[MAX_NAME + 1];
 		if (!name_ok(own, len))
 			return svc_error_set(err, SVC_E_INVAL,
-			    "%s: %s is no name of a setting: a letter, then "
+			    "%s is no name of a setting: a letter, then "
 			    "letters, digits, _ and -, all lower case, at most "
 			    "%d",
-			    settings->program,
 			    svc_log_quote(own, len, quoted, sizeof(quoted)),
 			    MAX_NAME);
 		snprintf(name, sizeof(name), "%.*s", (int)len, own);
 		if (svc_settings_find(settings, name) != NULL)
 			return svc_error_set(err, SVC_E_EXISTS,
-			    "%s: there are two settings \"%s\"",
-			    settings->program, name);
+			    "there are two settings \"%s\"", name);
 	}
 	return SVC_OK;
 }
@@ -187,9 +184,8 @@ svc_settings_add(struct svc_settings *settings,
     const struct svc_setting *setting, struct svc_error *err)
 {
 	if (setting->name == NULL || setting->target == NULL)
-		return svc_error_set(err, SVC_E_INVAL,
-		    "%s: a setting needs a name and a target",
-		    settings->program);
+		return svc_error_set(
+		    err, SVC_E_INVAL, "a setting needs a name and a target");
 	struct setting new = {.is = *setting};
 	new.is.source = SVC_SOURCE_CODE;
 	svc_err failed = check_names(settings, &new, err);
@@ -201,7 +197,7 @@ svc_settings_add(struct svc_settings *settings,
 		struct setting *list =
 		    svc_mem_realloc(settings->list, cap * sizeof(*list));
 		if (list == NULL)
-			return out_of_memory(settings, err);
+			return out_of_memory(err);
 		settings->list = list;
 		settings->cap = cap;
 	}
@@ -215,7 +211,7 @@ svc_settings_add(struct svc_settings *settings,
 	}
 	if (!complete) {
 		free_texts(&new.is);
-		return out_of_memory(settings, err);
+		return out_of_memory(err);
 	}
 	settings->list[settings->count++] = new;
 	return SVC_OK;
@@ -226,14 +222,6 @@ svc_settings_source(const struct svc_settings *settings, const char *name)
 {
 	const struct setting *setting = svc_settings_find(settings, name);
 	return setting != NULL ? setting->is.source : SVC_SOURCE_CODE;
-}
-
-svc_err
-svc_settings_refuse(const struct svc_settings *settings, struct svc_error *err,
-    svc_err code, const char *where, const char *why)
-{
-	return svc_error_set(
-	    err, code, "%s: %s: %s", settings->program, where, why);
 }
 
 /* Flags */
@@ -266,8 +254,8 @@ unknown_flag(const struct svc_settings *settings, const char *arg,
 		snprintf(hint, sizeof(hint), ", did you mean --%s?", near);
 	else if (svc_settings_find(settings, "help") != NULL)
 		snprintf(hint, sizeof(hint), "; --help lists all");
-	return svc_error_set(err, SVC_E_INVAL, "%s: unknown flag %s%s",
-	    settings->program, quoted, hint);
+	return svc_error_set(
+	    err, SVC_E_INVAL, "unknown flag %s%s", quoted, hint);
 }
 
 static bool
@@ -307,8 +295,7 @@ read_flag(struct svc_settings *settings, int argc, char *argv[], int *at,
 		}
 	} else if (next == NULL || strncmp(next, "--", 2) == 0) {
 		return svc_error_set(err, SVC_E_INVAL,
-		    "%s: --%s needs a value: --%s=%s", settings->program, name,
-		    name,
+		    "--%s needs a value: --%s=%s", name, name,
 		    setting->is.value != NULL ? setting->is.value : "VALUE");
 	} else {
 		value = next;
@@ -333,7 +320,7 @@ read_arguments(struct svc_settings *settings, int argc, char *argv[],
 	char **words = svc_mem_calloc(count, sizeof(*words));
 	svc_err failed = SVC_OK;
 	if (flags->list == NULL || words == NULL) {
-		failed = out_of_memory(settings, err);
+		failed = out_of_memory(err);
 		goto out;
 	}
 	int kept = 1;
@@ -351,8 +338,7 @@ read_arguments(struct svc_settings *settings, int argc, char *argv[],
 		} else {
 			char quoted[80];
 			failed = svc_error_set(err, SVC_E_INVAL,
-			    "%s: unexpected argument %s; flags begin with --",
-			    settings->program,
+			    "unexpected argument %s; flags begin with --",
 			    svc_log_quote(argv[i], strlen(argv[i]), quoted,
 				sizeof(quoted)));
 			goto out;
@@ -386,8 +372,7 @@ apply_flags(struct svc_settings *settings, const struct flags *flags,
 			continue;
 		char where[MAX_NAME + 8];
 		snprintf(where, sizeof(where), "--%s", flag->setting->is.name);
-		return svc_settings_refuse(
-		    settings, err, failed, where, why.text);
+		return svc_error_set(err, failed, "%s: %s", where, why.text);
 	}
 	return SVC_OK;
 }
@@ -455,7 +440,7 @@ apply_variable(struct svc_settings *settings, struct setting *setting,
 				   SVC_SOURCE_ENVIRONMENT, &why);
 	if (failed == SVC_OK)
 		return SVC_OK;
-	return svc_settings_refuse(settings, err, failed, variable, why.text);
+	return svc_error_set(err, failed, "%s: %s", variable, why.text);
 }
 
 /* The config file */
@@ -469,9 +454,8 @@ apply_file(
 	svc_buf_init(&text, MAX_FILE);
 	FILE *file = fopen(path, "rbe");
 	if (file == NULL)
-		return svc_error_sys(err, SVC_OK, errno,
-		    "%s: cannot open the config file %s", settings->program,
-		    path);
+		return svc_error_sys(
+		    err, SVC_OK, errno, "cannot open the config file %s", path);
 	char part[4096];
 	size_t size;
 	while (
@@ -479,14 +463,13 @@ apply_file(
 		failed = svc_buf_append(&text, part, size);
 	if (failed == SVC_E_EXHAUSTED)
 		svc_error_set(err, failed = SVC_E_INVAL,
-		    "%s: the config file %s has more than %d bytes",
-		    settings->program, path, MAX_FILE);
+		    "the config file %s has more than %d bytes", path,
+		    MAX_FILE);
 	else if (failed != SVC_OK)
-		out_of_memory(settings, err);
+		out_of_memory(err);
 	else if (ferror(file))
-		failed = svc_error_sys(err, SVC_OK, errno,
-		    "%s: cannot read the config file %s", settings->program,
-		    path);
+		failed = svc_error_sys(
+		    err, SVC_OK, errno, "cannot read the config file %s", path);
 	fclose(file);
 	if (failed == SVC_OK)
 		failed =
@@ -514,7 +497,7 @@ apply_config(struct svc_settings *settings, const struct flags *flags,
 	svc_buf_init(&path, MAX_FILE);
 	svc_settings_show(config, &path);
 	if (path.failed != SVC_OK)
-		failed = out_of_memory(settings, err);
+		failed = out_of_memory(err);
 	else if (path.len > 0)
 		failed = apply_file(settings, (const char *)path.data, err);
 	svc_buf_fini(&path);

@@ -31,10 +31,8 @@ line_of(const struct reader *reader)
 static svc_err
 refuse_at(struct reader *reader, size_t line, svc_err code, const char *why)
 {
-	char where[160];
-	snprintf(where, sizeof(where), "%s line %zu", reader->file, line);
-	return svc_settings_refuse(
-	    reader->settings, reader->err, code, where, why);
+	return svc_error_set(
+	    reader->err, code, "%s line %zu: %s", reader->file, line, why);
 }
 
 static svc_err
@@ -323,8 +321,7 @@ svc_settings_read(struct svc_settings *settings, const char *name,
 {
 	struct reader reader = {.settings = settings, .file = name, .err = err};
 	if (yaml_parser_initialize(&reader.parser) == 0)
-		return svc_settings_refuse(
-		    settings, err, SVC_E_NOMEM, name, "out of memory");
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	svc_buf_init(&reader.key, MAX_KEY);
 	const void *text = len > 0 ? data : "";
 	yaml_parser_set_input_string(&reader.parser, text, len);

@@ -55,31 +55,11 @@ placeholder(const struct setting *setting)
 	return "TEXT";
 }
 
-/* " (default: 10s)", " (10s, from the environment)"; nothing for what is empty.
- */
+/* Begins another remark behind the sentence: " (one; other". */
 static void
-put_present(struct svc_buf *out, const struct setting *setting)
+begin_remark(struct svc_buf *out, int *count)
 {
-	static const char *const from[] = {
-	    [SVC_SOURCE_FILE] = "from the config file",
-	    [SVC_SOURCE_ENVIRONMENT] = "from the environment",
-	    [SVC_SOURCE_FLAG] = "from a flag",
-	};
-	size_t before = out->len;
-	bool by_code = setting->is.source == SVC_SOURCE_CODE;
-	svc_buf_puts(out, by_code ? " (default: " : " (");
-	size_t start = out->len;
-	svc_settings_show(setting, out);
-	if (out->failed != SVC_OK)
-		return;
-	if (out->len == start) {
-		out->len = before;
-		out->data[before] = '\0';
-	} else if (by_code) {
-		svc_buf_putc(out, ')');
-	} else {
-		svc_buf_printf(out, ", %s)", from[setting->is.source]);
-	}
+	svc_buf_puts(out, (*count)++ == 0 ? " (" : "; ");
 }
 
 static void
@@ -91,6 +71,31 @@ put_words(struct svc_buf *out, const char *words, const char *before)
 		svc_buf_printf(out, "%s%s%.*s", comma, before, (int)len, word);
 		comma = ", ";
 	}
+}
+
+/* "default: 10s", "10s, from the environment"; nothing for what is empty. */
+static void
+put_present(struct svc_buf *out, const struct setting *setting, int *count)
+{
+	static const char *const from[] = {
+	    [SVC_SOURCE_FILE] = "from the config file",
+	    [SVC_SOURCE_ENVIRONMENT] = "from the environment",
+	    [SVC_SOURCE_FLAG] = "from a flag",
+	};
+	struct svc_buf value;
+	svc_buf_init(&value, MAX_TEXT);
+	svc_settings_show(setting, &value);
+	if (value.failed != SVC_OK)
+		out->failed = value.failed;
+	if (value.failed == SVC_OK && value.len > 0) {
+		begin_remark(out, count);
+		if (setting->is.source == SVC_SOURCE_CODE)
+			svc_buf_printf(out, "default: %s", value.data);
+		else
+			svc_buf_printf(out, "%s, %s", value.data,
+			    from[setting->is.source]);
+	}
+	svc_buf_fini(&value);
 }
 
 static void
@@ -105,20 +110,22 @@ put_setting(struct svc_buf *out, const struct setting *setting)
 		svc_buf_putc(out, '\n');
 		start = out->len;
 	}
+
 	struct svc_buf text;
+	int remarks = 0;
 	svc_buf_init(&text, MAX_TEXT);
 	svc_buf_puts(&text, setting->is.help != NULL ? setting->is.help : "");
 	if (setting->is.choices != NULL) {
-		svc_buf_puts(&text, text.len > 0 ? " One of " : "One of ");
+		begin_remark(&text, &remarks);
 		put_words(&text, setting->is.choices, "");
-		svc_buf_putc(&text, '.');
 	}
 	if (setting->is.aliases != NULL && setting->is.aliases[0] != '\0') {
-		svc_buf_puts(&text, text.len > 0 ? " Also " : "Also ");
+		begin_remark(&text, &remarks);
+		svc_buf_puts(&text, "also ");
 		put_words(&text, setting->is.aliases, "--");
-		svc_buf_putc(&text, '.');
 	}
-	put_present(&text, setting);
+	put_present(&text, setting, &remarks);
+	svc_buf_puts(&text, remarks > 0 ? ")" : "");
 	if (text.failed == SVC_OK)
 		wrap(out, out->len - start, (const char *)text.data);
 	else
@@ -139,8 +146,10 @@ svc_settings_help(
 {
 	struct svc_buf out;
 	svc_buf_init(&out, MAX_TEXT);
-	svc_buf_printf(&out, "Usage: %s %s\n", settings->program,
-	    usage != NULL ? usage : "[flags]");
+	if (usage != NULL)
+		svc_buf_printf(&out, "Usage: %s\n", usage);
+	else
+		svc_buf_printf(&out, "Usage: %s [flags]\n", settings->program);
 	if (about != NULL && about[0] != '\0')
 		svc_buf_printf(&out, "\n%s\n", about);
 

@@ -36,10 +36,6 @@ bool svc_settings_nearest(const struct svc_settings *settings,
  * word that is returned, NULL at the end. */
 const char *svc_settings_word(const char **at, size_t *ret_len);
 
-/** Fills `err` with "program: where: why" and returns `code`. */
-svc_err svc_settings_refuse(const struct svc_settings *settings,
-    struct svc_error *err, svc_err code, const char *where, const char *why);
-
 /** Puts the value that `text` stands for into the target. The text of `err`
  * says what is wrong with it and what is allowed, but not where it stood. */
 svc_err svc_settings_assign(struct svc_settings *settings,

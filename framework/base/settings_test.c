@@ -224,7 +224,7 @@ words_are_left_in_order(void **state)
 	    svc_settings_load(v->settings, 0, NULL, &v->argc, &v->err), SVC_OK);
 	assert_int_equal(v->argc, 0);
 	refuses(v, "--verbose get",
-	    "student: unexpected argument \"get\"; flags begin with --");
+	    "unexpected argument \"get\"; flags begin with --");
 }
 
 static void
@@ -232,49 +232,47 @@ bad_flags_are_explained(void **state)
 {
 	struct values *v = *state;
 	refuses(v, "--registr_ttl=5",
-	    "student: unknown flag \"--registr_ttl\", did you mean "
+	    "unknown flag \"--registr_ttl\", did you mean "
 	    "--registry_ttl?");
-	refuses(v, "--zzzzz", "student: unknown flag \"--zzzzz\"");
-	refuses(v, "-x", "student: unknown flag \"-x\"");
-	refuses(v, "-h", "student: unknown flag \"-h\"");
-	refuses(v, "--=5", "student: unknown flag \"--\"");
+	refuses(v, "--zzzzz", "unknown flag \"--zzzzz\"");
+	refuses(v, "-x", "unknown flag \"-x\"");
+	refuses(v, "-h", "unknown flag \"-h\"");
+	refuses(v, "--=5", "unknown flag \"--\"");
 	refuses(v, "--registry_ttl",
-	    "student: --registry_ttl needs a value: --registry_ttl=VALUE");
-	refuses(v, "--name --verbose",
-	    "student: --name needs a value: --name=NAME");
+	    "--registry_ttl needs a value: --registry_ttl=VALUE");
+	refuses(v, "--name --verbose", "--name needs a value: --name=NAME");
 	refuses(v, "--registry_ttl=soon",
-	    "student: --registry_ttl: \"soon\" is no duration; allowed: as in "
+	    "--registry_ttl: \"soon\" is no duration; allowed: as in "
 	    "500ms, 5s, 1m30s, 2h, or a number of seconds");
 	refuses(v, "--registry_ttl=2h",
-	    "student: --registry_ttl: \"2h\" is out of range; allowed: 1s to "
+	    "--registry_ttl: \"2h\" is out of range; allowed: 1s to "
 	    "1h");
 	refuses(v, "--retries=11",
-	    "student: --retries: \"11\" is out of range; allowed: 0 to 10");
-	refuses(
-	    v, "--retries=+1", "student: --retries: \"+1\" is no whole number");
+	    "--retries: \"11\" is out of range; allowed: 0 to 10");
+	refuses(v, "--retries=+1", "--retries: \"+1\" is no whole number");
 	refuses(v, "--retries=99999999999999999999",
-	    "student: --retries: \"99999999999999999999\" is no whole number");
+	    "--retries: \"99999999999999999999\" is no whole number");
 	refuses(v, "--size_limit=5t",
-	    "student: --size_limit: \"5t\" is no size; allowed: a number of "
+	    "--size_limit: \"5t\" is no size; allowed: a number of "
 	    "bytes, or as in 64k, 4m, 1g");
 	refuses(v, "--jitter=nan",
-	    "student: --jitter: \"nan\" is no number; allowed: as in 2, 0.5 or "
+	    "--jitter: \"nan\" is no number; allowed: as in 2, 0.5 or "
 	    "1e-3");
 	refuses(v, "--jitter=1.5",
-	    "student: --jitter: \"1.5\" is out of range; allowed: 0 to 1");
+	    "--jitter: \"1.5\" is out of range; allowed: 0 to 1");
 	refuses(v, "--log_level=loud",
-	    "student: --log_level: \"loud\" is not possible; allowed: debug, "
+	    "--log_level: \"loud\" is not possible; allowed: debug, "
 	    "info, warn");
 	refuses(v, "--verbose=maybe",
-	    "student: --verbose: \"maybe\" is neither yes nor no; allowed: "
+	    "--verbose: \"maybe\" is neither yes nor no; allowed: "
 	    "true, false, yes, no, on, off, 1, 0");
 	refuses(v, "--metadata=zone",
-	    "student: --metadata: \"zone\" is no pair; allowed: key=value");
+	    "--metadata: \"zone\" is no pair; allowed: key=value");
 	refuses(v, "--max-students=2147483648",
-	    "student: --max-students: \"2147483648\" is out of range; allowed: "
+	    "--max-students: \"2147483648\" is out of range; allowed: "
 	    "-2147483648 to 2147483647");
 	refuses(v, "--registry_password=swordfish",
-	    "student: --registry_password: its value is not possible; allowed: "
+	    "--registry_password: its value is not possible; allowed: "
 	    "good, better");
 }
 
@@ -300,7 +298,7 @@ the_environment_is_read(void **state)
 	assert_int_equal(v->ttl, 6000);
 	setenv("SVC_REGISTRY_TTL", "x", 1);
 	refuses(v, "",
-	    "student: SVC_REGISTRY_TTL: \"x\" is no duration; allowed: as in "
+	    "SVC_REGISTRY_TTL: \"x\" is no duration; allowed: as in "
 	    "500ms, 5s, 1m30s, 2h, or a number of seconds");
 	unsetenv("SVC_REGISTRY_TTL");
 	setenv("SVC_METADATA", "zone=a,,rack=2", 1);
@@ -308,8 +306,7 @@ the_environment_is_read(void **state)
 	assert_string_equal(svc_headers_get(v->metadata, "zone"), "b");
 	assert_string_equal(svc_headers_get(v->metadata, "rack"), "2");
 	setenv("SVC_METADATA", "zone", 1);
-	refuses(v, "",
-	    "student: SVC_METADATA: \"zone\" is no pair; allowed: key=value");
+	refuses(v, "", "SVC_METADATA: \"zone\" is no pair; allowed: key=value");
 }
 
 /* Reads `text` as a config file. */
@@ -376,44 +373,41 @@ a_bad_file_is_explained(void **state)
 {
 	struct values *v = *state;
 	file_refused(v, "name: a\nregistry:\n  tll: 5\n",
-	    "student: my.yaml line 3: unknown key \"registry_tll\", did you "
+	    "my.yaml line 3: unknown key \"registry_tll\", did you "
 	    "mean registry_ttl?");
-	file_refused(
-	    v, "zzz: [1]\n", "student: my.yaml line 1: unknown key \"zzz\"");
+	file_refused(v, "zzz: [1]\n", "my.yaml line 1: unknown key \"zzz\"");
 	file_refused(v, "name: a\n\nretries: many\n",
-	    "student: my.yaml line 3: retries: \"many\" is no whole number");
+	    "my.yaml line 3: retries: \"many\" is no whole number");
 	file_refused(v, "name: a\nserver_name: b\n",
-	    "student: my.yaml line 2: name is set again, first in line 1");
+	    "my.yaml line 2: name is set again, first in line 1");
 	file_refused(v, "registry_ttl: 5\nregistry: {ttl: 6}\n",
-	    "student: my.yaml line 2: registry_ttl is set again, first in line "
+	    "my.yaml line 2: registry_ttl is set again, first in line "
 	    "1");
 	file_refused(v, "retries: [1]",
-	    "student: my.yaml line 1: retries takes one value, not a list");
+	    "my.yaml line 1: retries takes one value, not a list");
 	file_refused(v, "name: [a, [b]]",
-	    "student: my.yaml line 1: a list holds something but texts");
+	    "my.yaml line 1: a list holds something but texts");
 	file_refused(v, "metadata: {a: {b: c}}",
-	    "student: my.yaml line 1: the value of a pair must be a text");
-	file_refused(v, "metadata: {a=b: c}",
-	    "student: my.yaml line 1: a key holds a =");
-	file_refused(v, "[a]",
-	    "student: my.yaml line 1: the file must be a map of settings");
+	    "my.yaml line 1: the value of a pair must be a text");
 	file_refused(
-	    v, "? [a]\n: b", "student: my.yaml line 1: a key must be a text");
+	    v, "metadata: {a=b: c}", "my.yaml line 1: a key holds a =");
+	file_refused(
+	    v, "[a]", "my.yaml line 1: the file must be a map of settings");
+	file_refused(v, "? [a]\n: b", "my.yaml line 1: a key must be a text");
 	file_refused(v, "name: &x a\nschool: *x\n",
-	    "student: my.yaml line 2: aliases (*name) are not supported");
+	    "my.yaml line 2: aliases (*name) are not supported");
 	file_refused(v, "name: a\n---\nname: b\n",
-	    "student: my.yaml line 2: there is a second document");
-	file_refused(v, "name: \"a\\0b\"",
-	    "student: my.yaml line 1: a text holds a zero byte");
+	    "my.yaml line 2: there is a second document");
+	file_refused(
+	    v, "name: \"a\\0b\"", "my.yaml line 1: a text holds a zero byte");
 	file_refused(v, "a: {a: {a: {a: {a: {a: {a: {a: {a: 1}}}}}}}}}",
-	    "student: my.yaml line 1: maps are nested more than 8 deep");
+	    "my.yaml line 1: maps are nested more than 8 deep");
 	char text[400];
 	memset(text, 'k', sizeof(text));
 	memcpy(text + 300, ": 1", 4);
-	file_refused(
-	    v, text, "student: my.yaml line 1: a key is longer than 256 bytes");
+	file_refused(v, text, "my.yaml line 1: a key is longer than 256 bytes");
 	assert_int_equal(read_text(v, "name: [a\n"), SVC_E_INVAL);
-	assert_non_null(strstr(v->err.text, "student: my.yaml line "));
+	assert_non_null(strstr(v->err.text, "my.yaml line "));
 	assert_int_equal(read_text(v, "\xff\xfe\xff"), SVC_E_INVAL);
 }
 
@@ -459,12 +453,12 @@ layers_are_in_order(void **state)
 	char copy[] = "--config=/nowhere/at/all";
 	assert_int_equal(load(v, copy, NULL, false), SVC_E_NOT_FOUND);
 	assert_string_equal(v->err.text,
-	    "student: cannot open the config file /nowhere/at/all: No such "
+	    "cannot open the config file /nowhere/at/all: No such "
 	    "file or directory");
 	char folder[] = "--config=/";
 	assert_int_equal(load(v, folder, NULL, false), SVC_E_INVAL);
-	assert_string_equal(v->err.text,
-	    "student: cannot read the config file /: Is a directory");
+	assert_string_equal(
+	    v->err.text, "cannot read the config file /: Is a directory");
 }
 
 static void
@@ -475,8 +469,7 @@ tables_are_checked(void **state)
 	    .name = "name", .kind = SVC_SETTING_INT, .target = &v->retries};
 	assert_int_equal(
 	    svc_settings_add(v->settings, &setting, &v->err), SVC_E_EXISTS);
-	assert_string_equal(
-	    v->err.text, "student: there are two settings \"name\"");
+	assert_string_equal(v->err.text, "there are two settings \"name\"");
 	setting.name = "max_students";
 	assert_int_equal(
 	    svc_settings_add(v->settings, &setting, NULL), SVC_E_EXISTS);
@@ -506,17 +499,16 @@ help_shows_everything(void **state)
 	struct values *v = *state;
 	setenv("SVC_NAME", "student", 1);
 	accepts(v, "--registry_password=good --metadata zone=a");
-	char *help =
-	    svc_settings_help(v->settings, "[flags]", "Keeps students.");
+	char *help = svc_settings_help(v->settings, NULL, "Keeps students.");
 	assert_string_equal(help,
 	    "Usage: student [flags]\n"
 	    "\n"
 	    "Keeps students.\n"
 	    "\n"
 	    "Service:\n"
-	    "  --name=NAME                   What the service is called. Also "
-	    "--server_name.\n"
-	    "                                (student, from the environment)\n"
+	    "  --name=NAME                   What the service is called. (also "
+	    "--server_name;\n"
+	    "                                student, from the environment)\n"
 	    "  --metadata=KEY=VALUE          What is said of this node. "
 	    "(zone=a, from a flag)\n"
 	    "\n"
@@ -524,11 +516,10 @@ help_shows_everything(void **state)
 	    "  --registry_address=TEXT\n"
 	    "  --registry_ttl=TIME           How long a node stays known that "
 	    "does not renew.\n"
-	    "                                Also --register_ttl. (default: "
+	    "                                (also --register_ttl; default: "
 	    "30s)\n"
 	    "  --registry_interval=TIME      (default: 15.5s)\n"
-	    "  --registry_password=TEXT      One of good, better. (***, from "
-	    "a flag)\n"
+	    "  --registry_password=TEXT      (good, better; ***, from a flag)\n"
 	    "\n"
 	    "Client:\n"
 	    "  --retries=NUMBER              (default: 1)\n"
@@ -537,8 +528,8 @@ help_shows_everything(void **state)
 	    "\n"
 	    "Program:\n"
 	    "  --log_level=TEXT              The least level that is written. "
-	    "One of debug,\n"
-	    "                                info, warn. (default: info)\n"
+	    "(debug, info,\n"
+	    "                                warn; default: info)\n"
 	    "  --verbose                     (default: false)\n"
 	    "  --config=FILE\n"
 	    "\n"

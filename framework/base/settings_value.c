@@ -471,16 +471,12 @@ text_of(const struct setting *setting)
 	return *(const char **)setting->is.target;
 }
 
-void
-svc_settings_show(const struct setting *setting, struct svc_buf *out)
+static void
+show(const struct setting *setting, struct svc_buf *out)
 {
 	const void *target = setting->is.target;
 	const struct svc_headers *pairs;
 	const char *text, *name;
-	if (is_secret(setting)) {
-		svc_buf_puts(out, "***");
-		return;
-	}
 	switch (setting->is.kind) {
 	case SVC_SETTING_TEXT:
 	case SVC_SETTING_APP_TEXT:
@@ -512,6 +508,17 @@ svc_settings_show(const struct setting *setting, struct svc_buf *out)
 			svc_buf_printf(
 			    out, "%s%s=%s", i > 0 ? "," : "", name, text);
 		break;
+	}
+}
+
+void
+svc_settings_show(const struct setting *setting, struct svc_buf *out)
+{
+	size_t start = out->len;
+	show(setting, out);
+	if (is_secret(setting) && out->len > start) {
+		out->len = start;
+		svc_buf_puts(out, "***");
 	}
 }
 
@@ -564,7 +571,7 @@ svc_settings_show_json(const struct setting *setting, struct svc_buf *out)
 	case SVC_SETTING_BOOL:
 	case SVC_SETTING_INT:
 	case SVC_SETTING_APP_INT:
-		svc_settings_show(setting, out);
+		show(setting, out);
 		break;
 	}
 }

@@ -63,7 +63,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	svc_err failed = svc_settings_read(settings, "file", data, size, &err);
 	if (failed != SVC_OK) {
 		check(failed == SVC_E_INVAL && err.code == failed);
-		check(strncmp(err.text, "fuzz: file", 10) == 0);
+		check(strncmp(err.text, "file line ", 10) == 0);
 	}
 	/* Limits hold whether or not the whole was taken. */
 	check(retries >= 0 && retries <= 10);

@@ -47,7 +47,8 @@ SVC_API svc_err svc_buf_json_string(
 /** Removes `n` bytes (at most len) from the front. */
 SVC_API void svc_buf_consume(struct svc_buf *buf, size_t n);
 /** Hands the storage to the caller (svc_mem_free); "" becomes an allocated
- * empty string. NULL when memory ran out. The buffer is empty afterwards. */
+ * empty string. NULL when memory ran out, now or in an append before. The
+ * buffer is empty afterwards. */
 SVC_API char *svc_buf_take(struct svc_buf *buf, size_t *ret_len);
 
 #ifdef __cplusplus

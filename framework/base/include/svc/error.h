@@ -80,8 +80,9 @@ SVC_API svc_err svc_err_from_http(int status);
 /**
  * Fill `error` (NULL is fine) with a code and a text, and return the code:
  * `return svc_error_set(err, SVC_E_INVAL, "ttl is %d, must be ...", ttl);`
- * Text that does not fit is cut at a UTF-8 boundary. A remote text must be an
- * argument, never the format.
+ * Text that does not fit is cut at a UTF-8 boundary and control characters
+ * become spaces. A remote text must be an argument, never the format; an
+ * argument may be error->text itself, to put something in front of it.
  */
 SVC_API svc_err svc_error_set(struct svc_error *error, svc_err code,
     const char *format, ...) SVC_PRINTF(3, 4);

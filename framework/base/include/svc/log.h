@@ -32,7 +32,8 @@ struct svc_log_line {
 /** Lives only for the call; called under no lock, from any thread. */
 typedef void (*svc_log_sink)(const struct svc_log_line *line, void *arg);
 
-/** Where lines go; NULL for nowhere (the state at start). */
+/** Where lines go; NULL for nowhere (the state at start). A line that is under
+ * way on another thread may still reach the former sink. */
 SVC_API void svc_log_set_sink(svc_log_sink sink, void *arg);
 /** The same, but a sink that is there already stays. */
 SVC_API void svc_log_default_sink(svc_log_sink sink, void *arg);
@@ -51,8 +52,9 @@ SVC_API void svc_log_to_json(const struct svc_log_line *line, void *arg);
 SVC_API void svc_log(svc_log_level level, const char *id, const char *format,
     ...) SVC_PRINTF(3, 4);
 
-/** `text` (at most `len` bytes of it) in double quotes, with control and
- * non-UTF-8 bytes escaped and cut to fit `out`; returns `out`. */
+/** `text` (at most `len` bytes, and up to a zero byte) in double quotes, with
+ * control and non-UTF-8 bytes escaped and cut to fit `out`; dots behind the
+ * quotes say that it was cut. Returns `out`. */
 SVC_API const char *svc_log_quote(
     const void *text, size_t len, char *out, size_t out_size);
 

@@ -66,7 +66,8 @@ SVC_API svc_err svc_catalogue_add(const struct svc_interface *interface,
 /**
  * Finds by name: those added, those embedded, then a module in the folders of
  * SVC_PLUGIN_PATH (colon-separated) and in the folder "svc" beside the
- * library. A module stays loaded for the life of the process.
+ * library (beside the program where it is linked statically). A module stays
+ * loaded for the life of the process.
  * Errors: SVC_E_NOT_FOUND (the text lists what there is and where it looked),
  * SVC_E_ABI, SVC_E_INVAL (a name that cannot be one), SVC_E_NOMEM
  */

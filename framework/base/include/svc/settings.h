@@ -18,7 +18,10 @@ extern "C" {
  * variables SVC_REGISTRY_TTL and MICRO_REGISTRY_TTL (the second when the first
  * is unset), and the key registry_ttl of the file, which is also reached as
  * ttl inside a map registry. Each alias is a full second name in all of these.
- * An empty environment variable is unset.
+ * An empty environment variable is unset. In a name '-' is the same as '_'.
+ * Pairs of several layers are put together; of one key the upper layer's
+ * counts. In the file, a list of texts is joined by commas, and a key without
+ * a value (or null) sets nothing.
  */
 typedef enum svc_setting_kind {
 	SVC_SETTING_TEXT,     /* char **, allocated with svc_mem */
@@ -59,7 +62,8 @@ struct svc_setting {
 
 struct svc_settings;
 
-/** An empty set. `program` is named in help and error lines. */
+/** An empty set. `program` is named in help; error lines leave it to whoever
+ * prints them. */
 SVC_API struct svc_settings *svc_settings_create(const char *program);
 SVC_API void svc_settings_destroy(struct svc_settings *settings);
 /** Adds a copy of the entry; its texts are copied, the target is borrowed
@@ -71,8 +75,8 @@ SVC_API svc_err svc_settings_add(struct svc_settings *settings,
  * Reads all layers into the targets: the arguments (both --flag=value and
  * --flag value; "--" ends them; argv[0] is the program), the environment, and
  * the YAML or JSON file named by the setting "config", if there is one of that
- * name. What is not a flag is left in argv[1 .. *ret_argc - 1] in order;
- * ret_argc NULL means that such words are an error.
+ * name. "-h" is --help. What is not a flag is left in argv[1 .. *ret_argc - 1]
+ * in order; ret_argc NULL means that such words are an error.
  * Errors: SVC_E_INVAL with one line that names the flag, variable or file and
  * line, what was wrong, what is allowed, and for an unknown flag the nearest
  * right one; SVC_E_NOT_FOUND (no such file); SVC_E_NOMEM. Targets may have
@@ -83,7 +87,8 @@ SVC_API svc_err svc_settings_load(struct svc_settings *settings, int argc,
 /** Who set the setting of this name (or alias) last; CODE for an unknown. */
 SVC_API svc_setting_source svc_settings_source(
     const struct svc_settings *settings, const char *name);
-/** The text of --help: every setting by group with its present value. To be
+/** The text of --help: every setting by group with its present value. `usage`
+ * is the first line ("PROGRAM [flags]" for NULL), `about` may be NULL. To be
  * freed with svc_mem_free. */
 SVC_API char *svc_settings_help(
     const struct svc_settings *settings, const char *usage, const char *about);
