@@ -498,18 +498,18 @@ conn_ready(struct svc_source *source, unsigned events)
 	}
 	set_interest(conn);
 	unlock(conn);
+	/* The references of the kick and of the loop may be the last. */
+	bool kicked = conn->kicked;
+	conn->kicked = false;
+	if (again && !failed)
+		kick(conn);
 	if (failed)
 		finish(conn);
-	else if (again)
-		kick(conn);
-	if (conn->kicked) {
-		conn->kicked = false;
+	if (kicked)
 		svc_mux_unref(&conn->mux);
-	}
 }
 
-/* ------------------------------------------------------------ making and
- * ending */
+/* ------------------------------------------------------ making and ending */
 
 static void
 conn_free(struct svc_mux *mux)
