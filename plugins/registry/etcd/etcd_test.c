@@ -1,0 +1,577 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Against a real etcd, which this test starts, kills, empties and freezes. */
+#include <conformance/registry.h>
+#include <support/servers.h>
+
+#include <svc/clock.h>
+#include <svc/log.h>
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+enum { TTL_MS = 60000, WAIT_MS = 10000 };
+
+/* One for all tests; each uses names of its own. */
+static struct test_server *server;
+
+#define OK(call)                                                         \
+	do {                                                             \
+		struct svc_error err_ = {0};                             \
+		struct svc_error *err = &err_;                           \
+		svc_err rc_ = (call);                                    \
+		if (rc_ != SVC_OK)                                       \
+			fail_msg("%s: %s: %s", #call, svc_err_name(rc_), \
+			    err_.text);                                  \
+	} while (0)
+
+/* ------------------------------------------------- etcdctl, a second client */
+
+static char *
+ctl(const char *address, const char *a, const char *b, const char *c)
+{
+	char endpoints[64];
+	int status = -1;
+	snprintf(endpoints, sizeof(endpoints), "--endpoints=%s", address);
+	const char *argv[] = {"etcdctl", endpoints, a, b, c, NULL};
+	char *out = test_run(argv, &status);
+	if (out == NULL || status != 0)
+		fail_msg("etcdctl %s %s: status %d", a, b, status);
+	return out;
+}
+
+static void
+ctl_do(const char *a, const char *b, const char *c)
+{
+	free(ctl(server->address, a, b, c));
+}
+
+/* The number behind `name` in etcdctl's JSON. */
+static long long
+ctl_number(const char *json, const char *name)
+{
+	char pattern[64];
+	snprintf(pattern, sizeof(pattern), "\"%s\":", name);
+	const char *at = strstr(json, pattern);
+	assert_non_null(at);
+	return strtoll(at + strlen(pattern), NULL, 10);
+}
+
+/* --------------------------------------------------------------- fixture */
+
+struct fixture {
+	struct svc_registry *registry;
+	struct recorder *recorder;
+	struct svc_watch *watch;
+	struct sample a, b;
+	char name[48];
+	char key[128]; /* of a */
+};
+
+static struct svc_registry *
+make(const char *address)
+{
+	struct svc_registry *registry = NULL;
+	struct svc_registry_config config = {
+	    .address = address,
+	    .timeout_ms = 4000,
+	    .grace_ms = 3000,
+	};
+	OK(svc_registry_create("etcd", &config, &registry, err));
+	return registry;
+}
+
+static int
+begin(void **state)
+{
+	struct fixture *f = svc_mem_calloc(1, sizeof(*f));
+	char uuid[37];
+	assert_non_null(f);
+	if (server->pid == 0)
+		assert_true(test_server_start_again(server, false));
+	svc_uuid(uuid);
+	snprintf(f->name, sizeof(f->name), "t%.8s", uuid);
+	sample_init(&f->a, f->name, "1", "a", 1);
+	sample_init(&f->b, f->name, "1", "b", 2);
+	snprintf(f->key, sizeof(f->key), "/micro/registry/%s/a", f->name);
+	f->registry = make(server->address);
+	f->recorder = recorder_create();
+	*state = f;
+	return 0;
+}
+
+static int
+end(void **state)
+{
+	struct fixture *f = *state;
+	svc_registry_unwatch(f->watch);
+	svc_registry_destroy(f->registry);
+	recorder_destroy(f->recorder);
+	sample_fini(&f->a);
+	sample_fini(&f->b);
+	svc_mem_free(f);
+	return 0;
+}
+
+static void
+announce(struct fixture *f, const struct sample *sample)
+{
+	OK(svc_registry_announce(f->registry, &sample->record, TTL_MS, err));
+}
+
+static void
+watch(struct fixture *f)
+{
+	OK(svc_registry_watch(f->registry, f->name, recorder_change,
+	    f->recorder, &f->watch, err));
+	assert_true(
+	    recorder_wait(f->recorder, SVC_SYNCED, NULL, NULL, WAIT_MS, NULL));
+}
+
+static void
+expect(struct fixture *f, svc_change change, const struct sample *sample)
+{
+	if (!recorder_wait(
+		f->recorder, change, f->name, sample->id, WAIT_MS, NULL))
+		fail_msg("change %d of node %s did not come", (int)change,
+		    sample->id);
+}
+
+static svc_err
+lookup(struct svc_registry *registry, const char *name)
+{
+	struct svc_record_list list = {0};
+	svc_err rc = svc_registry_lookup(registry, name, &list, NULL);
+	svc_record_list_fini(&list);
+	return rc;
+}
+
+/* ----------------------------------------------------------------- tests */
+
+static int conformance_failures = -1;
+
+static void
+it_keeps_the_promises(void **state)
+{
+	(void)state;
+	assert_int_equal(conformance_failures, 0);
+}
+
+static void
+keys_and_values_are_those_of_go_micro(void **state)
+{
+	struct fixture *f = *state;
+	char expected[512];
+	announce(f, &f->a);
+	char *out = ctl(server->address, "get", f->key, "--print-value-only");
+	snprintf(expected, sizeof(expected),
+	    "{\"name\":\"%s\",\"version\":\"1\",\"metadata\":null,"
+	    "\"endpoints\":null,\"nodes\":[{\"id\":\"a\",\"address\":"
+	    "\"127.0.0.1:1\",\"metadata\":{\"protocol\":\"mucp\","
+	    "\"transport\":\"http\"}}]}\n",
+	    f->name);
+	assert_string_equal(out, expected);
+	free(out);
+
+	/* And what a go-micro service put there is seen. */
+	char key[160], value[512];
+	snprintf(key, sizeof(key), "/micro/registry/%s/go-1", f->name);
+	snprintf(value, sizeof(value),
+	    "{\"name\":\"%s\",\"version\":\"latest\",\"metadata\":null,"
+	    "\"endpoints\":[],\"nodes\":[{\"metadata\":{\"protocol\":\"mucp\""
+	    "},\"id\":\"go-1\",\"address\":\"10.0.0.1:80\"}]}",
+	    f->name);
+	watch(f);
+	ctl_do("put", key, value);
+	assert_true(recorder_wait(
+	    f->recorder, SVC_CREATED, f->name, "go-1", WAIT_MS, NULL));
+	ctl_do("del", key, NULL);
+	assert_true(recorder_wait(
+	    f->recorder, SVC_REMOVED, f->name, "go-1", WAIT_MS, NULL));
+}
+
+static long long
+lease_of(const struct fixture *f)
+{
+	char *out = ctl(server->address, "get", f->key, "--write-out=json");
+	long long lease = ctl_number(out, "lease");
+	free(out);
+	return lease;
+}
+
+static void
+a_key_has_a_lease_of_its_ttl(void **state)
+{
+	struct fixture *f = *state;
+	char id[32];
+	OK(svc_registry_announce(f->registry, &f->a.record, 45500, err));
+	long long lease = lease_of(f);
+	snprintf(id, sizeof(id), "%llx", lease);
+	char *out = ctl(server->address, "lease", "timetolive", id);
+	assert_non_null(strstr(out, "granted with TTL(46s)"));
+	free(out);
+	/* Renewing keeps it, another TTL takes another. */
+	OK(svc_registry_announce(f->registry, &f->a.record, 45500, err));
+	assert_true(lease_of(f) == lease);
+	OK(svc_registry_announce(f->registry, &f->a.record, 90000, err));
+	assert_true(lease_of(f) != lease);
+	/* The old one is not left behind, the key stays. */
+	out = ctl(server->address, "lease", "list", NULL);
+	assert_null(strstr(out, id));
+	free(out);
+	assert_int_equal(lookup(f->registry, f->name), SVC_OK);
+}
+
+static void
+renewing_writes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	announce(f, &f->a);
+	char *out = ctl(server->address, "get", f->key, "--write-out=json");
+	long long revision = ctl_number(out, "revision");
+	free(out);
+	for (int i = 0; i < 3; i++)
+		announce(f, &f->a);
+	out = ctl(server->address, "get", f->key, "--write-out=json");
+	assert_true(ctl_number(out, "revision") == revision);
+	free(out);
+}
+
+static void
+a_key_deleted_by_hand_comes_back(void **state)
+{
+	struct fixture *f = *state;
+	announce(f, &f->a);
+	watch(f);
+	ctl_do("del", f->key, NULL);
+	expect(f, SVC_REMOVED, &f->a);
+	announce(f, &f->a);
+	expect(f, SVC_CREATED, &f->a);
+	/* So does one whose value was overwritten, and one whose lease was
+	 * revoked. */
+	ctl_do("put", f->key, "rubbish");
+	announce(f, &f->a);
+	assert_int_equal(lookup(f->registry, f->name), SVC_OK);
+	char id[32];
+	snprintf(id, sizeof(id), "%llx", lease_of(f));
+	ctl_do("lease", "revoke", id);
+	expect(f, SVC_REMOVED, &f->a);
+	announce(f, &f->a);
+	expect(f, SVC_CREATED, &f->a);
+}
+
+static void
+an_emptied_registry_heals_and_nobody_is_forgotten(void **state)
+{
+	struct fixture *f = *state;
+	announce(f, &f->a);
+	announce(f, &f->b);
+	watch(f);
+	test_server_kill(server);
+	assert_int_equal(
+	    svc_registry_announce(f->registry, &f->a.record, TTL_MS, NULL),
+	    SVC_E_UNAVAILABLE);
+	assert_true(test_server_start_again(server, false));
+	/* a lives and announces itself at its next interval; b does not. */
+	announce(f, &f->a);
+	assert_int_equal(lookup(f->registry, f->name), SVC_OK);
+	expect(f, SVC_REMOVED, &f->b);
+	assert_int_equal(
+	    recorder_count(f->recorder, SVC_REMOVED, f->name, "a"), 0);
+	assert_int_equal(
+	    recorder_count(f->recorder, SVC_CREATED, f->name, "a"), 1);
+	assert_int_equal(
+	    recorder_count(f->recorder, SVC_SYNCED, NULL, NULL), 1);
+	/* The watch follows the new one. */
+	announce(f, &f->b);
+	expect(f, SVC_CREATED, &f->b);
+}
+
+static void
+changes_during_an_outage_are_told_after_it(void **state)
+{
+	struct fixture *f = *state;
+	char key[160];
+	announce(f, &f->a);
+	announce(f, &f->b);
+	watch(f);
+	snprintf(key, sizeof(key), "/micro/registry/%s/b", f->name);
+	/* Frozen, so that the watch has to notice by itself, or else cut off
+	 * by the kill; in both cases it must catch up. */
+	test_server_end(server);
+	assert_true(recorder_quiet(f->recorder, 300));
+	assert_true(test_server_start_again(server, true));
+	svc_headers_set(f->a.node.metadata, "weight", "9");
+	announce(f, &f->a);
+	expect(f, SVC_UPDATED, &f->a);
+	ctl_do("del", key, NULL);
+	expect(f, SVC_REMOVED, &f->b);
+	assert_int_equal(recorder_nodes(f->recorder, f->name), 1);
+}
+
+/* Counts the lines with an id. */
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
+static int skipped_lines;
+
+static void
+count_line(const struct svc_log_line *line, void *arg)
+{
+	(void)arg;
+	pthread_mutex_lock(&log_lock);
+	if (strcmp(line->id, "etcd.skipped") == 0)
+		skipped_lines++;
+	pthread_mutex_unlock(&log_lock);
+}
+
+static void
+what_is_no_record_is_skipped(void **state)
+{
+	struct fixture *f = *state;
+	char key[160], value[256];
+	announce(f, &f->a);
+	watch(f);
+	svc_log_set_sink(count_line, NULL);
+	skipped_lines = 0;
+	snprintf(key, sizeof(key), "/micro/registry/%s/bad", f->name);
+	ctl_do("put", key, "{\"name\":");
+	snprintf(key, sizeof(key), "/micro/registry/%s/x/y", f->name);
+	ctl_do("put", key, "{}");
+	snprintf(key, sizeof(key), "/micro/registry/%s/other", f->name);
+	ctl_do("put", key,
+	    "{\"name\":\"elsewhere\",\"nodes\":[{\"id\":\"other\"}]}");
+	snprintf(key, sizeof(key), "/micro/registry/%s/lacks", f->name);
+	snprintf(value, sizeof(value),
+	    "{\"name\":\"%s\",\"nodes\":[{\"id\":\"z\"}]}", f->name);
+	ctl_do("put", key, value);
+	/* They stop neither the watch nor a lookup nor a list. */
+	announce(f, &f->b);
+	expect(f, SVC_CREATED, &f->b);
+	for (int i = 0; i < 3; i++) {
+		struct svc_record_list list = {0};
+		OK(svc_registry_lookup(f->registry, f->name, &list, err));
+		assert_int_equal(list.n_records, 1);
+		assert_int_equal(list.records[0]->n_nodes, 2);
+		svc_record_list_fini(&list);
+		OK(svc_registry_list(f->registry, &list, err));
+		svc_record_list_fini(&list);
+	}
+	svc_log_set_sink(NULL, NULL);
+	assert_int_equal(skipped_lines, 4);
+	/* A bad value that goes takes nobody along. */
+	snprintf(key, sizeof(key), "/micro/registry/%s", f->name);
+	ctl_do("del", key, "--prefix");
+	expect(f, SVC_REMOVED, &f->b);
+	assert_int_equal(recorder_nodes(f->recorder, f->name), 0);
+}
+
+static void
+a_compacted_watch_begins_anew(void **state)
+{
+	struct fixture *f = *state;
+	announce(f, &f->a);
+	watch(f);
+	/* While the watch is away, its history goes. */
+	test_server_end(server);
+	assert_true(test_server_start_again(server, true));
+	for (int i = 0; i < 20; i++) {
+		char weight[16];
+		snprintf(weight, sizeof(weight), "%d", i);
+		svc_headers_set(f->a.node.metadata, "weight", weight);
+		announce(f, &f->a);
+	}
+	char *out = ctl(server->address, "get", f->key, "--write-out=json");
+	char revision[32];
+	snprintf(
+	    revision, sizeof(revision), "%lld", ctl_number(out, "revision"));
+	free(out);
+	ctl_do("compaction", revision, NULL);
+	announce(f, &f->b);
+	expect(f, SVC_CREATED, &f->b);
+	assert_int_equal(recorder_nodes(f->recorder, f->name), 2);
+}
+
+static void
+another_server_takes_over(void **state)
+{
+	struct fixture *f = *state;
+	char list[96];
+	struct svc_record_list found = {0};
+	struct test_server *second = start_etcd(NULL);
+	assert_non_null(second);
+	snprintf(list, sizeof(list), "%s,http://%s", server->address,
+	    second->address);
+	struct svc_registry *registry = make(list);
+	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
+	OK(svc_registry_watch(
+	    registry, f->name, recorder_change, f->recorder, &f->watch, err));
+	assert_true(
+	    recorder_wait(f->recorder, SVC_SYNCED, NULL, NULL, WAIT_MS, NULL));
+	test_server_kill(server);
+	/* The second knows nothing: it is told, and the watch stays calm. */
+	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
+	OK(svc_registry_lookup(registry, f->name, &found, err));
+	assert_int_equal(found.n_records, 1);
+	svc_record_list_fini(&found);
+	OK(svc_registry_announce(registry, &f->b.record, TTL_MS, err));
+	expect(f, SVC_CREATED, &f->b);
+	assert_int_equal(
+	    recorder_count(f->recorder, SVC_REMOVED, NULL, NULL), 0);
+	/* A frozen one is left as well. */
+	assert_true(test_server_start_again(server, false));
+	test_server_freeze(second);
+	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
+	OK(svc_registry_announce(registry, &f->b.record, TTL_MS, err));
+	svc_headers_set(f->b.node.metadata, "weight", "3");
+	OK(svc_registry_announce(registry, &f->b.record, TTL_MS, err));
+	expect(f, SVC_UPDATED, &f->b);
+	assert_int_equal(
+	    recorder_count(f->recorder, SVC_REMOVED, NULL, NULL), 0);
+	svc_registry_destroy(registry);
+	f->watch = NULL;
+	test_server_stop(second);
+}
+
+static void
+an_absent_server_is_an_error_of_the_ops(void **state)
+{
+	struct fixture *f = *state;
+	struct svc_record_list list = {0};
+	struct svc_error why = {0};
+	char address[32];
+	snprintf(address, sizeof(address), "127.0.0.1:%d", test_free_port());
+	struct svc_registry *registry = make(address);
+	assert_int_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
+	    SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(why.text, address));
+	assert_int_equal(svc_registry_withdraw(registry, &f->a.record, NULL),
+	    SVC_E_UNAVAILABLE);
+	assert_int_equal(svc_registry_lookup(registry, f->name, &list, NULL),
+	    SVC_E_UNAVAILABLE);
+	assert_int_equal(
+	    svc_registry_list(registry, &list, NULL), SVC_E_UNAVAILABLE);
+	/* A watch waits for it, and ends when it is told. */
+	OK(svc_registry_watch(
+	    registry, NULL, recorder_change, f->recorder, &f->watch, err));
+	assert_true(recorder_quiet(f->recorder, 300));
+	svc_registry_destroy(registry);
+	f->watch = NULL;
+}
+
+static void
+a_frozen_server_costs_no_more_than_the_timeout(void **state)
+{
+	struct fixture *f = *state;
+	struct svc_registry *registry = NULL;
+	struct svc_registry_config config = {
+	    .address = server->address,
+	    .timeout_ms = 1000,
+	};
+	OK(svc_registry_create("etcd", &config, &registry, err));
+	assert_int_equal(lookup(registry, f->name), SVC_E_NOT_FOUND);
+	watch(f);
+	test_server_freeze(server);
+	int64_t since_ms = svc_now_ms();
+	assert_int_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, NULL),
+	    SVC_E_TIMEDOUT);
+	assert_true(svc_now_ms() - since_ms < 1500);
+	/* Ending a watch does not wait for the server. */
+	since_ms = svc_now_ms();
+	svc_registry_unwatch(f->watch);
+	f->watch = NULL;
+	assert_true(svc_now_ms() - since_ms < 1000);
+	test_server_thaw(server);
+	OK(svc_registry_announce(f->registry, &f->a.record, TTL_MS, err));
+	svc_registry_destroy(registry);
+}
+
+static void
+addresses_are_checked(void **state)
+{
+	(void)state;
+	static const char *const good[] = {"localhost", "localhost:1",
+	    "http://a.b:2379", "http://a.b/", "[::1]", "[::1]:2379", "a, b",
+	    NULL, ""};
+	static const char *const bad[] = {"ftp://a", "https://a", "a:0",
+	    "a:65536", "a:x", "a:", ":1", "a,,b", ",", "a b", "a/b", "[::1",
+	    "http://", "a:1:2", "a\n"};
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+		svc_registry_destroy(make(good[i]));
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct svc_registry *registry = NULL;
+		struct svc_registry_config config = {.address = bad[i]};
+		struct svc_error why = {0};
+		if (svc_registry_create("etcd", &config, &registry, &why) !=
+		    SVC_E_INVAL)
+			fail_msg("address %s was taken", bad[i]);
+		assert_non_null(strstr(why.text, "host:port"));
+	}
+}
+
+static void
+many_nodes_come_page_by_page(void **state)
+{
+	struct fixture *f = *state;
+	struct svc_record_list list = {0};
+	struct sample sample;
+	char id[32];
+	/* More than two pages. */
+	for (int i = 0; i < 1100; i++) {
+		snprintf(id, sizeof(id), "n%d", i);
+		sample_init(&sample, f->name, "1", id, i + 1);
+		announce(f, &sample);
+		sample_fini(&sample);
+	}
+	OK(svc_registry_lookup(f->registry, f->name, &list, err));
+	assert_int_equal(list.n_records, 1);
+	assert_int_equal(list.records[0]->n_nodes, 1100);
+	svc_record_list_fini(&list);
+	watch(f);
+	assert_int_equal(
+	    recorder_count(f->recorder, SVC_CREATED, NULL, NULL), 1100);
+}
+
+int
+main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(it_keeps_the_promises),
+	    TEST(keys_and_values_are_those_of_go_micro),
+	    TEST(a_key_has_a_lease_of_its_ttl),
+	    TEST(renewing_writes_nothing),
+	    TEST(a_key_deleted_by_hand_comes_back),
+	    TEST(an_emptied_registry_heals_and_nobody_is_forgotten),
+	    TEST(changes_during_an_outage_are_told_after_it),
+	    TEST(what_is_no_record_is_skipped),
+	    TEST(a_compacted_watch_begins_anew),
+	    TEST(another_server_takes_over),
+	    TEST(an_absent_server_is_an_error_of_the_ops),
+	    TEST(a_frozen_server_costs_no_more_than_the_timeout),
+	    TEST(addresses_are_checked),
+	    TEST(many_nodes_come_page_by_page),
+	};
+#undef TEST
+	if (!test_server_have("etcd") || !test_server_have("etcdctl")) {
+		fprintf(stderr, "SKIPPED: etcd and etcdctl are needed\n");
+		return 77;
+	}
+	server = start_etcd(NULL);
+	if (server == NULL)
+		return 1;
+	conformance_failures =
+	    svc_conformance_registry(&(struct svc_conformance_registry){
+		.plugin = "etcd",
+		.config = {.address = server->address},
+		.ttl_ms = 2000,
+	    });
+	int failed = cmocka_run_group_tests_name("etcd", tests, NULL, NULL);
+	test_server_stop(server);
+	return failed;
+}
