@@ -12,6 +12,8 @@
 
 #include <cmocka.h>
 
+#include <support/lacks.h>
+
 /* Generous: only a broken broker ever waits this long. */
 #define WAIT_MS 20000
 #define MAX_MEMBERS 4
@@ -487,7 +489,7 @@ failure_in_a_queue(void **state)
 {
 	(void)state;
 	if (setup->no_queues)
-		skip();
+		test_lacks("queues");
 	struct svc_broker *a = make_connected(0), *b = make_connected(1),
 			  *c = make_connected(2);
 	struct inbox *queue[2] = {inbox_make(), inbox_make()};
@@ -793,7 +795,7 @@ foreign_payloads_are_skipped(void **state)
 {
 	(void)state;
 	if (setup->inject == NULL)
-		skip();
+		test_lacks("payloads of other programs");
 	struct svc_broker *a = make_connected(0);
 	struct inbox *inbox = inbox_make();
 	const char *topic = topic_of("foreign");
@@ -819,7 +821,7 @@ outlives_a_restart(void **state)
 {
 	(void)state;
 	if (setup->kill_server == NULL)
-		skip();
+		test_lacks("a server that can be lost");
 	struct svc_broker *a = make_connected(0), *b = make_connected(1);
 	struct inbox *inbox = inbox_make(), *queue = inbox_make();
 	const char *topic = topic_of("restart");
@@ -878,7 +880,7 @@ starts_without_its_server(void **state)
 {
 	(void)state;
 	if (setup->kill_server == NULL)
-		skip();
+		test_lacks("a server that can be lost");
 	setup->kill_server(setup->arg);
 	struct svc_broker *a = make_with(0, 1000, 1);
 	struct inbox *inbox = inbox_make();
@@ -917,7 +919,7 @@ waiting_publishes_are_bounded(void **state)
 {
 	(void)state;
 	if (setup->kill_server == NULL)
-		skip();
+		test_lacks("a server that can be lost");
 	struct svc_broker *a = make_with(0, 1500, 2);
 	connect_to(a);
 	const char *topic = topic_of("bounded");
