@@ -177,8 +177,6 @@ print_help(struct svc_service *service, int argc, char *argv[])
 		svc_catalogue_list(plugins[i].interface, print_plugin, NULL);
 		printf("\n");
 	}
-	printf("\nEach flag is also an environment variable: --registry_ttl is "
-	       "SVC_REGISTRY_TTL.\n");
 	fflush(stdout);
 }
 
