@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "nng_private.h"
+
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
+
+/* The schemes that work without certificates. */
+static const struct scheme {
+	const char *prefix;
+	bool has_port, layered;
+} schemes[] = {
+    {"tcp://", true, false},
+    {"tcp4://", true, false},
+    {"tcp6://", true, false},
+    {"ipc://", false, false},
+    {"unix://", false, false},
+    {"abstract://", false, false},
+    {"ws://", true, true},
+};
+
+static svc_err
+refuse(struct svc_error *err, const char *address, const char *why)
+{
+	char quoted[96];
+	return svc_error_set(err, SVC_E_INVAL,
+	    "address %s %s; allowed are host:port, tcp://host:port, "
+	    "ipc:///path, abstract://name and ws://host:port/path",
+	    svc_log_quote(address, strlen(address), quoted, sizeof(quoted)),
+	    why);
+}
+
+static const struct scheme *
+scheme_of(const char *address)
+{
+	for (size_t i = 0; i < sizeof(schemes) / sizeof(*schemes); i++)
+		if (strncmp(address, schemes[i].prefix,
+			strlen(schemes[i].prefix)) == 0)
+			return &schemes[i];
+	return NULL;
+}
+
+/* A whole URL, or host:port as it stands in one. */
+static svc_err
+parse_port(const char *authority, const char *address, bool to_listen,
+    struct address *ret, struct svc_error *err)
+{
+	char host[256];
+	uint16_t port;
+	struct svc_error why = {0};
+	if (svc_address_split(authority, host, sizeof(host), &port, &why) !=
+	    SVC_OK)
+		return authority == address
+			   ? svc_error_set(err, why.code, "%s", why.text)
+			   : refuse(err, address,
+				 "has no host:port that is valid");
+	ret->any = host[0] == 0 || strcmp(host, "*") == 0;
+	if (!to_listen && (ret->any || port == 0))
+		return refuse(err, address,
+		    "cannot be called, as that needs a host and a port above "
+		    "0");
+	return SVC_OK;
+}
+
+svc_err
+address_parse(const char *address, bool to_listen, struct address *ret_address,
+    struct svc_error *err)
+{
+	struct address ret = {.plain = strstr(address, "://") == NULL};
+	svc_err rc = SVC_OK;
+	if (strlen(address) > sizeof(ret.url) - sizeof("tcp://"))
+		return refuse(err, address, "is too long");
+	if (ret.plain) {
+		rc = parse_port(address, address, to_listen, &ret, err);
+		ret.has_port = true;
+		snprintf(ret.url, sizeof(ret.url), "tcp://%s", address);
+		*ret_address = ret;
+		return rc;
+	}
+	const struct scheme *scheme = scheme_of(address);
+	if (scheme == NULL)
+		return refuse(err, address, "has a scheme that is not served");
+	ret.has_port = scheme->has_port;
+	ret.layered = scheme->layered;
+	snprintf(ret.url, sizeof(ret.url), "%s", address);
+	const char *rest = address + strlen(scheme->prefix);
+	if (!scheme->has_port) {
+		if (*rest == 0)
+			return refuse(err, address, "has no name");
+	} else {
+		char authority[URL_MAX_LEN];
+		size_t len = strcspn(rest, "/?#");
+		if (!scheme->layered && rest[len] != 0)
+			return refuse(err, address, "has a path");
+		memcpy(authority, rest, len);
+		authority[len] = 0;
+		rc = parse_port(authority, address, to_listen, &ret, err);
+	}
+	if (rc == SVC_OK)
+		*ret_address = ret;
+	return rc;
+}
+
+void
+address_format(const nng_sockaddr *address, char *out, size_t size)
+{
+	char host[INET6_ADDRSTRLEN] = "";
+	out[0] = 0;
+	if (address->s_family == NNG_AF_INET) {
+		inet_ntop(AF_INET, &address->s_in.sa_addr, host, sizeof(host));
+		snprintf(out, size, "%s:%u", host,
+		    (unsigned)ntohs(address->s_in.sa_port));
+	} else if (address->s_family == NNG_AF_INET6) {
+		static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+		const uint8_t *bytes = address->s_in6.sa_addr;
+		unsigned port = ntohs(address->s_in6.sa_port);
+		if (memcmp(bytes, mapped, sizeof(mapped)) == 0) {
+			inet_ntop(AF_INET, bytes + 12, host, sizeof(host));
+			snprintf(out, size, "%s:%u", host, port);
+		} else {
+			inet_ntop(AF_INET6, bytes, host, sizeof(host));
+			snprintf(out, size, "[%s]:%u", host, port);
+		}
+	}
+}

@@ -1,0 +1,666 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One connection. nng reads and writes on threads of its own; what has come is
+ * handled on the connection's loop, where handlers may block. One read is
+ * under way while nothing is being handled, so a peer that sends more than is
+ * handled is stopped by the stream. Whoever has bytes to send and finds nobody
+ * sending starts a write; its completion starts the next.
+ *
+ * mux.mutex guards the fields marked so. A `hold` is a reference of whoever
+ * may still call: the loop, an operation under way, a kick. The stream and its
+ * operations are freed with the last reference.
+ */
+#include "nng_private.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define MIN_BLOCK 4096
+#define MAX_BLOCK 65536
+#define LINGER_MS 500 /* for what is being sent when it is closed */
+
+/* Bytes being handled. The connection holds one reference, and so does the
+ * thread that handles them, which may lose the loop meanwhile. */
+struct block {
+	int refs;
+	size_t cap, len;
+	uint8_t data[];
+};
+
+struct conn {
+	struct svc_mux mux;
+	struct svc_source source; /* only kicked */
+	struct svc_timer timer;   /* until connected or greeted; then linger */
+	struct svc_loop *loop;
+	struct nng *self;
+	struct listener *listener; /* of a server's */
+	struct conn_link link;
+	int64_t timeout_ms;
+	bool layered;
+	int holds;                 /* atomic */
+	nng_stream_dialer *dialer; /* of a client's */
+	nng_aio *dial_aio, *send_aio, *recv_aio;
+
+	/* under mux.mutex */
+	nng_stream *stream; /* NULL until connected */
+	bool attached;
+	bool closed; /* no operation is begun any more */
+	bool aborted;
+	bool running;   /* its bytes are being handled */
+	bool receiving; /* nng has the block */
+	bool paused;    /* the peer does not read what we send */
+	int sends;
+
+	/* of the flusher */
+	struct svc_buf output;
+	size_t written;
+
+	/* of the reader */
+	struct block *block;
+	size_t offset;
+	size_t block_size;
+
+	/* of the loop */
+	int kicks;
+	bool timed;
+	bool lingering, lingered;
+	bool finished;
+};
+
+static struct conn *
+conn_of(struct svc_mux *mux)
+{
+	return (struct conn *)(void *)mux;
+}
+
+struct conn_link *
+conn_link(struct conn *conn)
+{
+	return &conn->link;
+}
+
+struct svc_mux *
+conn_mux(struct conn *conn)
+{
+	return &conn->mux;
+}
+
+static void
+lock(struct conn *conn)
+{
+	pthread_mutex_lock(&conn->mux.mutex);
+}
+
+static void
+unlock(struct conn *conn)
+{
+	pthread_mutex_unlock(&conn->mux.mutex);
+}
+
+static void
+hold(struct conn *conn)
+{
+	svc_mux_ref(&conn->mux);
+	__atomic_add_fetch(&conn->holds, 1, __ATOMIC_RELAXED);
+}
+
+static void
+drop(struct conn *conn)
+{
+	struct nng *self = conn->self;
+	bool last = __atomic_sub_fetch(&conn->holds, 1, __ATOMIC_ACQ_REL) == 0;
+	svc_mux_unref(&conn->mux);
+	if (last)
+		nng_idle(self);
+}
+
+static void
+kick(struct conn *conn)
+{
+	lock(conn);
+	bool drop_it = false;
+	if (conn->attached) {
+		hold(conn);
+		drop_it = !svc_source_kick(&conn->source);
+	}
+	unlock(conn);
+	if (drop_it)
+		drop(conn);
+}
+
+static void
+lose(struct conn *conn, int rv)
+{
+	char text[160];
+	snprintf(text, sizeof(text), "connection to %s lost: %s",
+	    conn->mux.peer,
+	    rv == NNG_ECONNSHUT || rv == NNG_ECLOSED ? "closed by the peer"
+						     : nng_strerror(rv));
+	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
+}
+
+/* ---------------------------------------------------------------- writing */
+
+static void
+start_send(struct conn *conn)
+{
+	nng_iov iov = {
+	    .iov_buf = conn->output.data + conn->written,
+	    .iov_len = conn->output.len - conn->written,
+	};
+	nng_aio_set_iov(conn->send_aio, 1, &iov); /* one always fits */
+	nng_stream_send(conn->stream, conn->send_aio);
+}
+
+static void
+conn_flush(struct svc_mux *mux)
+{
+	struct conn *conn = conn_of(mux);
+	lock(conn);
+	bool can = conn->stream != NULL && !conn->closed;
+	if (can) {
+		hold(conn);
+		conn->sends++;
+	}
+	unlock(conn);
+	if (!can)
+		return;
+	if (svc_mux_begin_flush(mux, &conn->output)) {
+		conn->written = 0;
+		start_send(conn);
+		return;
+	}
+	lock(conn);
+	conn->sends--;
+	unlock(conn);
+	drop(conn);
+}
+
+static void
+sent(void *arg)
+{
+	struct conn *conn = arg;
+	struct svc_mux *mux = &conn->mux;
+	int rv = nng_aio_result(conn->send_aio);
+	bool more = false;
+	if (rv == 0) {
+		conn->written += nng_aio_count(conn->send_aio);
+		if (conn->written < conn->output.len) {
+			start_send(conn);
+			return;
+		}
+		more = svc_mux_end_flush(mux, &conn->output, conn->written);
+	} else {
+		/* A websocket may have sent more than it told. */
+		size_t n = conn->layered ? conn->output.len : conn->written;
+		svc_mux_end_flush(mux, &conn->output, n);
+		lose(conn, rv);
+	}
+	lock(conn);
+	conn->sends--;
+	bool wake = conn->paused || conn->aborted || rv != 0;
+	conn->paused = false;
+	unlock(conn);
+	if (more)
+		conn_flush(mux);
+	if (wake)
+		kick(conn);
+	drop(conn);
+}
+
+/* ---------------------------------------------------------------- reading */
+
+static void
+block_unref(struct block *block)
+{
+	if (block != NULL &&
+	    __atomic_sub_fetch(&block->refs, 1, __ATOMIC_ACQ_REL) == 0)
+		svc_mem_free(block);
+}
+
+static struct block *
+block_create(size_t cap, const uint8_t *data, size_t len)
+{
+	struct block *block = svc_mem_alloc(sizeof(*block) + cap);
+	if (block == NULL)
+		return NULL;
+	block->refs = 1;
+	block->cap = cap;
+	block->len = len;
+	if (len > 0)
+		memcpy(block->data, data, len);
+	return block;
+}
+
+/* Makes room for what the next frame needs. False without memory. */
+static bool
+make_room(struct conn *conn)
+{
+	struct block *block = conn->block;
+	size_t left = block != NULL ? block->len - conn->offset : 0;
+	size_t need = svc_mux_need(&conn->mux);
+	size_t cap = conn->block_size > need ? conn->block_size : need;
+	if (block != NULL && left == 0) {
+		block->len = 0;
+		conn->offset = 0;
+	}
+	/* A block that a large frame needed is not kept for small ones. */
+	if (block != NULL && block->cap - conn->offset >= need &&
+	    block->len < block->cap && (left > 0 || block->cap <= MAX_BLOCK))
+		return true;
+	struct block *fresh = block_create(
+	    cap, left > 0 ? block->data + conn->offset : NULL, left);
+	if (fresh == NULL)
+		return false;
+	conn->block = fresh;
+	conn->offset = 0;
+	block_unref(block);
+	return true;
+}
+
+/* Nothing is handled until it completes. */
+static void
+receive(struct conn *conn)
+{
+	if (!make_room(conn)) {
+		svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
+		return;
+	}
+	lock(conn);
+	bool can = !conn->closed;
+	if (can) {
+		conn->receiving = true;
+		hold(conn);
+	}
+	unlock(conn);
+	if (!can)
+		return;
+	struct block *block = conn->block;
+	nng_iov iov = {
+	    .iov_buf = block->data + block->len,
+	    .iov_len = block->cap - block->len,
+	};
+	nng_aio_set_iov(conn->recv_aio, 1, &iov);
+	nng_stream_recv(conn->stream, conn->recv_aio);
+}
+
+static void
+received(void *arg)
+{
+	struct conn *conn = arg;
+	int rv = nng_aio_result(conn->recv_aio);
+	if (rv == 0) {
+		struct block *block = conn->block;
+		size_t n = nng_aio_count(conn->recv_aio);
+		if (n == block->cap - block->len &&
+		    conn->block_size < MAX_BLOCK)
+			conn->block_size *= 2;
+		block->len += n;
+	} else {
+		lose(conn, rv);
+	}
+	lock(conn);
+	conn->receiving = false;
+	unlock(conn);
+	kick(conn);
+	drop(conn);
+}
+
+static svc_mux_result
+handle(struct conn *conn)
+{
+	struct svc_error err = {0};
+	struct block *block = conn->block;
+	if (block == NULL || conn->offset == block->len)
+		return SVC_MUX_OK;
+	__atomic_add_fetch(&block->refs, 1, __ATOMIC_RELAXED);
+	svc_mux_result result = svc_mux_input(
+	    &conn->mux, block->data, block->len, &conn->offset, &err);
+	block_unref(block);
+	if (result == SVC_MUX_FAILED) {
+		svc_log(SVC_LOG_WARN, "nng.protocol",
+		    "closing the connection of %s: %s", conn->mux.peer,
+		    err.text);
+		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, err.text);
+	}
+	return result;
+}
+
+/* After a take-over: the former owner still uses the block. */
+static void
+leave_block(struct conn *conn)
+{
+	struct block *block = conn->block;
+	if (block == NULL)
+		return;
+	size_t left = block->len - conn->offset;
+	conn->block = NULL;
+	if (left > 0) {
+		conn->block =
+		    block_create(left, block->data + conn->offset, left);
+		if (conn->block == NULL)
+			svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
+	}
+	conn->offset = 0;
+	block_unref(block);
+}
+
+/* --------------------------------------------------------------- the loop */
+
+static void
+timer_fired(struct svc_timer *timer)
+{
+	struct conn *conn =
+	    (struct conn *)(void *)((char *)timer -
+				    offsetof(struct conn, timer));
+	char text[160];
+	if (conn->lingering) {
+		conn->lingered = true;
+		kick(conn);
+		return;
+	}
+	if (conn->listener != NULL) {
+		if (conn->mux.greeted)
+			return;
+		snprintf(text, sizeof(text), "%s sent no hello in %lld ms",
+		    conn->mux.peer, (long long)conn->timeout_ms);
+	} else {
+		lock(conn);
+		bool connected = conn->stream != NULL;
+		unlock(conn);
+		if (connected)
+			return;
+		snprintf(text, sizeof(text), "cannot connect to %s in %lld ms",
+		    conn->mux.peer, (long long)conn->timeout_ms);
+	}
+	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
+	kick(conn);
+}
+
+static void
+dialed(void *arg)
+{
+	struct conn *conn = arg;
+	int rv = nng_aio_result(conn->dial_aio);
+	if (rv == 0) {
+		nng_stream *stream = nng_aio_get_output(conn->dial_aio, 0);
+		lock(conn);
+		bool take = !conn->closed;
+		if (take)
+			conn->stream = stream;
+		unlock(conn);
+		if (take)
+			conn_flush(&conn->mux); /* the hello goes first */
+		else
+			nng_stream_free(stream);
+	} else {
+		char text[160];
+		snprintf(text, sizeof(text), "cannot connect to %s: %s",
+		    conn->mux.peer, nng_strerror(rv));
+		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
+	}
+	kick(conn);
+	drop(conn);
+}
+
+/* It is to be closed: at once, or when what is being sent has gone. */
+static void
+close_when_sent(struct conn *conn)
+{
+	bool waiting = svc_mux_backlog(&conn->mux) > 0;
+	lock(conn);
+	bool busy = conn->stream != NULL && (waiting || conn->sends > 0);
+	unlock(conn);
+	if (!busy || conn->lingered) {
+		svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
+	} else if (!conn->lingering) {
+		conn->lingering = true;
+		if (svc_timer_start(conn->loop, &conn->timer,
+			svc_deadline(LINGER_MS)) != SVC_OK)
+			svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
+	}
+}
+
+static void
+finish(struct conn *conn)
+{
+	if (conn->finished)
+		return;
+	conn->finished = true;
+	svc_timer_stop(conn->loop, &conn->timer);
+	svc_source_detach(&conn->source);
+	lock(conn);
+	conn->closed = true;
+	conn->attached = false;
+	unlock(conn);
+	/* What nng has under way completes now. */
+	if (conn->stream != NULL)
+		nng_stream_close(conn->stream);
+	if (conn->dialer != NULL)
+		nng_stream_dialer_close(conn->dialer);
+	drop(conn); /* the loop's; whoever kicked has one more */
+}
+
+/* False when the loop was lost. */
+static bool
+read_on_loop(struct conn *conn)
+{
+	svc_mux_result result = handle(conn);
+	if (result == SVC_MUX_LOST)
+		return false;
+	lock(conn);
+	conn->running = false;
+	conn->paused = result == SVC_MUX_YIELD;
+	unlock(conn);
+	conn_flush(&conn->mux);
+	if (result == SVC_MUX_OK && !svc_mux_failed(&conn->mux))
+		receive(conn);
+	if (result != SVC_MUX_YIELD)
+		return true;
+	lock(conn);
+	bool again = conn->sends == 0; /* it was taken after all */
+	if (again)
+		conn->paused = false;
+	unlock(conn);
+	if (again)
+		kick(conn);
+	return true;
+}
+
+static void
+conn_ready(struct svc_source *source, unsigned events)
+{
+	struct conn *conn =
+	    (struct conn *)(void *)((char *)source -
+				    offsetof(struct conn, source));
+	bool resume = (events & SVC_IO_RESUME) != 0;
+	if (events & SVC_IO_KICK)
+		conn->kicks++;
+
+	lock(conn);
+	bool connected = conn->stream != NULL;
+	bool run = connected && !conn->receiving && !conn->paused &&
+		   !conn->closed && conn->running == resume;
+	if (run)
+		conn->running = true;
+	bool aborted = conn->aborted;
+	unlock(conn);
+
+	if (!conn->timed && !conn->finished) {
+		conn->timed = true;
+		svc_timer_start(
+		    conn->loop, &conn->timer, svc_deadline(conn->timeout_ms));
+	} else if (connected && conn->listener == NULL && !conn->lingering) {
+		svc_timer_stop(conn->loop, &conn->timer);
+	}
+	if (resume) {
+		if (run)
+			leave_block(conn);
+		conn_flush(&conn->mux);
+	}
+	if (run && !read_on_loop(conn))
+		return;
+	if (aborted && !conn->finished)
+		close_when_sent(conn);
+	if (svc_mux_failed(&conn->mux)) {
+		if (svc_mux_close_streams(&conn->mux) == SVC_MUX_LOST)
+			return;
+		finish(conn);
+	}
+	/* The last of these may free it. */
+	for (int kicks = conn->kicks; kicks > 0; kicks--) {
+		conn->kicks--;
+		drop(conn);
+	}
+}
+
+/* ------------------------------------------------------- making and ending */
+
+static void
+conn_free(struct svc_mux *mux)
+{
+	struct conn *conn = conn_of(mux);
+	struct listener *listener = conn->listener;
+	/* Perhaps on a thread of nng, in one of these operations' callbacks. */
+	nng_aio_reap(conn->dial_aio);
+	nng_aio_reap(conn->send_aio);
+	nng_aio_reap(conn->recv_aio);
+	nng_stream_free(conn->stream);
+	nng_stream_dialer_free(conn->dialer);
+	block_unref(conn->block);
+	svc_buf_fini(&conn->output);
+	svc_mux_fini(mux);
+	if (listener != NULL)
+		listener_forget(listener, conn);
+	svc_mem_free(conn);
+}
+
+void
+conn_abort(struct conn *conn)
+{
+	lock(conn);
+	conn->aborted = true;
+	unlock(conn);
+	kick(conn);
+}
+
+static void
+conn_idle(struct svc_mux *mux)
+{
+	conn_abort(conn_of(mux));
+}
+
+static const struct svc_mux_ops mux_ops = {
+    .flush = conn_flush,
+    .free = conn_free,
+    .idle = conn_idle,
+};
+
+/* Without what it is connected by; with one reference. */
+static struct conn *
+conn_create(struct nng *self, struct listener *listener, bool layered,
+    svc_accept_cb accept, void *arg, const char *peer)
+{
+	struct conn *conn = svc_mem_calloc(1, sizeof(*conn));
+	if (conn == NULL)
+		return NULL;
+	conn->loop = svc_executor_loop(self->config.executor);
+	struct svc_mux_config config = {
+	    .ops = &mux_ops,
+	    .transport = &nng_ops,
+	    .loop = conn->loop,
+	    .limits = self->config.limits,
+	    .server = listener != NULL,
+	    .accept = accept,
+	    .accept_arg = arg,
+	};
+	if (nng_aio_alloc(&conn->send_aio, sent, conn) != 0 ||
+	    nng_aio_alloc(&conn->recv_aio, received, conn) != 0 ||
+	    (listener == NULL &&
+		nng_aio_alloc(&conn->dial_aio, dialed, conn) != 0) ||
+	    svc_mux_init(&conn->mux, &config, peer) != SVC_OK) {
+		nng_aio_free(conn->dial_aio);
+		nng_aio_free(conn->recv_aio);
+		nng_aio_free(conn->send_aio);
+		svc_mem_free(conn);
+		return NULL;
+	}
+	conn->self = self;
+	conn->listener = listener;
+	conn->layered = layered;
+	conn->source.fd = -1;
+	conn->source.ready = conn_ready;
+	conn->timer.fire = timer_fired;
+	conn->block_size = MIN_BLOCK;
+	svc_buf_init(&conn->output, conn->mux.out.max);
+	return conn;
+}
+
+/* Hands the connection to its loop. */
+static void
+conn_attach(struct conn *conn)
+{
+	nng_busy(conn->self);
+	hold(conn); /* of the loop, until finish */
+	lock(conn);
+	/* Without a descriptor to be watched it cannot fail. */
+	svc_source_attach(conn->loop, &conn->source, 0, NULL);
+	conn->attached = true;
+	unlock(conn);
+}
+
+svc_err
+conn_accept(struct nng *self, struct listener *listener, nng_stream *stream,
+    bool layered, svc_accept_cb accept, void *arg, const char *peer,
+    struct conn **ret_conn)
+{
+	struct conn *conn =
+	    conn_create(self, listener, layered, accept, arg, peer);
+	if (conn == NULL) {
+		nng_stream_free(stream);
+		return SVC_E_NOMEM;
+	}
+	conn->timeout_ms = conn->mux.config.limits.handshake_ms;
+	conn->stream = stream;
+	*ret_conn = conn;
+	return SVC_OK;
+}
+
+void
+conn_start(struct conn *conn)
+{
+	conn_attach(conn);
+	conn_flush(&conn->mux); /* our hello goes first */
+	kick(conn);
+	svc_mux_unref(&conn->mux); /* the loop's is left */
+}
+
+svc_err
+conn_dial(struct nng *self, const char *given, int64_t timeout_ms,
+    struct conn **ret_conn, struct svc_error *err)
+{
+	struct address address;
+	svc_err rc = address_parse(given, false, &address, err);
+	if (rc != SVC_OK)
+		return rc;
+	nng_stream_dialer *dialer;
+	int rv = nng_stream_dialer_alloc(&dialer, address.url);
+	if (rv != 0)
+		return svc_error_set(err, nng_err(rv),
+		    "address \"%s\" cannot be called: %s", given,
+		    nng_strerror(rv));
+	struct conn *conn =
+	    conn_create(self, NULL, address.layered, NULL, NULL, given);
+	if (conn == NULL) {
+		nng_stream_dialer_free(dialer);
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	}
+	conn->timeout_ms = timeout_ms > 0 ? timeout_ms : 5000;
+	conn->dialer = dialer;
+	conn_attach(conn);
+	kick(conn); /* starts the timer */
+	hold(conn);
+	nng_stream_dialer_dial(dialer, conn->dial_aio);
+	*ret_conn = conn;
+	return SVC_OK;
+}

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Accepts connections. nng accepts on its own threads; the loop is there for
+ * the pause after a failure. listener->mutex guards the list of connections
+ * and the fields below it; no callback runs under it.
+ */
+#include "nng_private.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define PAUSE_MS 100 /* when there are no descriptors left */
+
+struct listener {
+	struct nng *self;
+	nng_stream_listener *listener;
+	nng_aio *aio;
+	struct svc_source source; /* only kicked */
+	struct svc_timer pause;
+	struct svc_loop *loop;
+	svc_accept_cb accept;
+	void *arg;
+	bool layered;
+	char address[URL_MAX_LEN];
+
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	struct conn *conns;
+	uint32_t n_conns;
+	bool paused;
+	bool closing; /* nothing is accepted any more */
+	bool closed;  /* and the loop is through with it */
+};
+
+static void
+lock(struct listener *listener)
+{
+	pthread_mutex_lock(&listener->mutex);
+}
+
+static void
+unlock(struct listener *listener)
+{
+	pthread_mutex_unlock(&listener->mutex);
+}
+
+/* Counts one in, if there is room. */
+static bool
+count_conn(struct listener *listener)
+{
+	uint32_t most = listener->self->config.limits.max_connections;
+	lock(listener);
+	bool room = !listener->closing && listener->n_conns < most;
+	if (room)
+		listener->n_conns++;
+	unlock(listener);
+	return room;
+}
+
+static void
+discount_conn(struct listener *listener)
+{
+	lock(listener);
+	listener->n_conns--;
+	pthread_cond_broadcast(&listener->changed);
+	unlock(listener);
+}
+
+static bool
+add_conn(struct listener *listener, struct conn *conn)
+{
+	lock(listener);
+	bool add = !listener->closing;
+	if (add) {
+		struct conn_link *link = conn_link(conn);
+		link->next = listener->conns;
+		if (link->next != NULL)
+			conn_link(link->next)->prev = conn;
+		listener->conns = conn;
+	}
+	unlock(listener);
+	return add;
+}
+
+void
+listener_forget(struct listener *listener, struct conn *conn)
+{
+	lock(listener);
+	struct conn_link *link = conn_link(conn);
+	if (link->prev != NULL)
+		conn_link(link->prev)->next = link->next;
+	else if (listener->conns == conn)
+		listener->conns = link->next;
+	if (link->next != NULL)
+		conn_link(link->next)->prev = link->prev;
+	unlock(listener);
+	discount_conn(listener);
+}
+
+static void
+take_stream(struct listener *listener, nng_stream *stream)
+{
+	if (!count_conn(listener)) {
+		nng_stream_free(stream);
+		return;
+	}
+	/* A peer on a unix socket has no address: it is named by ours. */
+	nng_sockaddr from = {0};
+	char peer[80] = "";
+	if (nng_stream_get_addr(stream, NNG_OPT_REMADDR, &from) == 0)
+		address_format(&from, peer, sizeof(peer));
+	struct conn *conn;
+	if (conn_accept(listener->self, listener, stream, listener->layered,
+		listener->accept, listener->arg,
+		peer[0] != 0 ? peer : listener->address, &conn) != SVC_OK) {
+		discount_conn(listener);
+		return;
+	}
+	if (!add_conn(listener, conn))
+		conn_abort(conn);
+	conn_start(conn);
+}
+
+static void
+accepted(void *arg)
+{
+	struct listener *listener = arg;
+	int rv = nng_aio_result(listener->aio);
+	if (rv == NNG_ECLOSED || rv == NNG_ECANCELED)
+		return;
+	if (rv == 0) {
+		take_stream(listener, nng_aio_get_output(listener->aio, 0));
+		nng_stream_listener_accept(listener->listener, listener->aio);
+		return;
+	}
+	svc_log(SVC_LOG_WARN, "nng.accept", "cannot accept on %s: %s",
+	    listener->address, nng_strerror(rv));
+	lock(listener);
+	listener->paused = true;
+	unlock(listener);
+	svc_source_kick(&listener->source);
+}
+
+static void
+listener_ready(struct svc_source *source, unsigned events)
+{
+	struct listener *listener =
+	    (struct listener *)(void *)((char *)source -
+					offsetof(struct listener, source));
+	(void)events;
+	lock(listener);
+	bool paused = listener->paused && !listener->closing;
+	bool closing = listener->closing;
+	listener->paused = false;
+	unlock(listener);
+	if (paused)
+		svc_timer_start(
+		    listener->loop, &listener->pause, svc_deadline(PAUSE_MS));
+	if (!closing)
+		return;
+	svc_timer_stop(listener->loop, &listener->pause);
+	svc_source_detach(source);
+	lock(listener);
+	listener->closed = true;
+	pthread_cond_broadcast(&listener->changed);
+	unlock(listener);
+}
+
+static void
+go_on(struct svc_timer *timer)
+{
+	struct listener *listener =
+	    (struct listener *)(void *)((char *)timer -
+					offsetof(struct listener, pause));
+	nng_stream_listener_accept(listener->listener, listener->aio);
+}
+
+/* Begins to listen on the URL. */
+static int
+open_listener(const char *url, nng_stream_listener **ret)
+{
+	nng_stream_listener *listener;
+	int rv = nng_stream_listener_alloc(&listener, url);
+	if (rv != 0)
+		return rv;
+	rv = nng_stream_listener_listen(listener);
+	if (rv != 0)
+		nng_stream_listener_free(listener);
+	else
+		*ret = listener;
+	return rv;
+}
+
+/* Where it listens, with the real port: as it was given, host:port or URL. */
+static void
+describe(
+    struct listener *listener, const struct address *address, const char *given)
+{
+	nng_sockaddr bound = {0};
+	char real[80] = "";
+	snprintf(listener->address, sizeof(listener->address), "%s", given);
+	if (!address->has_port ||
+	    nng_stream_listener_get_addr(
+		listener->listener, NNG_OPT_LOCADDR, &bound) != 0)
+		return;
+	address_format(&bound, real, sizeof(real));
+	if (real[0] == 0)
+		return;
+	if (address->plain) {
+		snprintf(
+		    listener->address, sizeof(listener->address), "%s", real);
+		return;
+	}
+	const char *host = strstr(given, "://") + 3;
+	const char *path = host + strcspn(host, "/?#");
+	snprintf(listener->address, sizeof(listener->address), "%.*s%s%s",
+	    (int)(host - given), given, real, path);
+}
+
+svc_err
+listener_create(struct nng *self, const char *given, svc_accept_cb accept,
+    void *arg, struct listener **ret_listener, struct svc_error *err)
+{
+	struct address address;
+	svc_err rc = address_parse(given, true, &address, err);
+	if (rc != SVC_OK)
+		return rc;
+	struct listener *listener = svc_mem_calloc(1, sizeof(*listener));
+	if (listener == NULL)
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	char every[URL_MAX_LEN];
+	int rv = nng_aio_alloc(&listener->aio, accepted, listener);
+	if (rv == 0 && address.any && address.plain) {
+		/* Both families; a host without IPv6 has the other only. */
+		snprintf(
+		    every, sizeof(every), "tcp://[::]%s", strrchr(given, ':'));
+		rv = open_listener(every, &listener->listener);
+		if (rv == NNG_EADDRINVAL || rv == NNG_ENOTSUP)
+			rv = open_listener(address.url, &listener->listener);
+	} else if (rv == 0) {
+		rv = open_listener(address.url, &listener->listener);
+	}
+	if (rv != 0) {
+		nng_aio_free(listener->aio);
+		svc_mem_free(listener);
+		return svc_error_set(err, nng_err(rv),
+		    rv == NNG_EADDRINUSE
+			? "address \"%s\" is in use by another program; choose "
+			  "another port, or port 0 for a free one (%s)"
+			: "cannot listen on address \"%s\": %s",
+		    given, nng_strerror(rv));
+	}
+	listener->self = self;
+	listener->accept = accept;
+	listener->arg = arg;
+	listener->layered = address.layered;
+	listener->source.fd = -1;
+	listener->source.ready = listener_ready;
+	listener->pause.fire = go_on;
+	listener->loop = svc_executor_loop(self->config.executor);
+	pthread_mutex_init(&listener->mutex, NULL);
+	svc_cond_init(&listener->changed);
+	describe(listener, &address, given);
+	/* Without a descriptor to be watched it cannot fail. */
+	svc_source_attach(listener->loop, &listener->source, 0, NULL);
+	nng_stream_listener_accept(listener->listener, listener->aio);
+	*ret_listener = listener;
+	return SVC_OK;
+}
+
+const char *
+listener_address(struct listener *listener)
+{
+	return listener->address;
+}
+
+/* Takes a reference unless the last one is gone already. */
+static bool
+try_ref(struct svc_mux *mux)
+{
+	int refs = __atomic_load_n(&mux->refs, __ATOMIC_ACQUIRE);
+	while (refs > 0)
+		if (__atomic_compare_exchange_n(&mux->refs, &refs, refs + 1,
+			true, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+			return true;
+	return false;
+}
+
+/* Once for each that is there now; the list may change meanwhile. */
+static void
+each_conn(struct listener *listener, void (*act)(struct conn *conn))
+{
+	struct conn *conn, *next;
+	lock(listener);
+	for (conn = listener->conns; conn != NULL; conn = conn_link(conn)->next)
+		if (try_ref(conn_mux(conn)))
+			break;
+	while (conn != NULL) {
+		unlock(listener);
+		act(conn);
+		lock(listener);
+		/* The reference keeps this one in the list. */
+		for (next = conn_link(conn)->next; next != NULL;
+		     next = conn_link(next)->next)
+			if (try_ref(conn_mux(next)))
+				break;
+		unlock(listener);
+		svc_mux_unref(conn_mux(conn));
+		lock(listener);
+		conn = next;
+	}
+	unlock(listener);
+}
+
+static void
+drain_conn(struct conn *conn)
+{
+	svc_mux_drain(conn_mux(conn));
+}
+
+/* After this the system refuses new connections. */
+static void
+stop_accepting(struct listener *listener)
+{
+	lock(listener);
+	bool first = !listener->closing;
+	listener->closing = true;
+	unlock(listener);
+	if (first) {
+		nng_stream_listener_close(listener->listener);
+		nng_aio_stop(listener->aio);
+		svc_source_kick(&listener->source);
+	}
+	lock(listener);
+	while (!listener->closed)
+		pthread_cond_wait(&listener->changed, &listener->mutex);
+	unlock(listener);
+}
+
+void
+listener_drain(struct listener *listener)
+{
+	stop_accepting(listener);
+	each_conn(listener, drain_conn);
+}
+
+void
+listener_destroy(struct listener *listener)
+{
+	stop_accepting(listener);
+	each_conn(listener, conn_abort);
+	lock(listener);
+	while (listener->n_conns > 0)
+		pthread_cond_wait(&listener->changed, &listener->mutex);
+	unlock(listener);
+	nng_stream_listener_free(listener->listener);
+	nng_aio_free(listener->aio);
+	pthread_cond_destroy(&listener->changed);
+	pthread_mutex_destroy(&listener->mutex);
+	svc_mem_free(listener);
+}

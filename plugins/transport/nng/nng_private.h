@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_NNG_PRIVATE_H
+#define SVC_NNG_PRIVATE_H
+
+/* The parts of the nng transport: nng.c has the ops, address.c the addresses,
+ * listener.c accepts, conn.c moves the frames of one connection. */
+
+#include <nng/nng.h>
+#include <svc/clock.h>
+#include <svc/log.h>
+#include <svc/mux.h>
+
+#define URL_MAX_LEN 320
+
+struct nng {
+	struct svc_transport_config config;
+
+	/* Connections that a loop or nng still has a hand in. */
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	size_t n_busy;
+};
+
+struct listener;
+struct conn;
+
+extern const struct svc_transport_ops nng_ops;
+
+void nng_busy(struct nng *self);
+void nng_idle(struct nng *self);
+/* The code for one of nng's. */
+svc_err nng_err(int rv);
+
+struct address {
+	char url[URL_MAX_LEN];
+	bool plain; /* was given as host:port */
+	bool has_port;
+	bool layered; /* more than bytes into a socket: websocket */
+	bool any;     /* every interface */
+};
+/* From "host:port" or one of nng's URLs.
+ * Errors: SVC_E_INVAL with what is wrong and what is allowed */
+svc_err address_parse(const char *address, bool to_listen,
+    struct address *ret_address, struct svc_error *err);
+/* "host:port", "[v6]:port"; "" for what has no port. */
+void address_format(const nng_sockaddr *address, char *out, size_t size);
+
+svc_err listener_create(struct nng *self, const char *address,
+    svc_accept_cb accept, void *arg, struct listener **ret_listener,
+    struct svc_error *err);
+const char *listener_address(struct listener *listener);
+void listener_drain(struct listener *listener);
+void listener_destroy(struct listener *listener);
+/* A connection of it is being freed. */
+void listener_forget(struct listener *listener, struct conn *conn);
+
+/* In the listener's list, under its mutex. */
+struct conn_link {
+	struct conn *prev, *next;
+};
+struct conn_link *conn_link(struct conn *conn);
+struct svc_mux *conn_mux(struct conn *conn);
+
+/* A server's connection. The stream is taken, also on failure. */
+svc_err conn_accept(struct nng *self, struct listener *listener,
+    nng_stream *stream, bool layered, svc_accept_cb accept, void *arg,
+    const char *peer, struct conn **ret_conn);
+/* Begin to read; it may be freed any time after. */
+void conn_start(struct conn *conn);
+svc_err conn_dial(struct nng *self, const char *address, int64_t timeout_ms,
+    struct conn **ret_conn, struct svc_error *err);
+/* Close it soon, whatever is open. Any thread that holds a reference. */
+void conn_abort(struct conn *conn);
+
+#endif
