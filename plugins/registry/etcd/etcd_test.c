@@ -532,6 +532,56 @@ many_nodes_come_page_by_page(void **state)
 	    recorder_count(f->recorder, SVC_CREATED, NULL, NULL), 1100);
 }
 
+static void
+users_are_known_by_their_password(void **state)
+{
+	struct fixture *f = *state;
+	static const char *const steps[][4] = {
+	    {"user", "add", "root:secret"},
+	    {"role", "add", "root"},
+	    {"user", "grant-role", "root", "root"},
+	    {"auth", "enable"},
+	};
+	/* Tokens that expire while the test runs. */
+	struct test_server *closed =
+	    start_etcd("--auth-token=simple --auth-token-ttl=1");
+	char endpoints[64];
+	assert_non_null(closed);
+	snprintf(
+	    endpoints, sizeof(endpoints), "--endpoints=%s", closed->address);
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+		const char *argv[] = {"etcdctl", endpoints, steps[i][0],
+		    steps[i][1], steps[i][2], steps[i][3], NULL};
+		int status = -1;
+		free(test_run(argv, &status));
+		assert_int_equal(status, 0);
+	}
+	struct svc_registry_config config = {.address = closed->address};
+	struct svc_registry *registry = NULL;
+	OK(svc_registry_create("etcd", &config, &registry, err));
+	assert_int_equal(lookup(registry, f->name), SVC_E_DENIED);
+	svc_registry_destroy(registry);
+	config.username = "root";
+	config.password = "wrong";
+	OK(svc_registry_create("etcd", &config, &registry, err));
+	assert_int_equal(lookup(registry, f->name), SVC_E_DENIED);
+	svc_registry_destroy(registry);
+	config.password = "secret";
+	OK(svc_registry_create("etcd", &config, &registry, err));
+	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
+	assert_true(recorder_quiet(f->recorder, 2500));
+	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
+	assert_true(recorder_quiet(f->recorder, 2500));
+	OK(svc_registry_watch(
+	    registry, f->name, recorder_change, f->recorder, &f->watch, err));
+	expect(f, SVC_CREATED, &f->a);
+	OK(svc_registry_announce(registry, &f->b.record, TTL_MS, err));
+	expect(f, SVC_CREATED, &f->b);
+	svc_registry_destroy(registry);
+	f->watch = NULL;
+	test_server_stop(closed);
+}
+
 int
 main(void)
 {
@@ -549,6 +599,7 @@ main(void)
 	    TEST(another_server_takes_over),
 	    TEST(an_absent_server_is_an_error_of_the_ops),
 	    TEST(a_frozen_server_costs_no_more_than_the_timeout),
+	    TEST(users_are_known_by_their_password),
 	    TEST(addresses_are_checked),
 	    TEST(many_nodes_come_page_by_page),
 	};
