@@ -1,90 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Calls from client to handler and back, over every transport at hand. */
-#include <svc/svc.h>
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-static const char *transport_name; /* of the group that runs */
-static char registry_name[32];     /* of the test that runs */
-
-/* A test waits for other threads at most this long. */
-#define PATIENCE_MS 20000
-
-struct gate { /* opened once */
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	int count;
-};
-
-static void
-gate_init(struct gate *gate)
-{
-	pthread_mutex_init(&gate->lock, NULL);
-	svc_cond_init(&gate->changed);
-	gate->count = 0;
-}
-
-static void
-gate_add(struct gate *gate)
-{
-	pthread_mutex_lock(&gate->lock);
-	gate->count++;
-	pthread_cond_broadcast(&gate->changed);
-	pthread_mutex_unlock(&gate->lock);
-}
-
-static void
-gate_wait(struct gate *gate, int count)
-{
-	int64_t deadline = svc_deadline(PATIENCE_MS);
-	svc_err code = SVC_OK;
-	pthread_mutex_lock(&gate->lock);
-	while (gate->count < count && code == SVC_OK)
-		code = svc_cond_wait(&gate->changed, &gate->lock, deadline);
-	pthread_mutex_unlock(&gate->lock);
-	assert_int_equal(code, SVC_OK);
-}
-
-/* A service of the test's registry on the group's transport, with more options
- * from `more`. */
-static struct svc_service *
-make(const char *name, const struct svc_option *more)
-{
-	struct svc_option list[16] = {
-	    SVC_OPT_name(name),
-	    {SVC_OPTION_REGISTRY, "memory", registry_name, 0, 0, 0, 0},
-	    {SVC_OPTION_TRANSPORT, transport_name, 0, 0, 0, 0, 0},
-	    SVC_OPT_broker(memory),
-	    SVC_OPT_log_level("error"),
-	};
-	size_t n = 5;
-	if (strcmp(transport_name, "tcp") == 0)
-		list[n++] =
-		    (struct svc_option)SVC_OPT_address("127.0.0.1:0");
-	for (; more != NULL && more->kind != SVC_OPTION_END; more++)
-		list[n++] = *more;
-	list[n] = (struct svc_option)SVC_OPT_end();
-	struct svc_service *service = svc_new_options(list);
-	assert_non_null(service);
-	return service;
-}
-#define MORE(...) SVC_OPTIONS_(SVC_OPT, __VA_ARGS__)
-
-static void
-must_start(struct svc_service *service)
-{
-	svc_err code = svc_start(service);
-	if (code != SVC_OK)
-		print_error("%s\n", svc_error_text(service));
-	assert_int_equal(code, SVC_OK);
-}
+#include "service_test.h"
 
 static svc_err
 echo(struct svc_call *call, const struct svc_message *req,
@@ -128,8 +44,8 @@ call_text(struct svc_client *client, const char *service, const char *endpoint,
 	svc_err code =
 	    svc_call(client, service, endpoint, &req, &rsp, detail(err));
 	if (code == SVC_OK)
-		snprintf(out, size, "%.*s", (int)rsp.len,
-		    (const char *)rsp.data);
+		snprintf(
+		    out, size, "%.*s", (int)rsp.len, (const char *)rsp.data);
 	svc_message_free(&rsp);
 	return code;
 }
@@ -161,8 +77,8 @@ a_call_is_answered(void **state)
 
 	/* The reply has the type of the request, that of the option, that of
 	 * the service. */
-	assert_int_equal(svc_call(client, "student", "Student.Echo", &req,
-			     &rsp, content_type("a/b")),
+	assert_int_equal(svc_call(client, "student", "Student.Echo", &req, &rsp,
+			     content_type("a/b")),
 	    SVC_OK);
 	assert_string_equal(rsp.content_type, "a/b");
 	svc_message_free(&rsp);
@@ -182,8 +98,8 @@ a_call_is_answered(void **state)
 	svc_message_free(NULL);
 
 	/* A service may call itself. */
-	assert_int_equal(svc_call(svc_client_of(s), "student", "Student.Echo",
-			     &req, &rsp),
+	assert_int_equal(
+	    svc_call(svc_client_of(s), "student", "Student.Echo", &req, &rsp),
 	    SVC_OK);
 	svc_message_free(&rsp);
 	svc_free(c);
@@ -204,9 +120,9 @@ big_messages_pass_whole(void **state)
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		struct svc_message req = {.data = data, .len = sizes[i]}, rsp;
 		struct svc_error err = {0};
-		svc_err code = svc_call(svc_client_of(s), "student",
-		    "Student.Echo", &req, &rsp, timeout_ms(PATIENCE_MS),
-		    detail(&err));
+		svc_err code =
+		    svc_call(svc_client_of(s), "student", "Student.Echo", &req,
+			&rsp, timeout_ms(PATIENCE_MS), detail(&err));
 		assert_string_equal(err.text, "");
 		assert_int_equal(code, SVC_OK);
 		assert_int_equal(rsp.len, sizes[i]);
@@ -244,8 +160,8 @@ headers_pass_both_ways(void **state)
 	svc_headers_set(own, "User", "ann");
 	struct svc_message req = {.headers = own}, rsp;
 	for (int i = 0; i < 3; i++) {
-		assert_int_equal(svc_call(client, "student",
-				     "Student.Headers", &req, &rsp),
+		assert_int_equal(
+		    svc_call(client, "student", "Student.Headers", &req, &rsp),
 		    SVC_OK);
 		assert_string_equal(
 		    svc_headers_get(rsp.headers, "seen"), "ann");
@@ -315,8 +231,8 @@ errors_say_what_to_do(void **state)
 	assert_int_equal(
 	    call_text(client, "student", "", "", out, sizeof(out), &err),
 	    SVC_E_INVAL);
-	assert_string_equal(err.text,
-	    "a call needs the names of a service and an endpoint");
+	assert_string_equal(
+	    err.text, "a call needs the names of a service and an endpoint");
 	assert_int_equal(
 	    call_text(NULL, "student", "A.B", "", out, sizeof(out), &err),
 	    SVC_E_PRECONDITION);
@@ -410,8 +326,8 @@ sizes_have_a_limit_that_is_named(void **state)
 	must_start(s);
 	struct svc_error err = {0};
 	char out[16];
-	assert_int_equal(call_text(svc_client_of(s), "student",
-			     "Student.Large", "", out, sizeof(out), &err),
+	assert_int_equal(call_text(svc_client_of(s), "student", "Student.Large",
+			     "", out, sizeof(out), &err),
 	    SVC_E_EXHAUSTED);
 	assert_string_equal(err.text,
 	    "the reply of Student.Large has 2000 bytes, more than "
@@ -517,9 +433,9 @@ static void *
 call_in_thread(void *arg)
 {
 	struct caller *caller = arg;
-	caller->code = svc_call(caller->client, caller->service,
-	    caller->endpoint, NULL, NULL, timeout_ms(PATIENCE_MS),
-	    detail(&caller->err));
+	caller->code =
+	    svc_call(caller->client, caller->service, caller->endpoint, NULL,
+		NULL, timeout_ms(PATIENCE_MS), detail(&caller->err));
 	return NULL;
 }
 
@@ -531,8 +447,8 @@ start_caller(struct caller *caller, struct svc_client *client,
 	caller->client = client;
 	caller->service = service;
 	caller->endpoint = endpoint;
-	assert_int_equal(svc_thread_start(&caller->thread, "caller",
-			     call_in_thread, caller),
+	assert_int_equal(
+	    svc_thread_start(&caller->thread, "caller", call_in_thread, caller),
 	    SVC_OK);
 }
 
@@ -547,8 +463,8 @@ an_endpoint_has_its_limit(void **state)
 	must_start(s);
 	struct caller callers[2];
 	for (int i = 0; i < 2; i++)
-		start_caller(&callers[i], svc_client_of(s), "student",
-		    "Student.Slow");
+		start_caller(
+		    &callers[i], svc_client_of(s), "student", "Student.Slow");
 	gate_wait(&slow.entered, 2);
 	struct svc_error err = {0};
 	assert_int_equal(svc_call(svc_client_of(s), "student", "Student.Slow",
@@ -561,8 +477,8 @@ an_endpoint_has_its_limit(void **state)
 		svc_thread_join(callers[i].thread);
 		assert_int_equal(callers[i].code, SVC_OK);
 	}
-	assert_int_equal(svc_call(svc_client_of(s), "student", "Student.Slow",
-			     NULL, NULL),
+	assert_int_equal(
+	    svc_call(svc_client_of(s), "student", "Student.Slow", NULL, NULL),
 	    SVC_OK);
 	svc_free(s);
 }
@@ -598,13 +514,13 @@ memory_lives_as_long_as_the_call(void **state)
 	svc_handle(s, "Student.Alloc", allocates, NULL);
 	must_start(s);
 	static const char zeros[100000];
-	const size_t sizes[] = {1, 15, 16, 17, 63, 64, 65, 1000, 4096, 20000,
-	    100000, 3};
+	const size_t sizes[] = {
+	    1, 15, 16, 17, 63, 64, 65, 1000, 4096, 20000, 100000, 3};
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		struct svc_message req = {.data = zeros, .len = sizes[i]}, rsp;
 		assert_int_equal(
-		    svc_call(svc_client_of(s), "student", "Student.Alloc",
-			&req, &rsp, timeout_ms(PATIENCE_MS)),
+		    svc_call(svc_client_of(s), "student", "Student.Alloc", &req,
+			&rsp, timeout_ms(PATIENCE_MS)),
 		    SVC_OK);
 		assert_int_equal(rsp.len, sizes[i]);
 		svc_message_free(&rsp);
@@ -622,8 +538,8 @@ around(struct svc_call *call, const struct svc_message *req,
 {
 	strcat(order, arg);
 	if (svc_call_header(call, "stop") != NULL)
-		return svc_fail(call, SVC_E_DENIED, "stopped by %s",
-		    (const char *)arg);
+		return svc_fail(
+		    call, SVC_E_DENIED, "stopped by %s", (const char *)arg);
 	svc_err code = next(call, req, rsp, next_arg);
 	strcat(order, arg);
 	return code;
@@ -635,8 +551,7 @@ around_call(const struct svc_outgoing *out, svc_call_next next, void *next_arg,
 {
 	strcat(order, arg);
 	assert_string_equal(out->endpoint, "Student.Echo");
-	assert_string_equal(
-	    svc_headers_get(out->req->headers, "token"), "t");
+	assert_string_equal(svc_headers_get(out->req->headers, "token"), "t");
 	svc_err code = next(out, next_arg);
 	strcat(order, arg);
 	return code;
@@ -657,10 +572,9 @@ wrappers_run_in_their_order(void **state)
 {
 	(void)state;
 	static char a[] = "a", b[] = "b", y[] = "y", z[] = "z";
-	struct svc_service *s =
-	    make("student", MORE(wrap_handler(around, a), wrap_call(around_call, y),
-				wrap_handler(around, b),
-				wrap_call(around_call, z)));
+	struct svc_service *s = make(
+	    "student", MORE(wrap_handler(around, a), wrap_call(around_call, y),
+			   wrap_handler(around, b), wrap_call(around_call, z)));
 	svc_handle(s, "Student.Echo", echo, NULL);
 	must_start(s);
 	order[0] = '\0';
@@ -670,9 +584,9 @@ wrappers_run_in_their_order(void **state)
 	assert_string_equal(order, "yzabbazy");
 	order[0] = '\0';
 	struct svc_error err = {0};
-	assert_int_equal(svc_call(svc_client_of(s), "student", "Student.Echo",
-			     NULL, NULL, header("token", "t"),
-			     header("stop", "1"), detail(&err)),
+	assert_int_equal(
+	    svc_call(svc_client_of(s), "student", "Student.Echo", NULL, NULL,
+		header("token", "t"), header("stop", "1"), detail(&err)),
 	    SVC_E_DENIED);
 	assert_string_equal(err.text, "stopped by a");
 	assert_string_equal(order, "yzazy");
@@ -687,7 +601,8 @@ wrappers_run_in_their_order(void **state)
 	svc_free(s);
 }
 
-/* ------------------------------------------------- many threads, and nesting */
+/* ------------------------------------------------- many threads, and nesting
+ */
 
 static svc_err
 relay(struct svc_call *call, const struct svc_message *req,
@@ -703,8 +618,8 @@ relay(struct svc_call *call, const struct svc_message *req,
 	svc_err code = svc_call(svc_client_of(svc_call_service(call)),
 	    "student", "Student.Relay", &next, &got, timeout_ms(PATIENCE_MS));
 	if (code == SVC_OK)
-		code = svc_reply_text(call, rsp, "text/plain", "%d %.*s",
-		    depth, (int)got.len, (const char *)got.data);
+		code = svc_reply_text(call, rsp, "text/plain", "%d %.*s", depth,
+		    (int)got.len, (const char *)got.data);
 	svc_message_free(&got);
 	return code;
 }
@@ -737,9 +652,9 @@ call_many(void *arg)
 		int len = snprintf(text, sizeof(text), "%p %d", arg, i);
 		struct svc_message req = {.data = text, .len = (size_t)len};
 		struct svc_message rsp;
-		caller->code = svc_call(caller->client, "student",
-		    "Student.Echo", &req, &rsp, timeout_ms(PATIENCE_MS),
-		    detail(&caller->err));
+		caller->code =
+		    svc_call(caller->client, "student", "Student.Echo", &req,
+			&rsp, timeout_ms(PATIENCE_MS), detail(&caller->err));
 		if (caller->code == SVC_OK &&
 		    (rsp.len != (size_t)len ||
 			memcmp(rsp.data, text, rsp.len) != 0))
@@ -773,19 +688,9 @@ many_threads_share_a_client(void **state)
 
 /* -------------------------------------------------------------------- main */
 
-static int
-set_registry(void **state)
-{
-	(void)state;
-	static int n;
-	snprintf(registry_name, sizeof(registry_name), "call-%d", ++n);
-	return 0;
-}
-
 int
 main(void)
 {
-#define TEST(f) cmocka_unit_test_setup(f, set_registry)
 	const struct CMUnitTest tests[] = {
 	    TEST(a_call_is_answered),
 	    TEST(big_messages_pass_whole),

@@ -11,7 +11,6 @@
 
 #include <cmocka.h>
 
-
 static svc_err
 init_with(struct svc_service *service, const char *const flags[])
 {
@@ -98,8 +97,8 @@ options_in_code(void **state)
 	assert_true(svc_registered(s));
 
 	struct svc_record_list list;
-	assert_int_equal(svc_registry_lookup(svc_registry_of(s), "student",
-			     &list, NULL),
+	assert_int_equal(
+	    svc_registry_lookup(svc_registry_of(s), "student", &list, NULL),
 	    SVC_OK);
 	assert_int_equal(list.n_records, 1);
 	const struct svc_node *node = &list.records[0]->nodes[0];
@@ -135,8 +134,8 @@ ttl_and_interval_follow_each_other(void **state)
 	    {{"--registry_ttl=1m30s", "--register_interval=20"}, 90000, 20000},
 	};
 	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
-		struct svc_service *s =
-		    svc_new(registry(memory), transport(memory), broker(memory));
+		struct svc_service *s = svc_new(
+		    registry(memory), transport(memory), broker(memory));
 		assert_int_equal(init_with(s, good[i].flags), SVC_OK);
 		assert_int_equal(svc_options_of(s)->ttl_ms, good[i].ttl_ms);
 		assert_int_equal(
@@ -189,8 +188,7 @@ bad_options_are_told_by_init(void **state)
 	    {SVC_OPT_tls("a", "b", "c"), SVC_E_UNIMPLEMENTED,
 		"option tls(): no transport of this release can encrypt; "
 		"leave it out, or put the service behind a TLS proxy"},
-	    {{SVC_OPTION_QUEUE, "q", 0, 0, 0, nothing, 0}, SVC_E_INVAL,
-		NULL},
+	    {{SVC_OPTION_QUEUE, "q", 0, 0, 0, nothing, 0}, SVC_E_INVAL, NULL},
 	    {{SVC_OPTION_FLAG_INT, NULL, 0, 0, 0, nothing, 0}, SVC_E_INVAL,
 		"option flag() needs a name and a variable"},
 	    {{SVC_OPTION_WRAP_CALL, NULL, 0, 0, 0, nothing, 0}, SVC_E_INVAL,
@@ -198,8 +196,8 @@ bad_options_are_told_by_init(void **state)
 	};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		/* The first one counts. */
-		struct svc_option list[] = {bad[i].option, SVC_OPT_ttl(-99),
-		    SVC_OPT_end()};
+		struct svc_option list[] = {
+		    bad[i].option, SVC_OPT_ttl(-99), SVC_OPT_end()};
 		struct svc_service *s = svc_new_options(list);
 		assert_non_null(s);
 		assert_int_equal(svc_init(s, 0, NULL), bad[i].code);
@@ -225,7 +223,8 @@ unknown_plugins_are_named_with_those_there_are(void **state)
 	} others[] = {{"--transport=nosuch", "memory"},
 	    {"--broker=nosuch", "memory"}, {"--selector=nosuch", "random"}};
 	for (size_t i = 0; i < 3; i++) {
-		s = svc_new(registry(memory), transport(memory), broker(memory));
+		s = svc_new(
+		    registry(memory), transport(memory), broker(memory));
 		svc_err code = init_with(s, FLAGS(others[i].flag));
 		assert_int_equal(code, SVC_E_NOT_FOUND);
 		assert_int_equal(svc_exit_status(code), 1);
@@ -247,14 +246,14 @@ flags_win_over_environment_over_code(void **state)
 	(void)state;
 	setenv("SVC_VERSION", "2.0", 1);
 	setenv("MICRO_SERVER_NAME", "from-micro", 1);
-	struct svc_service *s = svc_new(registry(memory, "x"),
-	    transport(memory), broker(memory), name("code"), version("1.0"),
-	    metadata("a", "1"));
+	struct svc_service *s =
+	    svc_new(registry(memory, "x"), transport(memory), broker(memory),
+		name("code"), version("1.0"), metadata("a", "1"));
 	assert_int_equal(
-	    init_with(s, FLAGS("--server_id", "i7", "--metadata=b=2",
-			     "--client_request_timeout=250ms",
-			     "--client_retries", "0", "--max_message_size=64k",
-			     "--registry_address=y")),
+	    init_with(
+		s, FLAGS("--server_id", "i7", "--metadata=b=2",
+		       "--client_request_timeout=250ms", "--client_retries",
+		       "0", "--max_message_size=64k", "--registry_address=y")),
 	    SVC_OK);
 	unsetenv("SVC_VERSION");
 	unsetenv("MICRO_SERVER_NAME");
@@ -274,9 +273,8 @@ static void
 an_address_in_code_is_only_for_its_plugin(void **state)
 {
 	(void)state;
-	struct svc_service *s =
-	    svc_new(registry(etcd, "127.0.0.1:2379"), transport(memory),
-		broker(mqtt, "127.0.0.1:1883"));
+	struct svc_service *s = svc_new(registry(etcd, "127.0.0.1:2379"),
+	    transport(memory), broker(mqtt, "127.0.0.1:1883"));
 	assert_int_equal(
 	    init_with(s, FLAGS("--registry=memory", "--broker=memory")),
 	    SVC_OK);
@@ -298,9 +296,9 @@ own_flags(void **state)
 	    broker(memory), flag("port", "A port", &port),
 	    flag("big", "Big", &big), flag("loud", "Loud", &loud),
 	    flag("rate", "Rate", &rate), flag("file", "File", &file));
-	assert_int_equal(init_with(s, FLAGS("--port=80", "--big=5000000000",
-					  "--loud", "--rate", "1.5",
-					  "--file=f.txt")),
+	assert_int_equal(
+	    init_with(s, FLAGS("--port=80", "--big=5000000000", "--loud",
+			     "--rate", "1.5", "--file=f.txt")),
 	    SVC_OK);
 	assert_int_equal(port, 80);
 	assert_true(big == 5000000000L);
@@ -331,10 +329,9 @@ bad_flags_are_usage_errors(void **state)
 	    {"stray", "stray"},
 	};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		struct svc_service *s =
-		    svc_new(registry(memory), transport(memory), broker(memory));
-		assert_int_equal(
-		    init_with(s, FLAGS(bad[i].flag)), SVC_E_INVAL);
+		struct svc_service *s = svc_new(
+		    registry(memory), transport(memory), broker(memory));
+		assert_int_equal(init_with(s, FLAGS(bad[i].flag)), SVC_E_INVAL);
 		assert_non_null(strstr(svc_error_text(s), bad[i].part));
 		assert_null(strchr(svc_error_text(s), '\n'));
 		svc_free(s);

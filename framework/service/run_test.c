@@ -1,0 +1,489 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The life of a service: exit statuses, signals, draining, and how it keeps
+ * itself registered. Programs run as children of the test. */
+#include "service_test.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define HERE \
+	registry(memory), transport(memory), broker(memory), log_level("off")
+
+/* ---------------------------------------------------------- exit statuses */
+
+/* Runs svc_main in a child: its exit status, and what it wrote to standard
+ * error. A signal is sent once the service is up when `number` is not 0. */
+struct program {
+	pid_t pid;
+	int err_fd, up_fd;
+};
+
+static svc_err
+hang(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)call;
+	(void)req;
+	(void)rsp;
+	/* Says that it runs, then never returns. */
+	if (write(*(int *)arg, "h", 1) < 0)
+		return SVC_E_INTERNAL;
+	for (;;)
+		pause();
+}
+
+static void *
+call_hang(void *arg)
+{
+	svc_call(svc_client_of(arg), "child", "Child.Hang", NULL, NULL,
+	    timeout_ms(SVC_FOREVER));
+	return NULL;
+}
+
+static void *
+tell_up(void *arg)
+{
+	int64_t deadline = svc_deadline(PATIENCE_MS);
+	struct svc_service *service = ((void **)arg)[0];
+	int fd = *(int *)((void **)arg)[1];
+	bool hangs = ((void **)arg)[2] != NULL;
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	pthread_cond_t cond;
+	svc_cond_init(&cond);
+	pthread_mutex_lock(&lock);
+	/* The start tells nobody but the caller of svc_run: look for it. */
+	while (!svc_registered(service) && svc_now_ms() < deadline)
+		svc_cond_wait(&cond, &lock, svc_deadline(5));
+	pthread_mutex_unlock(&lock);
+	if (hangs)
+		call_hang(service);
+	else if (write(fd, "u", 1) < 0)
+		_exit(99);
+	return NULL;
+}
+
+static struct program
+start_program(const char *const flags[], bool watch, bool hangs)
+{
+	struct program program;
+	int err[2], up[2];
+	assert_int_equal(pipe(err), 0);
+	assert_int_equal(pipe(up), 0);
+	fflush(NULL);
+	program.pid = fork();
+	assert_true(program.pid >= 0);
+	if (program.pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		dup2(err[1], 2);
+		close(err[0]);
+		char *argv[16] = {0};
+		int argc = 1;
+		argv[0] = strdup("program");
+		for (; flags != NULL && flags[argc - 1] != NULL; argc++)
+			argv[argc] = strdup(flags[argc - 1]);
+		struct svc_service *s = svc_new(name("child"), registry(memory),
+		    transport(memory), broker(memory), log_level("off"));
+		svc_handle(s, "Child.Hang", hang, &up[1]);
+		static void *watched[3];
+		watched[0] = s;
+		watched[1] = &up[1];
+		watched[2] = hangs ? s : NULL;
+		pthread_t thread;
+		if (watch)
+			svc_thread_start(&thread, "watch", tell_up, watched);
+		int status = svc_main(s, argc, argv);
+		for (int i = 0; i < argc; i++)
+			free(argv[i]);
+		_exit(status);
+	}
+	close(err[1]);
+	close(up[1]);
+	program.err_fd = err[0];
+	program.up_fd = up[0];
+	return program;
+}
+
+static void
+wait_up(struct program *program)
+{
+	char c;
+	assert_int_equal(read(program->up_fd, &c, 1), 1);
+}
+
+/* The wait status; what was written to standard error in `text`. */
+static int
+end_program(struct program *program, char *text, size_t size)
+{
+	size_t len = 0;
+	ssize_t n;
+	while (len + 1 < size &&
+	       (n = read(program->err_fd, text + len, size - len - 1)) > 0)
+		len += (size_t)n;
+	text[len] = '\0';
+	int status;
+	assert_int_equal(waitpid(program->pid, &status, 0), program->pid);
+	close(program->err_fd);
+	close(program->up_fd);
+	return status;
+}
+
+static void
+usage_errors_are_one_line_and_status_2(void **state)
+{
+	(void)state;
+	const struct {
+		const char *flag;
+		int status;
+		const char *part;
+	} cases[] = {
+	    {"--registy=mdns", 2, "registry"},
+	    {"--registry_ttl=banana", 2, "banana"},
+	    {"--registry_interval=9h", 2, NULL},
+	    {"--name=", 2, NULL},
+	    {"--registry=nosuch", 1, "nosuch"},
+	    {"--config=/nonexistent/file.yaml", 1, "/nonexistent/file.yaml"},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		const char *flags[] = {
+		    cases[i].flag, "--registry_ttl=10", NULL};
+		if (cases[i].part != NULL)
+			flags[1] = NULL;
+		if (strcmp(cases[i].flag, "--name=") == 0)
+			flags[0] = "--name=a b", flags[1] = NULL;
+		struct program program = start_program(flags, false, false);
+		char text[1024];
+		int status = end_program(&program, text, sizeof(text));
+		assert_true(WIFEXITED(status));
+		assert_int_equal(WEXITSTATUS(status), cases[i].status);
+		char *end = strchr(text, '\n');
+		assert_non_null(end);
+		assert_string_equal(end, "\n"); /* one line, the only one */
+		char prefix[64];
+		snprintf(prefix, sizeof(prefix),
+		    "%s: ", program_invocation_short_name);
+		assert_int_equal(strncmp(text, prefix, strlen(prefix)), 0);
+		if (cases[i].part != NULL)
+			assert_non_null(strstr(text, cases[i].part));
+	}
+}
+
+static void
+an_address_in_use_is_told(void **state)
+{
+	(void)state;
+	struct svc_service *a =
+	    svc_new(HERE, name("student"), address("memory:taken"));
+	assert_int_equal(svc_start(a), SVC_OK);
+	struct svc_service *b =
+	    svc_new(HERE, name("student"), address("memory:taken"));
+	assert_int_equal(svc_start(b), SVC_E_EXISTS);
+	assert_non_null(strstr(svc_error_text(b), "memory:taken"));
+	assert_false(svc_registered(b));
+	assert_int_equal(svc_start(b), SVC_E_PRECONDITION);
+	svc_free(b);
+	svc_free(a);
+}
+
+/* ----------------------------------------------------------------- signals */
+
+static void
+a_signal_ends_it_with_status_0(void **state)
+{
+	(void)state;
+	const int numbers[] = {SIGTERM, SIGINT};
+	for (size_t i = 0; i < 2; i++) {
+		struct program program = start_program(NULL, true, false);
+		wait_up(&program);
+		assert_int_equal(kill(program.pid, numbers[i]), 0);
+		char text[1024];
+		int status = end_program(&program, text, sizeof(text));
+		assert_string_equal(text, "");
+		assert_true(WIFEXITED(status));
+		assert_int_equal(WEXITSTATUS(status), 0);
+	}
+}
+
+static void
+a_second_signal_ends_it_at_once(void **state)
+{
+	(void)state;
+	const char *const flags[] = {"--drain_timeout=1h", NULL};
+	struct program program = start_program(flags, true, true);
+	wait_up(&program); /* the handler that never returns */
+	assert_int_equal(kill(program.pid, SIGTERM), 0);
+	/* The first has been taken when its default action is back. */
+	int status = 0;
+	int64_t deadline = svc_deadline(PATIENCE_MS);
+	while (waitpid(program.pid, &status, WNOHANG) == 0 &&
+	       svc_now_ms() < deadline)
+		kill(program.pid, SIGTERM);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGTERM);
+	close(program.err_fd);
+	close(program.up_fd);
+}
+
+static void
+a_handler_that_hangs_does_not_keep_the_process(void **state)
+{
+	(void)state;
+	const char *const flags[] = {"--drain_timeout=50ms", NULL};
+	struct program program = start_program(flags, true, true);
+	wait_up(&program);
+	assert_int_equal(kill(program.pid, SIGTERM), 0);
+	char text[1024];
+	int status = end_program(&program, text, sizeof(text));
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void *
+run_it(void *arg)
+{
+	assert_int_equal(svc_run(arg), SVC_OK);
+	return NULL;
+}
+
+static void
+svc_stop_ends_svc_run(void **state)
+{
+	(void)state;
+	struct sigaction before, after;
+	sigaction(SIGTERM, NULL, &before);
+	struct svc_service *s[3];
+	pthread_t threads[3];
+	for (int i = 0; i < 3; i++) {
+		s[i] = svc_new(HERE, name("student"));
+		/* Also when it comes before the start. */
+		if (i == 0)
+			svc_stop(s[i]);
+		assert_int_equal(
+		    svc_thread_start(&threads[i], "run", run_it, s[i]), SVC_OK);
+	}
+	for (int i = 2; i >= 0; i--) {
+		svc_stop(s[i]);
+		svc_thread_join(threads[i]);
+		assert_false(svc_registered(s[i]));
+	}
+	for (int i = 0; i < 3; i++)
+		svc_free(s[i]);
+	sigaction(SIGTERM, NULL, &after);
+	assert_true(before.sa_handler == after.sa_handler);
+}
+
+/* ------------------------------------------------------------------ drain */
+
+struct slow {
+	struct gate entered, go;
+};
+
+static svc_err
+waits(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req;
+	struct slow *slow = arg;
+	gate_add(&slow->entered);
+	gate_wait(&slow->go, 1);
+	return svc_reply_text(call, rsp, "text/plain", "finished");
+}
+
+struct stopping {
+	struct svc_service *service;
+	svc_err code;
+	char text[32];
+	pthread_t thread;
+};
+
+static void *
+call_slow(void *arg)
+{
+	struct stopping *stopping = arg;
+	struct svc_message rsp;
+	stopping->code = svc_call(svc_client_of(stopping->service), "student",
+	    "Student.Slow", NULL, &rsp, timeout_ms(PATIENCE_MS));
+	snprintf(stopping->text, sizeof(stopping->text), "%.*s", (int)rsp.len,
+	    rsp.data != NULL ? (const char *)rsp.data : "");
+	svc_message_free(&rsp);
+	return NULL;
+}
+
+static void
+running_calls_finish_while_new_ones_go_elsewhere(void **state)
+{
+	(void)state;
+	const char *const transports[] = {"memory", "tcp"};
+	for (size_t t = 0; t < 2; t++) {
+		transport_name = transports[t];
+		struct slow slow;
+		gate_init(&slow.entered);
+		gate_init(&slow.go);
+		struct svc_service *s = make("student", NULL);
+		svc_handle(s, "Student.Slow", waits, &slow);
+		struct svc_service *c = make("caller", NULL);
+		assert_int_equal(svc_init(c, 0, NULL), SVC_OK);
+		pthread_t runner;
+		assert_int_equal(
+		    svc_thread_start(&runner, "run", run_it, s), SVC_OK);
+		struct stopping stopping = {.service = c};
+		while (!svc_registered(s))
+			svc_will_block();
+		assert_int_equal(svc_thread_start(&stopping.thread, "call",
+				     call_slow, &stopping),
+		    SVC_OK);
+		gate_wait(&slow.entered, 1);
+		svc_stop(s);
+		/* Gone from the registry while the call still runs ... */
+		int64_t deadline = svc_deadline(PATIENCE_MS);
+		svc_err code = SVC_OK;
+		struct svc_error err = {0};
+		while (code != SVC_E_NOT_FOUND && svc_now_ms() < deadline)
+			code = svc_call(svc_client_of(c), "student",
+			    "Student.None", NULL, NULL, detail(&err));
+		assert_int_equal(code, SVC_E_NOT_FOUND);
+		/* ... which is answered all the same. */
+		gate_add(&slow.go);
+		svc_thread_join(stopping.thread);
+		assert_int_equal(stopping.code, SVC_OK);
+		assert_string_equal(stopping.text, "finished");
+		svc_thread_join(runner);
+		svc_free(c);
+		svc_free(s);
+	}
+}
+
+/* --------------------------------------------------------------- registrar */
+
+static atomic_bool registry_down;
+static atomic_int announced, lost, back;
+
+static svc_err
+flaky_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	atomic_fetch_add(&announced, 1);
+	if (atomic_load(&registry_down))
+		return svc_error_set(
+		    err, SVC_E_UNAVAILABLE, "nobody answers at nowhere:1");
+	return svc_registry_memory.announce(self, record, ttl_ms, err);
+}
+
+static void
+sink(const struct svc_log_line *line, void *arg)
+{
+	(void)arg;
+	if (strcmp(line->id, "registry.lost") == 0) {
+		if (strstr(line->text, "nobody answers at nowhere:1") != NULL)
+			atomic_fetch_add(&lost, 1);
+	} else if (strcmp(line->id, "registry.back") == 0) {
+		atomic_fetch_add(&back, 1);
+	}
+}
+
+static void
+wait_registered(struct svc_service *service, bool wanted)
+{
+	int64_t deadline = svc_deadline(PATIENCE_MS);
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	pthread_cond_t cond;
+	svc_cond_init(&cond);
+	pthread_mutex_lock(&lock);
+	while (svc_registered(service) != wanted && svc_now_ms() < deadline)
+		svc_cond_wait(&cond, &lock, svc_deadline(5));
+	pthread_mutex_unlock(&lock);
+	assert_int_equal(svc_registered(service), wanted);
+}
+
+static void
+a_lost_registry_is_told_once_and_come_back_to(void **state)
+{
+	(void)state;
+	static struct svc_registry_ops flaky;
+	flaky = svc_registry_memory;
+	flaky.name = "flaky";
+	flaky.announce = flaky_announce;
+	assert_int_equal(svc_plugin_add(&flaky), SVC_OK);
+	svc_log_set_sink(sink, NULL);
+	svc_log_set_level(SVC_LOG_INFO);
+
+	/* Not there at the start: it starts all the same. */
+	atomic_store(&registry_down, true);
+	struct svc_service *s = svc_new(name("student"), registry(flaky),
+	    transport(memory), broker(memory));
+	char program[] = "program", ttl[] = "--registry_ttl=900ms";
+	char *argv[] = {program, ttl, NULL};
+	assert_int_equal(svc_init(s, 2, argv), SVC_OK);
+	assert_int_equal(svc_options_of(s)->interval_ms, 450);
+	must_start(s);
+	assert_false(svc_registered(s));
+	int64_t deadline = svc_deadline(PATIENCE_MS);
+	while (atomic_load(&announced) < 5 && svc_now_ms() < deadline)
+		svc_will_block();
+	assert_int_equal(atomic_load(&lost), 1);
+	assert_int_equal(atomic_load(&back), 0);
+	atomic_store(&registry_down, false);
+	int64_t began = svc_now_ms();
+	wait_registered(s, true);
+	/* Within an interval, give or take a busy machine. */
+	assert_true(svc_now_ms() - began < 450 + 2000);
+	for (int round = 1; round <= 2; round++) {
+		atomic_store(&registry_down, true);
+		wait_registered(s, false);
+		atomic_store(&registry_down, false);
+		wait_registered(s, true);
+		assert_int_equal(atomic_load(&lost), 1 + round);
+	}
+	struct svc_record_list list;
+	assert_int_equal(
+	    svc_registry_lookup(svc_registry_of(s), "student", &list, NULL),
+	    SVC_OK);
+	assert_int_equal(list.n_records, 1);
+	svc_record_list_fini(&list);
+	svc_free(s);
+	assert_int_equal(atomic_load(&back), 3);
+	svc_log_set_sink(NULL, NULL);
+}
+
+static void
+plugins_are_added_by_their_interface(void **state)
+{
+	(void)state;
+	static struct svc_broker_ops broker;
+	broker = svc_broker_memory;
+	broker.name = "mine";
+	assert_int_equal(svc_plugin_add(&broker), SVC_OK);
+	struct svc_service *s =
+	    svc_new(registry(memory), transport(memory), broker(mine));
+	assert_int_equal(svc_init(s, 0, NULL), SVC_OK);
+	assert_string_equal(svc_broker_name(svc_broker_of(s)), "mine");
+	svc_free(s);
+	static struct svc_broker_ops other;
+	other = broker;
+	assert_int_equal(svc_plugin_add(&other), SVC_E_EXISTS);
+	other.abi = SVC_ABI(77, 1);
+	assert_int_equal(svc_plugin_add(&other), SVC_E_ABI);
+	other.abi = SVC_ABI(5, 99);
+	assert_int_equal(svc_plugin_add(&other), SVC_E_ABI);
+	assert_int_equal(svc_plugin_add(NULL), SVC_E_INVAL);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    /* First those that fork: threads do not follow. */
+	    TEST(usage_errors_are_one_line_and_status_2),
+	    TEST(a_signal_ends_it_with_status_0),
+	    TEST(a_second_signal_ends_it_at_once),
+	    TEST(a_handler_that_hangs_does_not_keep_the_process),
+	    TEST(an_address_in_use_is_told),
+	    TEST(svc_stop_ends_svc_run),
+	    TEST(running_calls_finish_while_new_ones_go_elsewhere),
+	    TEST(a_lost_registry_is_told_once_and_come_back_to),
+	    TEST(plugins_are_added_by_their_interface),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_SERVICE_TEST_H
+#define SVC_SERVICE_TEST_H
+
+/* What the tests of this room share: services in a registry of each test's
+ * own, and waiting for other threads. */
+
+#include <svc/svc.h>
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define UNUSED __attribute__((unused))
+
+static const char *transport_name UNUSED; /* of the group that runs */
+static char registry_name[32] UNUSED;     /* of the test that runs */
+
+/* A test waits for other threads at most this long. */
+#define PATIENCE_MS 20000
+
+struct gate { /* opened once */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	int count;
+};
+
+static UNUSED void
+gate_init(struct gate *gate)
+{
+	pthread_mutex_init(&gate->lock, NULL);
+	svc_cond_init(&gate->changed);
+	gate->count = 0;
+}
+
+static UNUSED void
+gate_add(struct gate *gate)
+{
+	pthread_mutex_lock(&gate->lock);
+	gate->count++;
+	pthread_cond_broadcast(&gate->changed);
+	pthread_mutex_unlock(&gate->lock);
+}
+
+static UNUSED void
+gate_wait(struct gate *gate, int count)
+{
+	int64_t deadline = svc_deadline(PATIENCE_MS);
+	svc_err code = SVC_OK;
+	pthread_mutex_lock(&gate->lock);
+	while (gate->count < count && code == SVC_OK)
+		code = svc_cond_wait(&gate->changed, &gate->lock, deadline);
+	pthread_mutex_unlock(&gate->lock);
+	assert_int_equal(code, SVC_OK);
+}
+
+/* A service of the test's registry on the group's transport, with more options
+ * from `more`, which win. */
+static UNUSED struct svc_service *
+make(const char *name, const struct svc_option *more)
+{
+	struct svc_option list[16] = {
+	    SVC_OPT_name(name),
+	    {SVC_OPTION_REGISTRY, "memory", registry_name, 0, 0, 0, 0},
+	    {SVC_OPTION_TRANSPORT, transport_name, 0, 0, 0, 0, 0},
+	    SVC_OPT_broker(memory),
+	    SVC_OPT_log_level("error"),
+	};
+	size_t n = 5;
+	if (strcmp(transport_name, "tcp") == 0)
+		list[n++] = (struct svc_option)SVC_OPT_address("127.0.0.1:0");
+	for (; more != NULL && more->kind != SVC_OPTION_END; more++)
+		list[n++] = *more;
+	list[n] = (struct svc_option)SVC_OPT_end();
+	struct svc_service *service = svc_new_options(list);
+	assert_non_null(service);
+	return service;
+}
+#define MORE(...) SVC_OPTIONS_(SVC_OPT, __VA_ARGS__)
+
+static UNUSED void
+must_start(struct svc_service *service)
+{
+	svc_err code = svc_start(service);
+	if (code != SVC_OK)
+		print_error("%s\n", svc_error_text(service));
+	assert_int_equal(code, SVC_OK);
+}
+
+static UNUSED int
+set_registry(void **state)
+{
+	(void)state;
+	static int n;
+	snprintf(registry_name, sizeof(registry_name), "test-%d", ++n);
+	return 0;
+}
+
+#define TEST(f) cmocka_unit_test_setup(f, set_registry)
+
+#endif
