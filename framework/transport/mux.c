@@ -415,7 +415,8 @@ static struct entry
 enter(struct svc_mux *mux)
 {
 	struct entry entry = {NULL, batch};
-	if (svc_loop_current() == mux->config.loop) {
+	if (mux->config.loop != NULL &&
+	    svc_loop_current() == mux->config.loop) {
 		entry.loop = mux->config.loop;
 		svc_loop_enter(entry.loop);
 	}
@@ -787,7 +788,8 @@ svc_mux_result
 svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
     size_t *offset, struct svc_error *err)
 {
-	bool on_loop = svc_loop_current() == mux->config.loop;
+	bool on_loop =
+	    mux->config.loop == NULL || svc_loop_current() == mux->config.loop;
 	svc_mux_result result = SVC_MUX_OK;
 	unsigned turns = 0;
 	if (on_loop)

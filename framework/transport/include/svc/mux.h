@@ -36,7 +36,7 @@ struct svc_mux_ops {
 struct svc_mux_config {
 	const struct svc_mux_ops *ops;
 	const struct svc_transport_ops *transport;
-	struct svc_loop *loop;
+	struct svc_loop *loop; /* NULL: whoever calls input handles all */
 	struct svc_transport_limits limits; /* 0 is filled with the default */
 	bool server;
 	svc_accept_cb accept; /* of a server */
@@ -74,17 +74,17 @@ struct svc_mux {
 };
 
 typedef enum svc_mux_result {
-	SVC_MUX_OK,     /* every whole frame was handled */
-	SVC_MUX_LOST,   /* the loop was taken over: touch nothing of the reader's
-	                 * state and return up to the loop */
-	SVC_MUX_YIELD,  /* on the loop: too much waits to be sent, go on when it
-	                 * is; elsewhere: the next frame needs the loop */
+	SVC_MUX_OK,    /* every whole frame was handled */
+	SVC_MUX_LOST,  /* the loop was taken over: touch nothing of the reader's
+			* state and return up to the loop */
+	SVC_MUX_YIELD, /* on the loop: too much waits to be sent, go on when it
+			* is; elsewhere: the next frame needs the loop */
 	SVC_MUX_FAILED, /* the peer broke the protocol; call svc_mux_fail */
 } svc_mux_result;
 
 /** With one reference, and the hello waiting to be sent. Errors: SVC_E_NOMEM */
-SVC_API svc_err svc_mux_init(struct svc_mux *mux,
-    const struct svc_mux_config *config, const char *peer);
+SVC_API svc_err svc_mux_init(
+    struct svc_mux *mux, const struct svc_mux_config *config, const char *peer);
 /** Frees what it holds; only from ops->free. */
 SVC_API void svc_mux_fini(struct svc_mux *mux);
 SVC_API void svc_mux_ref(struct svc_mux *mux);
@@ -112,8 +112,8 @@ SVC_API size_t svc_mux_need(const struct svc_mux *mux);
 SVC_API bool svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into);
 /** `sent` bytes of it are with the operating system. The rest is dropped (the
  * connection failed) or was nothing. True when more waits meanwhile. */
-SVC_API bool svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from,
-    size_t sent);
+SVC_API bool svc_mux_end_flush(
+    struct svc_mux *mux, struct svc_buf *from, size_t sent);
 /** Bytes waiting to be taken. */
 SVC_API size_t svc_mux_backlog(struct svc_mux *mux);
 
@@ -136,8 +136,8 @@ SVC_API svc_err svc_mux_open(struct svc_mux *mux, const struct svc_part *first,
     struct svc_stream_handle **ret_stream, struct svc_error *err);
 SVC_API svc_err svc_mux_send(struct svc_stream_handle *stream,
     const struct svc_part *part, struct svc_error *err);
-SVC_API svc_err svc_mux_wait(struct svc_stream_handle *stream,
-    int64_t deadline_at_ms);
+SVC_API svc_err svc_mux_wait(
+    struct svc_stream_handle *stream, int64_t deadline_at_ms);
 SVC_API void svc_mux_release(struct svc_stream_handle *stream, svc_err code);
 SVC_API bool svc_mux_cancelled(struct svc_stream_handle *stream);
 SVC_API const char *svc_mux_peer(struct svc_stream_handle *stream);

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "frame.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static void
+addresses_split(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *address, *host;
+		uint16_t port;
+	} good[] = {
+	    {"127.0.0.1:80", "127.0.0.1", 80},
+	    {":0", "", 0},
+	    {"[::1]:65535", "::1", 65535},
+	    {"[::]:1", "::", 1},
+	    {"host.example:7", "host.example", 7},
+	};
+	char host[64];
+	uint16_t port;
+	struct svc_error err;
+	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
+		assert_int_equal(svc_address_split(good[i].address, host,
+				     sizeof(host), &port, &err),
+		    SVC_OK);
+		assert_string_equal(host, good[i].host);
+		assert_int_equal(port, good[i].port);
+	}
+	static const char *const bad[] = {"", "127.0.0.1",
+	    "127.0.0.1:", "h:65536", "h:1x", "h:-1", "::1:80", "[::1]",
+	    "[::1:80", "a b:1", "http://h:80",
+	    "0123456789012345678901234567890123456789"
+	    "0123456789012345678901234567890123456789:1"};
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(
+		    svc_address_split(bad[i], host, sizeof(host), &port, &err),
+		    SVC_E_INVAL);
+		assert_non_null(strstr(err.text, "allowed are host:port"));
+	}
+}
+
+static void
+parts_come_back_as_they_went(void **state)
+{
+	(void)state;
+	struct svc_headers *headers = svc_headers_create(), *read = NULL;
+	svc_headers_set(headers, "Trace", "abc");
+	svc_headers_set(headers, "empty", "");
+	struct svc_part part = {
+	    .flags = SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END,
+	    .service = "student",
+	    .endpoint = "Student.Get",
+	    .content_type = "application/json",
+	    .timeout_ms = 1500,
+	    .headers = headers,
+	    .data = "{}",
+	    .len = 2,
+	};
+	struct svc_buf out;
+	struct frame frame;
+	struct svc_part back;
+	struct svc_error err;
+	svc_buf_init(&out, 4096);
+	assert_int_equal(part_encode(&out, 7, true, &part, 1000, &err), SVC_OK);
+	frame_decode(out.data, &frame);
+	assert_int_equal(frame.type, FRAME_PART);
+	assert_int_equal(frame.stream, 7);
+	assert_int_equal(FRAME_SIZE + frame.length, out.len);
+	assert_int_equal(part_decode(&frame, true, out.data + FRAME_SIZE, &back,
+			     &read, &err),
+	    SVC_OK);
+	assert_string_equal(back.service, "student");
+	assert_string_equal(back.endpoint, "Student.Get");
+	assert_string_equal(back.content_type, "application/json");
+	assert_int_equal(back.timeout_ms, 1500);
+	assert_int_equal(back.len, 2);
+	assert_memory_equal(back.data, "{}", 2);
+	assert_true(svc_headers_equal(headers, read));
+	svc_headers_destroy(read);
+
+	/* A head above the limit leaves nothing behind. */
+	size_t before = out.len;
+	assert_int_equal(
+	    part_encode(&out, 7, true, &part, 20, &err), SVC_E_EXHAUSTED);
+	assert_int_equal(out.len, before);
+
+	/* An answer with its code and text, and no headers. */
+	svc_buf_clear(&out);
+	part = (struct svc_part){.flags = SVC_PART_HEADERS | SVC_PART_END,
+	    .status = SVC_E_NOT_FOUND,
+	    .status_text = "no such student"};
+	assert_int_equal(
+	    part_encode(&out, 9, false, &part, 1000, &err), SVC_OK);
+	frame_decode(out.data, &frame);
+	assert_int_equal(part_decode(&frame, false, out.data + FRAME_SIZE,
+			     &back, &read, &err),
+	    SVC_OK);
+	assert_null(read);
+	assert_null(back.content_type);
+	assert_int_equal(back.status, SVC_E_NOT_FOUND);
+	assert_string_equal(back.status_text, "no such student");
+	svc_buf_fini(&out);
+	svc_headers_destroy(headers);
+}
+
+static void
+a_deadline_that_has_passed_is_not_none(void **state)
+{
+	(void)state;
+	struct svc_part part = {.flags = SVC_PART_HEADERS | SVC_PART_END,
+	    .service = "s",
+	    .endpoint = "E.e"};
+	struct svc_buf out;
+	struct frame frame;
+	static const int64_t given[] = {0, -5, 1, SVC_FOREVER, INT64_MAX};
+	static const uint32_t sent[] = {1, 1, 1, 0, UINT32_MAX};
+	svc_buf_init(&out, 4096);
+	for (size_t i = 0; i < sizeof(given) / sizeof(given[0]); i++) {
+		svc_buf_clear(&out);
+		part.timeout_ms = given[i];
+		assert_int_equal(
+		    part_encode(&out, 1, true, &part, 1000, NULL), SVC_OK);
+		frame_decode(out.data, &frame);
+		assert_int_equal(frame.value, sent[i]);
+	}
+	svc_buf_fini(&out);
+}
+
+static void
+hellos_find_a_common_version(void **state)
+{
+	(void)state;
+	struct hello hello = {.version = FRAME_VERSION,
+	    .oldest = FRAME_VERSION,
+	    .max_message = 77,
+	    .max_streams = 5};
+	struct hello read;
+	struct svc_error err;
+	uint8_t bytes[HELLO_SIZE];
+	hello_encode(&hello, bytes);
+	assert_int_equal(hello_decode(bytes, &read, &err), SVC_OK);
+	assert_int_equal(read.max_message, 77);
+	assert_int_equal(read.max_streams, 5);
+	hello.version = FRAME_VERSION + 3; /* newer, but it knows ours */
+	hello_encode(&hello, bytes);
+	assert_int_equal(hello_decode(bytes, &read, &err), SVC_OK);
+	hello.oldest = FRAME_VERSION + 1;
+	hello_encode(&hello, bytes);
+	assert_int_equal(hello_decode(bytes, &read, &err), SVC_E_UNIMPLEMENTED);
+	memcpy(bytes, "GET / HTTP/1.1\r\n", sizeof(bytes));
+	assert_int_equal(hello_decode(bytes, &read, &err), SVC_E_INVAL);
+}
+
+int
+main(void)
+{
+	static const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(addresses_split),
+	    cmocka_unit_test(parts_come_back_as_they_went),
+	    cmocka_unit_test(a_deadline_that_has_passed_is_not_none),
+	    cmocka_unit_test(hellos_find_a_common_version),
+	};
+	return cmocka_run_group_tests_name("transport", tests, NULL, NULL);
+}
