@@ -50,6 +50,7 @@ struct conn {
 	bool receiving; /* nng has the block */
 	bool paused;    /* the peer does not read what we send */
 	int sends;
+	int starting; /* calls that begin an operation on the stream */
 
 	/* of the flusher */
 	struct svc_buf output;
@@ -141,15 +142,46 @@ lose(struct conn *conn, int rv)
 
 /* ---------------------------------------------------------------- writing */
 
+/* Before an operation is begun. nng never completes one that is begun on a
+ * stream that was closed: so closing waits for `started`. */
+static bool
+may_start(struct conn *conn)
+{
+	lock(conn);
+	bool may = !conn->closed;
+	if (may) {
+		/* The operation may end, and its hold, while it begins. */
+		hold(conn);
+		conn->starting++;
+	}
+	unlock(conn);
+	return may;
+}
+
 static void
+started(struct conn *conn)
+{
+	lock(conn);
+	bool close = --conn->starting == 0 && conn->closed;
+	unlock(conn);
+	if (close)
+		nng_stream_close(conn->stream);
+	drop(conn);
+}
+
+static bool
 start_send(struct conn *conn)
 {
+	if (!may_start(conn))
+		return false;
 	nng_iov iov = {
 	    .iov_buf = conn->output.data + conn->written,
 	    .iov_len = conn->output.len - conn->written,
 	};
 	nng_aio_set_iov(conn->send_aio, 1, &iov); /* one always fits */
 	nng_stream_send(conn->stream, conn->send_aio);
+	started(conn);
+	return true;
 }
 
 static void
@@ -167,8 +199,9 @@ conn_flush(struct svc_mux *mux)
 		return;
 	if (svc_mux_begin_flush(mux, &conn->output)) {
 		conn->written = 0;
-		start_send(conn);
-		return;
+		if (start_send(conn))
+			return;
+		svc_mux_end_flush(mux, &conn->output, 0);
 	}
 	lock(conn);
 	conn->sends--;
@@ -185,10 +218,8 @@ sent(void *arg)
 	bool more = false;
 	if (rv == 0) {
 		conn->written += nng_aio_count(conn->send_aio);
-		if (conn->written < conn->output.len) {
-			start_send(conn);
+		if (conn->written < conn->output.len && start_send(conn))
 			return;
-		}
 		more = svc_mux_end_flush(mux, &conn->output, conn->written);
 	} else {
 		/* A websocket may have sent more than it told. */
@@ -266,15 +297,12 @@ receive(struct conn *conn)
 		svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
 		return;
 	}
-	lock(conn);
-	bool can = !conn->closed;
-	if (can) {
-		conn->receiving = true;
-		hold(conn);
-	}
-	unlock(conn);
-	if (!can)
+	if (!may_start(conn))
 		return;
+	lock(conn);
+	conn->receiving = true;
+	unlock(conn);
+	hold(conn);
 	struct block *block = conn->block;
 	nng_iov iov = {
 	    .iov_buf = block->data + block->len,
@@ -282,6 +310,7 @@ receive(struct conn *conn)
 	};
 	nng_aio_set_iov(conn->recv_aio, 1, &iov);
 	nng_stream_recv(conn->stream, conn->recv_aio);
+	started(conn);
 }
 
 static void
@@ -432,9 +461,10 @@ finish(struct conn *conn)
 	lock(conn);
 	conn->closed = true;
 	conn->attached = false;
+	bool close = conn->stream != NULL && conn->starting == 0;
 	unlock(conn);
 	/* What nng has under way completes now. */
-	if (conn->stream != NULL)
+	if (close)
 		nng_stream_close(conn->stream);
 	if (conn->dialer != NULL)
 		nng_stream_dialer_close(conn->dialer);
@@ -658,9 +688,9 @@ conn_dial(struct nng *self, const char *given, int64_t timeout_ms,
 	conn->timeout_ms = timeout_ms > 0 ? timeout_ms : 5000;
 	conn->dialer = dialer;
 	conn_attach(conn);
-	kick(conn); /* starts the timer */
 	hold(conn);
 	nng_stream_dialer_dial(dialer, conn->dial_aio);
+	kick(conn); /* starts the timer, which may close the dialer */
 	*ret_conn = conn;
 	return SVC_OK;
 }
