@@ -50,6 +50,11 @@ list_one(struct listing *listing, const struct svc_record *record)
 		out_json_text(&listing->line, record->version);
 		svc_buf_printf(&listing->line, ",\"nodes\":%zu}", nodes);
 	} else {
+		if (!listing->any) {
+			out_cell(&listing->table, OUT_HEAD, "SERVICE");
+			out_cell(&listing->table, OUT_HEAD, "VERSION");
+			out_cell(&listing->table, OUT_HEAD, "NODES");
+		}
 		out_cell(&listing->table, OUT_NAME, "%s", record->name);
 		out_cell(&listing->table, OUT_PLAIN, "%s",
 		    record->version[0] != '\0' ? record->version : "-");
@@ -99,19 +104,13 @@ run_list(struct tool *tool)
 
 	svc_buf_init(&listing.line, NO_LIMIT);
 	svc_buf_putc(&listing.line, '[');
-	if (!tool->json) {
-		out_cell(&listing.table, OUT_HEAD, "SERVICE");
-		out_cell(&listing.table, OUT_HEAD, "VERSION");
-		out_cell(&listing.table, OUT_HEAD, "NODES");
-	}
 	rc = list_all(svc_registry_of(tool->service), &listing, &err);
-	if (rc != SVC_OK || !listing.any || tool->json)
-		listing.table.n_cells = 0;
 	if (rc == SVC_OK && tool->json) {
 		svc_buf_putc(&listing.line, ']');
 		return tool_print_line(&listing.line);
 	}
 	svc_buf_fini(&listing.line);
+	/* What was found before a failure is shown too. */
 	if (out_table_end(&listing.table, 0) != SVC_OK)
 		return tool_no_memory();
 	if (rc != SVC_OK)
@@ -248,6 +247,7 @@ run_get(struct tool *tool)
 		svc_error_set(
 		    &err, rc, "service not found: %s", tool->words[0]);
 	if (rc != SVC_OK) {
+		svc_record_list_fini(&list);
 		tool_failed(rc, &err);
 		return svc_exit_status(rc);
 	}

@@ -4,6 +4,7 @@
 #include "tool.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 
 int
@@ -92,6 +93,32 @@ on_event(struct svc_event *event, void *arg)
 	return rc;
 }
 
+static struct svc_service *to_stop;
+
+static void
+on_signal(int number)
+{
+	(void)number;
+	svc_stop(to_stop);
+}
+
+/* From the moment that "subscribed" is said a signal ends this in order, also
+ * before svc_run looks after signals itself. NULL: no longer. */
+static void
+catch_signals(struct svc_service *service)
+{
+	struct sigaction action = {
+	    .sa_handler = service != NULL ? on_signal : SIG_DFL,
+	    .sa_flags = SA_RESTART,
+	};
+
+	if (service != NULL)
+		to_stop = service;
+	sigemptyset(&action.sa_mask);
+	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGTERM, &action, NULL);
+}
+
 int
 run_subscribe(struct tool *tool)
 {
@@ -108,13 +135,16 @@ run_subscribe(struct tool *tool)
 	else
 		rc = svc_subscribe(
 		    tool->service, tool->words[0], on_event, &subscribing);
-	if (rc == SVC_OK)
+	if (rc == SVC_OK) {
+		catch_signals(tool->service);
 		rc = svc_start(tool->service);
+	}
 	if (rc == SVC_OK) {
 		/* For people, and for programs that must know when. */
 		fprintf(stderr, "subscribed to %s\n", tool->words[0]);
 		rc = svc_run(tool->service);
 	}
+	catch_signals(NULL);
 	if (rc != SVC_OK) {
 		out_error("%s", svc_error_text(tool->service));
 		return svc_exit_status(rc);
