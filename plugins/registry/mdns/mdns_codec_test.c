@@ -413,9 +413,9 @@ names_have_limits(void **state)
 	(void)state;
 	struct mdns_writer writer;
 	char name[300];
-	static const char *const bad[] = {"a..b", "..x", "a.",
-	    "0123456789012345678901234567890123456789012345678901234567890"
-	    "123.a"};
+	static const char label_of_64[] =
+	    "0123456789012345678901234567890123456789012345678901234567890123";
+	static const char *const bad[] = {"a..b", ".a", "a.", label_of_64};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		mdns_write(&writer, 0, 0);
 		mdns_write_question(&writer, bad[i], 1, 1);

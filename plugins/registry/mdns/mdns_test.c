@@ -229,6 +229,16 @@ seen_count(struct seen *seen, svc_change change)
 	return n;
 }
 
+/* What the last change said of its node. */
+#define assert_seen(seen, field, value)                              \
+	do {                                                         \
+		char text_[200];                                     \
+		pthread_mutex_lock(&(seen)->lock);                   \
+		snprintf(text_, sizeof(text_), "%s", (seen)->field); \
+		pthread_mutex_unlock(&(seen)->lock);                 \
+		assert_string_equal(text_, value);                   \
+	} while (0)
+
 /* ------------------------------------------------------ the other process */
 
 /** This program, started again with arguments. */
@@ -453,14 +463,14 @@ watch_follows_changes(void **state)
 	assert_true(seen_wait(&all, SVC_SYNCED, 1, PATIENCE_MS));
 	assert_true(seen_wait(&one, SVC_CREATED, 1, PATIENCE_MS));
 	assert_true(seen_wait(&all, SVC_CREATED, 1, PATIENCE_MS));
-	assert_string_equal(one.id, "ours-1");
-	assert_string_equal(one.color, "red");
-	assert_string_equal(one.address, "127.0.0.1:4242");
+	assert_seen(&one, id, "ours-1");
+	assert_seen(&one, color, "red");
+	assert_seen(&one, address, "127.0.0.1:4242");
 
 	other_do(&other, 'b');
 	assert_true(seen_wait(&one, SVC_UPDATED, 1, PATIENCE_MS));
 	assert_true(seen_wait(&all, SVC_UPDATED, 1, PATIENCE_MS));
-	assert_string_equal(one.color, "blue");
+	assert_seen(&one, color, "blue");
 
 	/* A watch of what is known already has it at once. */
 	struct seen late;
@@ -476,7 +486,7 @@ watch_follows_changes(void **state)
 	other_do(&other, 'w');
 	assert_true(seen_wait(&one, SVC_REMOVED, 1, PATIENCE_MS));
 	assert_true(seen_wait(&all, SVC_REMOVED, 1, PATIENCE_MS));
-	assert_string_equal(one.id, "ours-1");
+	assert_seen(&one, id, "ours-1");
 	assert_int_equal(nodes_of(registry, "ours", false), 1);
 
 	/* Another's service is no business of this watch. */
@@ -704,10 +714,9 @@ go_micro_nodes_are_seen(void **state)
 	size_t len = go_answer(packet, question + 12, n - 12, 2);
 	send_to(fd, "127.0.0.1", ntohs(from.sin_port), packet, len);
 	assert_true(seen_wait(&seen, SVC_CREATED, 1, PATIENCE_MS));
-	assert_string_equal(
-	    seen.id, "student-7c9e6679-7425-40de-944b-e07fc1f90ae7");
-	assert_string_equal(seen.address, "127.0.0.1:8080");
-	assert_string_equal(seen.version, "1.0.0");
+	assert_seen(&seen, id, "student-7c9e6679-7425-40de-944b-e07fc1f90ae7");
+	assert_seen(&seen, address, "127.0.0.1:8080");
+	assert_seen(&seen, version, "1.0.0");
 	/* go-micro announces only once: before the TTL ends it is asked
 	 * again, and whoever answers stays. Questions that only repeat the
 	 * first are left unanswered. */
