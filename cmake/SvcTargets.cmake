@@ -67,14 +67,6 @@ function(svc_plugin room name)
 		svc_${room}_${name})
 endfunction()
 
-# A locale whose decimal point is a comma, for the tests of numbers.
-if(SVC_BUILD_TESTS AND NOT EXISTS ${PROJECT_BINARY_DIR}/locale/de_DE.UTF-8)
-	file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/locale)
-	execute_process(COMMAND localedef --force -f UTF-8 -i de_DE
-		${PROJECT_BINARY_DIR}/locale/de_DE.UTF-8
-		OUTPUT_QUIET ERROR_QUIET)
-endif()
-
 # svc_test(NAME SOURCES ... [LIBS ...] [LABELS ...] [TIMEOUT s] [INTERNAL])
 # A cmocka test program. It links the shared library; with INTERNAL the static
 # one, and then may include the private headers beside it.
@@ -100,7 +92,7 @@ function(svc_test name)
 		set(arg_TIMEOUT 60)
 	endif()
 	set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT}
-		ENVIRONMENT "SVC_SOURCE_DIR=${PROJECT_SOURCE_DIR};SVC_BUILD_DIR=${PROJECT_BINARY_DIR};LOCPATH=${PROJECT_BINARY_DIR}/locale;SVC_PLUGIN_PATH=${PROJECT_BINARY_DIR}/lib/svc")
+		ENVIRONMENT "SVC_SOURCE_DIR=${PROJECT_SOURCE_DIR};SVC_BUILD_DIR=${PROJECT_BINARY_DIR};SVC_PLUGIN_PATH=${PROJECT_BINARY_DIR}/lib/svc")
 	if(arg_LABELS)
 		set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}")
 	endif()
