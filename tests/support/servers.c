@@ -416,6 +416,39 @@ launch(struct test_server *server)
 	return wait_ready(server);
 }
 
+/* Those that run, for the program's end: a test that fails may leave some. */
+static struct test_server *servers;
+static pid_t servers_of;
+
+static void
+stop_all(void)
+{
+	/* A forked child that exits is not the end. */
+	if (getpid() != servers_of)
+		return;
+	while (servers != NULL)
+		test_server_stop(servers);
+}
+
+static void
+add_server(struct test_server *server)
+{
+	if (servers_of == 0 && atexit(stop_all) == 0)
+		servers_of = getpid();
+	server->next = servers;
+	servers = server;
+}
+
+static void
+remove_server(struct test_server *server)
+{
+	struct test_server **at = &servers;
+	while (*at != NULL && *at != server)
+		at = &(*at)->next;
+	if (*at != NULL)
+		*at = server->next;
+}
+
 static struct test_server *
 start(int kind, const char *config)
 {
@@ -442,8 +475,10 @@ start(int kind, const char *config)
 		while (server->peer_port == server->port);
 		snprintf(server->address, sizeof(server->address),
 		    "127.0.0.1:%d", server->port);
-		if (launch(server))
+		if (launch(server)) {
+			add_server(server);
 			return server;
+		}
 		bool last = attempt == 4;
 		if (last)
 			print_log(server);
@@ -530,6 +565,7 @@ test_server_stop(struct test_server *server)
 {
 	if (server == NULL)
 		return;
+	remove_server(server);
 	test_server_kill(server);
 	remove_tree(server->dir);
 	free(server->config);

@@ -7,7 +7,8 @@
 
 /**
  * Real servers for tests, started on free loopback ports with a scratch folder
- * of their own. They die with the test program, even when it crashes. Time is
+ * of their own. They die with the test program, even when it crashes; what is
+ * not stopped when it ends is stopped then, and its folder removed. Time is
  * real time here, whatever clock the code under test has.
  *
  * Call from the main thread: a server ends with the thread that started it.
@@ -21,6 +22,7 @@ struct test_server {
 	int kind;
 	int peer_port;
 	char *config;
+	struct test_server *next;
 };
 
 /** Whether a program of this name is in PATH (or the sbin folders). A test
