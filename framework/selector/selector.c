@@ -5,6 +5,9 @@
 
 #include <string.h>
 
+/* How long a retry waits for the first full view. */
+#define FULL_VIEW_MS 1000
+
 /* -------------------------------------------------------------- the pick */
 
 /* Those that fit; when none does, `err` says which wish was not met. */
@@ -171,8 +174,8 @@ leave(struct svc_selector *selector, struct svc_reader *reader)
 		svc_retirement_collect(&selector->retirement);
 }
 
-svc_err
-svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
+static svc_err
+pick_now(struct svc_selector *selector, const struct svc_pick *pick,
     struct svc_target **ret_target, struct svc_error *err)
 {
 	struct svc_entry *entry, *prepared = NULL;
@@ -180,8 +183,6 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 	struct svc_reader *reader;
 	svc_err rc;
 
-	if (pick->service == NULL)
-		return svc_error_set(err, SVC_E_INVAL, "no service was named");
 	for (;;) {
 		reader = svc_reader_enter();
 		if (reader == NULL)
@@ -206,6 +207,39 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 	leave(selector, reader);
 	if (prepared != NULL)
 		svc_entry_unref(prepared);
+	return rc;
+}
+
+svc_err
+svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
+    struct svc_target **ret_target, struct svc_error *err)
+{
+	struct svc_target *target = NULL;
+	int64_t until_ms = pick->deadline_at_ms;
+	svc_err rc;
+
+	if (pick->service == NULL)
+		return svc_error_set(err, SVC_E_INVAL, "no service was named");
+	rc = pick_now(selector, pick, &target, err);
+	/* The first view comes node by node: one that fits, or that was not
+	 * tried yet, may only be a moment away. A caller that could go on
+	 * with one tried already waits less. */
+	if (rc == SVC_OK && pick->n_avoid > 0 &&
+	    is_avoided(pick, svc_held_const(target))) {
+		if (until_ms > svc_deadline(FULL_VIEW_MS))
+			until_ms = svc_deadline(FULL_VIEW_MS);
+	} else if (rc != SVC_E_UNAVAILABLE) {
+		if (rc == SVC_OK)
+			*ret_target = target;
+		return rc;
+	}
+	if (svc_entry_await_full(selector, pick->service, until_ms)) {
+		if (rc == SVC_OK)
+			svc_target_done(target, SVC_OUTCOME_NEUTRAL, 0);
+		rc = pick_now(selector, pick, &target, err);
+	}
+	if (rc == SVC_OK)
+		*ret_target = target;
 	return rc;
 }
 

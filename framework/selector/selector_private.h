@@ -105,6 +105,10 @@ struct svc_entry *svc_entry_find(struct svc_reader *reader,
 svc_err svc_entry_prepare(struct svc_selector *selector, const char *service,
     int64_t deadline_at_ms, struct svc_entry **ret_entry,
     struct svc_error *err);
+/** Waits for the first full view of a service; true when it came meanwhile,
+ * false when it was there before or did not come. */
+bool svc_entry_await_full(
+    struct svc_selector *selector, const char *service, int64_t deadline_at_ms);
 
 /** `previous`, when not NULL, is the same node before: its peer is shared. */
 struct svc_held_target *svc_target_create(struct svc_entry *entry,

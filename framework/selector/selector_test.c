@@ -430,6 +430,51 @@ test_first_view(void **state)
 	svc_registry_destroy(registry);
 }
 
+/* A pick that finds only what does not fit, or what was tried already, waits
+ * for the rest of the first view. */
+static void
+test_first_view_in_pieces(void **state)
+{
+	struct svc_registry *registry = make_registry();
+	struct svc_selector *selector = make_selector(registry, NULL);
+	struct svc_pick pick = {.service = "bits"};
+	struct svc_target *first, *none;
+
+	(void)state;
+	assert_int_equal(
+	    svc_selector_pick(selector, &pick, &none, NULL), SVC_E_TIMEDOUT);
+	say(SVC_WATCH_BEGIN, "bits", NULL);
+	say_number(SVC_WATCH_NODE, "bits", 0);
+	pick.deadline_at_ms = svc_deadline(20000);
+	first = must_pick(selector, &pick);
+
+	struct waiter waiters[2] = {
+	    {.selector = selector, .pick = pick},
+	    {.selector = selector, .pick = pick},
+	};
+	waiters[0].pick.node = "bits-0001";
+	waiters[1].pick.node = "bits-0002";
+	for (size_t i = 0; i < 2; i++)
+		assert_int_equal(svc_thread_start(&waiters[i].thread, "wait",
+				     wait_for_pick, &waiters[i]),
+		    SVC_OK);
+	say_number(SVC_WATCH_NODE, "bits", 1);
+	say(SVC_WATCH_SYNC, "bits", NULL);
+	for (size_t i = 0; i < 2; i++)
+		svc_thread_join(waiters[i].thread);
+	assert_int_equal(waiters[0].result, SVC_OK);
+	assert_int_equal(waiters[1].result, SVC_E_UNAVAILABLE);
+
+	pick.avoid = (const struct svc_target *const[]){first};
+	pick.n_avoid = 1;
+	struct svc_target *second = must_pick(selector, &pick);
+	assert_string_equal(second->node->id, "bits-0001");
+	svc_target_done(second, SVC_OUTCOME_OK, 1);
+	svc_target_done(first, SVC_OUTCOME_OK, 1);
+	svc_selector_destroy(selector);
+	svc_registry_destroy(registry);
+}
+
 static void
 test_filters(void **state)
 {
@@ -1319,6 +1364,7 @@ main(void)
 	    cmocka_unit_test(test_silent_registry),
 	    cmocka_unit_test(test_absent_then_there),
 	    cmocka_unit_test(test_first_view),
+	    cmocka_unit_test(test_first_view_in_pieces),
 	    cmocka_unit_test(test_filters),
 	    cmocka_unit_test(test_random_is_even),
 	    cmocka_unit_test(test_round_robin_is_exact),
