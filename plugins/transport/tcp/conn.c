@@ -422,6 +422,10 @@ finish(struct conn *conn)
 		return;
 	conn->finished = true;
 	svc_timer_stop(conn->loop, &conn->timer);
+	/* A caller that gives the reading back may want it watched still. */
+	lock(conn);
+	conn->attached = false;
+	unlock(conn);
 	svc_source_detach(&conn->source);
 	if (conn->source.fd >= 0)
 		shutdown(conn->source.fd, SHUT_RDWR);
