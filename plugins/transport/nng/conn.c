@@ -412,16 +412,13 @@ dialed(void *arg)
 	struct conn *conn = arg;
 	int rv = nng_aio_result(conn->dial_aio);
 	if (rv == 0) {
-		nng_stream *stream = nng_aio_get_output(conn->dial_aio, 0);
 		lock(conn);
-		bool take = !conn->closed;
-		if (take)
-			conn->stream = stream;
+		conn->stream = nng_aio_get_output(conn->dial_aio, 0);
+		bool late = conn->closed;
 		unlock(conn);
-		if (take)
-			conn_flush(&conn->mux); /* the hello goes first */
-		else
-			nng_stream_free(stream);
+		if (late)
+			nng_stream_close(conn->stream);
+		conn_flush(&conn->mux); /* the hello goes first */
 	} else {
 		char text[160];
 		snprintf(text, sizeof(text), "cannot connect to %s: %s",
@@ -555,8 +552,9 @@ conn_free(struct svc_mux *mux)
 	nng_aio_reap(conn->dial_aio);
 	nng_aio_reap(conn->send_aio);
 	nng_aio_reap(conn->recv_aio);
+	nng_stream_dialer_free(
+	    conn->dialer); /* the stream still refers to it */
 	nng_stream_free(conn->stream);
-	nng_stream_dialer_free(conn->dialer);
 	block_unref(conn->block);
 	svc_buf_fini(&conn->output);
 	svc_mux_fini(mux);
