@@ -33,6 +33,9 @@ struct svc_conformance_broker {
 	bool no_queues;
 	/** The participants of a queue take turns, however fast they are. */
 	bool deals_out;
+	/** The server forgets queues when it crashes, so that they have nothing
+	 * until their members have subscribed again. */
+	bool forgets_queues;
 };
 
 /** Runs all of it; the number of failed tests. */

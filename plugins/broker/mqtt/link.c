@@ -13,9 +13,12 @@
 #define KEEPALIVE_S 30
 /* How long the server keeps subscriptions and events of one that is away. */
 #define SESSION_S 3600
-#define FIRST_PAUSE_MS 250
-#define LONGEST_PAUSE_MS 10000
+#define FIRST_PAUSE_MS 200
+#define LONGEST_PAUSE_MS 5000
+#define SETTLE_MS 500
+#define LONGEST_SETTLE_MS 2000
 #define END_MS 1000
+#define FIRST_NUDGE_MS 4
 
 /* CONNACK codes of both versions. */
 enum {
@@ -32,13 +35,19 @@ static pthread_once_t paho_once = PTHREAD_ONCE_INIT;
 /* A client that is never connected keeps paho's threads alive: ending them with
  * the last client would take a second, and races with making the next one. */
 static void
-start_paho(void)
+make_guard(void)
 {
 	static MQTTAsync guard;
 	MQTTAsync_init_options options = MQTTAsync_init_options_initializer;
 	MQTTAsync_global_init(&options);
 	(void)MQTTAsync_create(&guard, "tcp://127.0.0.1:1883", "svc",
 	    MQTTCLIENT_PERSISTENCE_NONE, NULL);
+}
+
+void
+mqtt_start_paho(void)
+{
+	(void)pthread_once(&paho_once, make_guard);
 }
 
 /* ------------------------------------------------------- paho's callbacks */
@@ -166,27 +175,22 @@ is_definite(int code)
 	return code > 0;
 }
 
-/* Paho's receiving thread looks at a new socket only when another one has
- * something to say, up to a second later. An answer on the other connection is
- * such a thing. */
+/* Paho's receiving thread looks at a new socket, and at what became of it, only
+ * when another one has something to say, up to a second later. An answer on the
+ * other connection is such a thing. Called with the lock, which is let go. */
 static void
 nudge(struct mqtt *mqtt)
 {
 	struct link *out = &mqtt->out;
-	pthread_mutex_lock(&mqtt->lock);
-	MQTTAsync handle = NULL;
-	if (out->state == LINK_UP && !out->lost) {
-		handle = out->handle;
-		out->n_users++;
-	}
-	pthread_mutex_unlock(&mqtt->lock);
-	if (handle == NULL)
+	if (out->state != LINK_UP || out->lost)
 		return;
+	MQTTAsync handle = out->handle;
+	out->n_users++;
+	pthread_mutex_unlock(&mqtt->lock);
 	(void)MQTTAsync_unsubscribe(handle, "svc/nudge", NULL);
 	pthread_mutex_lock(&mqtt->lock);
 	if (--out->n_users == 0)
 		pthread_cond_signal(&out->changed);
-	pthread_mutex_unlock(&mqtt->lock);
 }
 
 /* One connection to one address by one version. `clean` leaves no session. On
@@ -259,17 +263,23 @@ attempt(struct link *link, const char *uri, int version, bool clean,
 	MQTTProperties_free(&properties);
 	if (rc != MQTTASYNC_SUCCESS)
 		answer(link, rc, MQTTAsync_strerror(rc));
-	else if (link->inbound)
-		nudge(mqtt);
 
 	int64_t deadline_at_ms = svc_deadline(timeout_ms);
+	int64_t nudge_ms = FIRST_NUDGE_MS;
 	char reason[sizeof(link->reason)] = "";
 	int code = MQTTASYNC_FAILURE;
 	pthread_mutex_lock(&mqtt->lock);
-	while (!link->answered && !*give_up) {
-		if (svc_cond_wait(
-			&link->changed, &mqtt->lock, deadline_at_ms) != SVC_OK)
-			break;
+	while (
+	    !link->answered && !*give_up && svc_remaining(deadline_at_ms) > 0) {
+		int64_t at_ms = svc_deadline(nudge_ms);
+		if (at_ms > deadline_at_ms || !link->inbound)
+			at_ms = deadline_at_ms;
+		if (svc_cond_wait(&link->changed, &mqtt->lock, at_ms) !=
+			SVC_OK &&
+		    link->inbound) {
+			nudge(mqtt);
+			nudge_ms *= 2;
+		}
 	}
 	if (link->answered) {
 		code = link->code;
@@ -303,7 +313,7 @@ connect_address(struct link *link, const char *uri, int *ret_version,
 	struct mqtt *mqtt = link->mqtt;
 	bool clean = !link->inbound;
 	int64_t timeout_ms = mqtt->timeout_ms;
-	bool *give_up = &mqtt->stopping;
+	bool *give_up = &link->stop;
 	svc_err rc;
 
 	pthread_mutex_lock(&mqtt->lock);
@@ -354,7 +364,7 @@ connect_round(struct link *link)
 	struct mqtt *mqtt = link->mqtt;
 	svc_log_level level = link->inbound ? SVC_LOG_DEBUG : SVC_LOG_INFO;
 	bool was_up = link->generation > 0;
-	for (size_t i = 0; i < mqtt->n_uris && !mqtt->stopping; i++) {
+	for (size_t i = 0; i < mqtt->n_uris && !link->stop; i++) {
 		struct svc_error err = {0};
 		MQTTAsync handle = NULL;
 		int version = 0;
@@ -374,6 +384,8 @@ connect_round(struct link *link)
 			link->state = LINK_UP;
 			link->generation++;
 			link->failed_once = false;
+			link->settling = was_up && !link->inbound;
+			link->settled_at_ms = svc_deadline(SETTLE_MS);
 			mqtt_wake_pendings(mqtt);
 			pthread_cond_broadcast(&mqtt->changed);
 			return true;
@@ -386,7 +398,7 @@ connect_round(struct link *link)
 	link->failed_once = true;
 	mqtt_wake_pendings(mqtt);
 	pthread_cond_broadcast(&mqtt->changed);
-	if (first && !mqtt->stopping) {
+	if (first && !link->stop) {
 		struct svc_error why = link->why;
 		pthread_mutex_unlock(&mqtt->lock);
 		svc_log(link->inbound ? SVC_LOG_DEBUG : SVC_LOG_WARN,
@@ -460,11 +472,14 @@ end_session(struct link *link)
 		drop(link);
 	pthread_mutex_unlock(&mqtt->lock);
 	MQTTAsync handle = NULL;
-	struct svc_error ignored;
+	struct svc_error err = {0};
 	bool never = false;
 	if (attempt(link, link->uri, link->version, true, END_MS, &never,
-		&handle, &ignored) == SVC_OK)
+		&handle, &err) == SVC_OK)
 		MQTTAsync_destroy(&handle);
+	else
+		svc_log(SVC_LOG_DEBUG, "mqtt.session",
+		    "the session was not ended: %s", err.text);
 	pthread_mutex_lock(&mqtt->lock);
 }
 
@@ -517,6 +532,24 @@ longer(int64_t pause_ms)
 	return pause_ms < LONGEST_PAUSE_MS ? pause_ms : LONGEST_PAUSE_MS;
 }
 
+/* Lets publishing begin once our own subscriptions are back, or were given
+ * long enough. Returns when to look again. */
+static int64_t
+settle(struct link *link)
+{
+	struct mqtt *mqtt = link->mqtt;
+	int64_t now_ms = svc_now_ms(), at_ms = link->settled_at_ms;
+	if (now_ms < at_ms)
+		return at_ms;
+	at_ms += LONGEST_SETTLE_MS - SETTLE_MS;
+	if (now_ms < at_ms && mqtt->n_full == 0 &&
+	    !mqtt_has_subscriptions(mqtt))
+		return at_ms;
+	link->settling = false;
+	mqtt_wake_pendings(mqtt);
+	return INT64_MAX;
+}
+
 static void *
 run_link(void *arg)
 {
@@ -524,7 +557,7 @@ run_link(void *arg)
 	struct mqtt *mqtt = link->mqtt;
 	int64_t pause_ms = 0, retry_at_ms = 0;
 	pthread_mutex_lock(&mqtt->lock);
-	while (!mqtt->stopping) {
+	while (!link->stop) {
 		bool paused = link->inbound && mqtt->n_full > 0;
 		if (link->inbound)
 			say_oddities(mqtt);
@@ -557,9 +590,12 @@ run_link(void *arg)
 			   mqtt_reconcile(mqtt)) {
 			continue;
 		} else {
-			int64_t at_ms = link->state == LINK_DOWN && !paused
-					    ? retry_at_ms
-					    : INT64_MAX;
+			int64_t at_ms = INT64_MAX;
+			if (link->state == LINK_DOWN && !paused)
+				at_ms = retry_at_ms;
+			else if (link->state == LINK_UP && link->settling)
+				at_ms = settle(link);
+
 			(void)svc_cond_wait(&link->changed, &mqtt->lock, at_ms);
 		}
 	}
@@ -581,7 +617,6 @@ mqtt_link_start(struct link *link)
 {
 	if (link->running)
 		return SVC_OK;
-	(void)pthread_once(&paho_once, start_paho);
 	svc_err rc = svc_thread_start(&link->thread,
 	    link->inbound ? "svc-mqtt-in" : "svc-mqtt-out", run_link, link);
 	link->running = rc == SVC_OK;
@@ -591,7 +626,13 @@ mqtt_link_start(struct link *link)
 void
 mqtt_link_stop(struct link *link)
 {
-	if (link->running)
+	struct mqtt *mqtt = link->mqtt;
+	pthread_mutex_lock(&mqtt->lock);
+	link->stop = true;
+	pthread_cond_signal(&link->changed);
+	bool running = link->running;
+	pthread_mutex_unlock(&mqtt->lock);
+	if (running)
 		svc_thread_join(link->thread);
 	link->running = false;
 }

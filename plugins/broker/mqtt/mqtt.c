@@ -60,10 +60,8 @@ mqtt_destroy(void *self)
 	pthread_mutex_lock(&mqtt->lock);
 	mqtt->stopping = true;
 	mqtt_wake_pendings(mqtt);
-	pthread_cond_signal(&mqtt->out.changed);
-	pthread_cond_signal(&mqtt->in.changed);
 	pthread_mutex_unlock(&mqtt->lock);
-	/* The inbound one may use the outbound one. */
+	/* The inbound one still uses the outbound one when it ends. */
 	mqtt_link_stop(&mqtt->in);
 	mqtt_link_stop(&mqtt->out);
 	while (mqtt->groups != NULL) {
@@ -299,11 +297,17 @@ is_up(const struct link *link)
 	return link->state == LINK_UP && !link->lost;
 }
 
+static bool
+is_open(const struct mqtt *mqtt)
+{
+	return is_up(&mqtt->out) && !mqtt->out.settling;
+}
+
 static svc_err
 give_up(struct mqtt *mqtt, bool sent, bool nowait, struct svc_error *err)
 {
 	const char *why = mqtt->out.why.text;
-	if (is_up(&mqtt->out))
+	if (is_open(mqtt))
 		return svc_error_set(err, SVC_E_TIMEDOUT,
 		    "the MQTT server did not acknowledge the event within "
 		    "%lld ms",
@@ -335,7 +339,7 @@ publish_pending(struct pending *pending, const char *topic, const char *json,
 		if (pending->state == PENDING_DONE)
 			return refusal(pending->code, topic, err);
 		/* An answer in an old connection will not come. */
-		bool up = is_up(out);
+		bool up = is_open(mqtt);
 		bool awaited = pending->state == PENDING_SENT &&
 			       sent_in == out->generation;
 		if (up && !awaited) {
@@ -357,7 +361,7 @@ publish_pending(struct pending *pending, const char *topic, const char *json,
 		mqtt->n_waiting += waits;
 		svc_err rc = SVC_OK;
 		while (rc == SVC_OK && !mqtt->stopping &&
-		       pending->state != PENDING_DONE && is_up(out) == up &&
+		       pending->state != PENDING_DONE && is_open(mqtt) == up &&
 		       !(up && (pending->state != PENDING_SENT ||
 				   sent_in != out->generation)))
 			rc = svc_cond_wait(
@@ -458,6 +462,7 @@ answered(struct ticket *ticket, int code)
 			group->made_in = 0;
 		}
 		pthread_cond_signal(&mqtt->in.changed);
+		pthread_cond_signal(&mqtt->out.changed);
 		pthread_cond_broadcast(&mqtt->changed);
 	}
 	pthread_mutex_unlock(&mqtt->lock);
@@ -579,6 +584,20 @@ request(struct mqtt *mqtt, struct group *group, bool subscribing)
 		svc_mem_free(ticket);
 		in->lost = true;
 	}
+}
+
+bool
+mqtt_has_subscriptions(struct mqtt *mqtt)
+{
+	const struct link *in = &mqtt->in;
+	for (struct group *g = mqtt->groups; g != NULL; g = g->next) {
+		bool answered =
+		    is_up(in) && (g->made_in == in->generation ||
+				     g->refused_in == in->generation);
+		if (g->n_staying > 0 && !answered)
+			return false;
+	}
+	return true;
 }
 
 bool

@@ -49,6 +49,7 @@ struct link {
 	bool inbound;
 	char *client_id;
 	bool running;
+	bool stop;
 	pthread_t thread;
 	pthread_cond_t changed; /* something for the thread to do */
 
@@ -58,6 +59,11 @@ struct link {
 	const char *uri; /* of the latest connection */
 	size_t n_users;  /* threads inside of paho with the handle */
 	bool lost;
+	/* Outbound, after a loss: publishing waits a little longer, because a
+	 * server that was started again may have forgotten subscriptions, and
+	 * those who had them are on their way back too. */
+	bool settling;
+	int64_t settled_at_ms;
 	char lost_reason[64];
 	int version;
 	bool has_ids;        /* server knows subscription identifiers */
@@ -121,7 +127,7 @@ void mqtt_addresses_free(char **uris, size_t n);
 /* Starts the thread that makes and keeps the connection. Called with the
  * lock. */
 svc_err mqtt_link_start(struct link *link);
-/* Ends it; not with the lock. `stopping` must have been set. */
+/* Ends it; not with the lock. */
 void mqtt_link_stop(struct link *link);
 /* The events that paho hands over. */
 int mqtt_on_message(
@@ -129,6 +135,10 @@ int mqtt_on_message(
 /* Called with the lock, which is let go for a while: brings one subscription
  * at the server into line. False when there was nothing to do. */
 bool mqtt_reconcile(struct mqtt *mqtt);
+/* Whether the server has all of our subscriptions. Called with the lock. */
+bool mqtt_has_subscriptions(struct mqtt *mqtt);
+/* What is called at the first use of paho, without any lock. */
+void mqtt_start_paho(void);
 /* Called with the lock. */
 void mqtt_wake_pendings(struct mqtt *mqtt);
 
