@@ -7,6 +7,7 @@
 
 #include <svc/svc.h>
 
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
