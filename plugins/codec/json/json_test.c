@@ -442,7 +442,9 @@ use_commas(char *folder)
 	int status = system(command);
 	(void)status;
 	setenv("LOCPATH", folder, 1);
-	return good && setlocale(LC_NUMERIC, "comma") != NULL;
+	good = setlocale(LC_NUMERIC, "comma") != NULL && good;
+	unsetenv("LOCPATH");
+	return good;
 }
 
 static void
