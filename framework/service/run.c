@@ -10,6 +10,7 @@
 #include "service.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -74,10 +75,14 @@ svc_run_begin(struct svc_service *service)
 void
 svc_run_wait(struct svc_service *service)
 {
-	uint64_t count;
-	while (
-	    read(service->wake_fd, &count, sizeof(count)) < 0 && errno == EINTR)
+	/* Not read at once: SA_RESTART would go on with it, and a sanitizer
+	 * that runs handlers between calls only would never run ours. */
+	struct pollfd polled = {.fd = service->wake_fd, .events = POLLIN};
+	while (poll(&polled, 1, -1) < 0 && errno == EINTR)
 		;
+	uint64_t count;
+	ssize_t got = read(service->wake_fd, &count, sizeof(count));
+	(void)got; /* it only empties the counter */
 }
 
 void
