@@ -17,7 +17,7 @@
 #define LONGEST_PAUSE_MS 5000
 #define SETTLE_MS 500
 #define LONGEST_SETTLE_MS 2000
-#define END_MS 1000
+#define END_MS 3000
 #define FIRST_NUDGE_MS 4
 
 /* CONNACK codes of both versions. */

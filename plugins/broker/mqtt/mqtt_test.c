@@ -7,11 +7,15 @@
 #include <svc/inbox.h>
 #include <svc/log.h>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -437,6 +441,202 @@ sessions_end_with_us(void **state)
 	server = shared;
 }
 
+/* ---------------------------------------------- a server without MQTT 5 */
+
+/* Stands before the real server and lets MQTT 3.1.1 through. A CONNECT of
+ * another version is refused with a code, or answered by hanging up. */
+struct doorman {
+	int fd;
+	int port;
+	bool hangs_up;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	int n_refused, n_passed;
+	struct doorman_pair {
+		int client, server;
+	} pairs[32];
+	size_t n_pairs;
+	bool stop;
+};
+
+static struct sockaddr_in
+loopback(int number)
+{
+	return (struct sockaddr_in){
+	    .sin_family = AF_INET,
+	    .sin_port = htons((uint16_t)number),
+	    .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+}
+
+/* The protocol level is the byte after the name: 10 LEN 00 04 "MQTT" LEVEL,
+ * with a LEN of one or two bytes. */
+static void
+let_in(struct doorman *doorman, int client)
+{
+	unsigned char start[16];
+	ssize_t n = recv(client, start, 10, MSG_PEEK | MSG_WAITALL);
+	size_t level = n == 10 && start[1] >= 0x80 ? 9 : 8;
+	struct sockaddr_in to = loopback(server->port);
+	int fd = -1;
+	pthread_mutex_lock(&doorman->lock);
+	if (n == 10 && start[level] == 4 && doorman->n_pairs < 32) {
+		fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (connect(fd, (struct sockaddr *)&to, sizeof(to)) == 0) {
+			doorman->n_passed++;
+			doorman->pairs[doorman->n_pairs++] =
+			    (struct doorman_pair){client, fd};
+			pthread_mutex_unlock(&doorman->lock);
+			return;
+		}
+		close(fd);
+	} else if (n == 10) {
+		doorman->n_refused++;
+		if (!doorman->hangs_up)
+			(void)!write(client, "\x20\x02\x00\x01", 4);
+	}
+	pthread_mutex_unlock(&doorman->lock);
+	close(client);
+}
+
+static bool
+copy_bytes(int from, int to)
+{
+	char bytes[4096];
+	ssize_t n = recv(from, bytes, sizeof(bytes), 0);
+	for (ssize_t at = 0; at < n;) {
+		ssize_t sent =
+		    send(to, bytes + at, (size_t)(n - at), MSG_NOSIGNAL);
+		if (sent <= 0)
+			return false;
+		at += sent;
+	}
+	return n > 0;
+}
+
+static void *
+run_doorman(void *arg)
+{
+	struct doorman *doorman = arg;
+	for (;;) {
+		struct pollfd fds[65] = {{doorman->fd, POLLIN, 0}};
+		size_t n = doorman->n_pairs;
+		for (size_t i = 0; i < n; i++) {
+			fds[1 + 2 * i].fd = doorman->pairs[i].client;
+			fds[2 + 2 * i].fd = doorman->pairs[i].server;
+			fds[1 + 2 * i].events = fds[2 + 2 * i].events = POLLIN;
+		}
+		poll(fds, (nfds_t)(1 + 2 * n), 50);
+		pthread_mutex_lock(&doorman->lock);
+		bool stop = doorman->stop;
+		pthread_mutex_unlock(&doorman->lock);
+		if (stop)
+			break;
+		for (size_t i = n; i-- > 0;) {
+			struct doorman_pair pair = doorman->pairs[i];
+			bool open = true;
+			if (fds[1 + 2 * i].revents != 0)
+				open = copy_bytes(pair.client, pair.server);
+			if (open && fds[2 + 2 * i].revents != 0)
+				open = copy_bytes(pair.server, pair.client);
+			if (open)
+				continue;
+			close(pair.client);
+			close(pair.server);
+			doorman->pairs[i] = doorman->pairs[--doorman->n_pairs];
+		}
+		if (fds[0].revents != 0)
+			let_in(doorman, accept(doorman->fd, NULL, NULL));
+	}
+	for (size_t i = 0; i < doorman->n_pairs; i++) {
+		close(doorman->pairs[i].client);
+		close(doorman->pairs[i].server);
+	}
+	close(doorman->fd);
+	return NULL;
+}
+
+static void
+doorman_start(struct doorman *doorman, bool hangs_up)
+{
+	*doorman = (struct doorman){.hangs_up = hangs_up};
+	pthread_mutex_init(&doorman->lock, NULL);
+	struct sockaddr_in at = loopback(0);
+	socklen_t len = sizeof(at);
+	doorman->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(bind(doorman->fd, (struct sockaddr *)&at, len), 0);
+	assert_int_equal(listen(doorman->fd, 16), 0);
+	assert_int_equal(
+	    getsockname(doorman->fd, (struct sockaddr *)&at, &len), 0);
+	doorman->port = ntohs(at.sin_port);
+	assert_int_equal(
+	    svc_thread_start(&doorman->thread, "doorman", run_doorman, doorman),
+	    SVC_OK);
+}
+
+static void
+doorman_stop(struct doorman *doorman)
+{
+	pthread_mutex_lock(&doorman->lock);
+	doorman->stop = true;
+	pthread_mutex_unlock(&doorman->lock);
+	svc_thread_join(doorman->thread);
+	pthread_mutex_destroy(&doorman->lock);
+}
+
+static void
+old_servers_do(bool hangs_up)
+{
+	struct test_server *shared = server;
+	server = start_mosquitto(NULL);
+	assert_non_null(server);
+	struct doorman doorman;
+	doorman_start(&doorman, hangs_up);
+	char address[32];
+	snprintf(address, sizeof(address), "127.0.0.1:%d", doorman.port);
+	struct svc_broker *broker = broker_make(address, WAIT_MS);
+	struct svc_error err = {0};
+	if (svc_broker_connect(broker, &err) != SVC_OK)
+		fail_msg("connect: %s", err.text);
+	assert_true(doorman.n_refused > 0);
+	struct reader reader;
+	reader_init(&reader);
+	subscribe(broker, "old", NULL, &reader);
+	struct svc_message message = {"text/plain", "x", 1, NULL};
+	for (size_t i = 1; i <= 10; i++) {
+		assert_int_equal(
+		    svc_broker_publish(broker, "old", &message, 0, NULL),
+		    SVC_OK);
+		wait_reader(&reader, i);
+	}
+	struct svc_subscription *subscription = NULL;
+	assert_int_equal(svc_broker_subscribe(broker, "old", "workers",
+			     read_event, &reader, &subscription, &err),
+	    SVC_E_UNIMPLEMENTED);
+	assert_non_null(strstr(err.text, "workers"));
+	assert_non_null(strstr(err.text, "3.1.1"));
+	assert_null(subscription);
+	svc_broker_destroy(broker);
+	assert_true(sessions_become(0));
+	doorman_stop(&doorman);
+	test_server_stop(server);
+	server = shared;
+}
+
+static void
+old_servers_that_refuse(void **state)
+{
+	(void)state;
+	old_servers_do(false);
+}
+
+static void
+old_servers_that_hang_up(void **state)
+{
+	(void)state;
+	old_servers_do(true);
+}
+
 int
 main(void)
 {
@@ -468,6 +668,8 @@ main(void)
 	    cmocka_unit_test(a_frozen_server_times_out),
 	    cmocka_unit_test(wrong_passwords_are_named),
 	    cmocka_unit_test(sessions_end_with_us),
+	    cmocka_unit_test(old_servers_that_refuse),
+	    cmocka_unit_test(old_servers_that_hang_up),
 	};
 	int failed = svc_conformance_broker(&setup);
 	failed += cmocka_run_group_tests_name("mqtt", tests, NULL, NULL);
