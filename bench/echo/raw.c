@@ -129,8 +129,10 @@ client_open(int port, size_t size)
 	client->in = malloc(BUFFER);
 	client->out = calloc(1, BUFFER);
 	if (connect(client->fd, (struct sockaddr *)&address, sizeof(address)) !=
-	    0)
+	    0) {
+		free(client);
 		return NULL;
+	}
 	setsockopt(client->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	return client;
 }

@@ -315,8 +315,10 @@ calls_open(int port, size_t size)
 	    broker(memory), log_level("error"));
 	caller->size = size;
 	caller->data = calloc(1, size);
-	if (svc_init(caller->service, 0, NULL) != SVC_OK)
+	if (svc_init(caller->service, 0, NULL) != SVC_OK) {
+		free(caller);
 		return NULL;
+	}
 	/* The server is in another process: make it known here by hand. */
 	snprintf(address, sizeof(address), "127.0.0.1:%d", port);
 	struct svc_headers *metadata = svc_headers_create();

@@ -24,8 +24,8 @@ enum { WAIT_MS = 10000, OPEN_MAX = 16 };
 
 /* What it answers to its first, second, ... watch; the last one goes on. */
 static const char *const watches[] = {
-    "{\"result\":{\"created\":true}}\n"
-    "{\"result\":{\"canceled\":true,\"compact_revision\":\"10\"}}\n",
+    ("{\"result\":{\"created\":true}}\n"
+     "{\"result\":{\"canceled\":true,\"compact_revision\":\"10\"}}\n"),
     "{\"result\":{\"created\":true}}\nrubbish\n",
     "{\"result\":{\"created\":true,\"events\":[{\"kv\":",
     "{\"error\":{\"grpc_code\":14,\"message\":\"no leader\"}}\n",

@@ -273,8 +273,8 @@ a_stranger_loses_its_own_connection_only(void **state)
 	(void)state;
 	static const char *const lines[] = {"GET / HTTP/1.1\r\n\r\n",
 	    "\x16\x03\x01\x02\x00",
-	    "\xf5garbage that is no hello, "
-	    "but long enough to be taken for one"};
+	    ("\xf5garbage that is no hello, "
+	     "but long enough to be taken for one")};
 	struct end end;
 	void *conn;
 	start(&end, "nng", NULL, "127.0.0.1:0");
