@@ -331,7 +331,11 @@ calls_open(int port, size_t size)
 	svc_err rc = svc_registry_announce(
 	    svc_registry_of(caller->service), &record, 3600000, NULL);
 	svc_headers_destroy(metadata);
-	return rc == SVC_OK ? caller : NULL;
+	if (rc != SVC_OK) {
+		free(caller);
+		return NULL;
+	}
+	return caller;
 }
 
 static void
