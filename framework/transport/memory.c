@@ -39,6 +39,7 @@ struct end {
 	struct end *peer; /* with a reference */
 	struct svc_buf inbox;
 	bool hung_up;          /* by the peer */
+	bool gone;             /* from its loop; under mutex */
 	struct svc_buf outbox; /* of the flusher */
 	/* of the reader */
 	struct block *block;
@@ -75,11 +76,16 @@ end_of(struct svc_mux *mux)
 	return (struct end *)(void *)mux;
 }
 
+/* An end that has left its loop is not kicked any more: the loop may be gone
+ * before its peer's. */
 static void
 kick(struct end *end)
 {
 	svc_mux_ref(&end->mux);
-	if (!svc_source_kick(&end->source))
+	pthread_mutex_lock(&end->mutex);
+	bool kicked = !end->gone && svc_source_kick(&end->source);
+	pthread_mutex_unlock(&end->mutex);
+	if (!kicked)
 		svc_mux_unref(&end->mux);
 }
 
@@ -164,6 +170,7 @@ end_close(struct end *end)
 	pthread_mutex_lock(&end->mutex);
 	struct end *peer = end->peer;
 	end->peer = NULL;
+	end->gone = true;
 	pthread_mutex_unlock(&end->mutex);
 	if (peer != NULL) {
 		pthread_mutex_lock(&peer->mutex);

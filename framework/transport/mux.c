@@ -791,15 +791,16 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 	bool on_loop =
 	    mux->config.loop == NULL || svc_loop_current() == mux->config.loop;
 	svc_mux_result result = SVC_MUX_OK;
-	unsigned turns = 0;
 	if (on_loop)
 		batch = mux;
 	while (result == SVC_MUX_OK) {
 		/* Who does not read our answers gets no more of them. */
-		if (on_loop && ++turns % 16 == 0 &&
-		    svc_mux_backlog(mux) > BACKLOG) {
-			result = SVC_MUX_YIELD;
-			break;
+		if (on_loop && mux->unchecked > BACKLOG / 64) {
+			mux->unchecked = 0;
+			if (svc_mux_backlog(mux) > BACKLOG) {
+				result = SVC_MUX_YIELD;
+				break;
+			}
 		}
 		size_t left = len - *offset;
 		const uint8_t *at = data + *offset;
@@ -865,6 +866,7 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		if (left < mux->need)
 			break;
 		*offset += mux->need;
+		mux->unchecked += mux->need;
 		mux->need = FRAME_SIZE;
 		result = input_frame(mux, &frame, at + FRAME_SIZE, err);
 	}

@@ -474,8 +474,12 @@ conn_ready(struct svc_source *source, unsigned events)
 		leave_block(conn);
 		conn_flush(&conn->mux);
 	}
-	if (aborted)
+	if (aborted) {
+		/* An answer that a handler gave after it lost the loop may
+		 * still wait for its thread to send it. */
+		conn_flush(&conn->mux);
 		svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
+	}
 	if (connecting && (events & SVC_IO_WRITE))
 		connected(conn);
 	if (writes)
@@ -519,6 +523,7 @@ static void
 conn_free(struct svc_mux *mux)
 {
 	struct conn *conn = conn_of(mux);
+	struct tcp *tcp = conn->tcp;
 	if (conn->listener != NULL)
 		listener_forget(conn->listener, conn);
 	if (conn->source.fd >= 0)
@@ -527,6 +532,10 @@ conn_free(struct svc_mux *mux)
 	svc_buf_fini(&conn->output);
 	svc_mux_fini(mux);
 	svc_mem_free(conn);
+	pthread_mutex_lock(&tcp->mutex);
+	tcp->n_conns--;
+	pthread_cond_broadcast(&tcp->changed);
+	pthread_mutex_unlock(&tcp->mutex);
 }
 
 void
@@ -579,6 +588,9 @@ conn_create(struct tcp *tcp, struct listener *listener, int fd,
 	conn->reader = READER_LOOP;
 	conn->block_size = MIN_BLOCK;
 	svc_buf_init(&conn->output, conn->mux.out.max);
+	pthread_mutex_lock(&tcp->mutex);
+	tcp->n_conns++;
+	pthread_mutex_unlock(&tcp->mutex);
 	return conn;
 }
 

@@ -84,6 +84,8 @@ tcp_create(const struct svc_transport_config *config, void **ret_self,
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	tcp->config = *config;
 	tcp->config.limits = svc_transport_limits_fill(&config->limits);
+	pthread_mutex_init(&tcp->mutex, NULL);
+	svc_cond_init(&tcp->changed);
 	*ret_self = tcp;
 	return SVC_OK;
 }
@@ -91,7 +93,15 @@ tcp_create(const struct svc_transport_config *config, void **ret_self,
 static void
 tcp_destroy(void *self)
 {
-	svc_mem_free(self);
+	struct tcp *tcp = self;
+	/* Those that were given up may still be closing on their loops. */
+	pthread_mutex_lock(&tcp->mutex);
+	while (tcp->n_conns > 0)
+		pthread_cond_wait(&tcp->changed, &tcp->mutex);
+	pthread_mutex_unlock(&tcp->mutex);
+	pthread_cond_destroy(&tcp->changed);
+	pthread_mutex_destroy(&tcp->mutex);
+	svc_mem_free(tcp);
 }
 
 static svc_err

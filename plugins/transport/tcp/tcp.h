@@ -12,6 +12,9 @@
 
 struct tcp {
 	struct svc_transport_config config;
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	int n_conns; /* not yet freed */
 };
 
 struct listener;

@@ -71,6 +71,7 @@ struct svc_mux {
 	bool greeted;
 	uint64_t skip;
 	size_t need;
+	size_t unchecked; /* bytes since the last look at the backlog */
 };
 
 typedef enum svc_mux_result {
