@@ -28,7 +28,7 @@ demo: ## a service and a client; REGISTRY=etcd BROKER=mqtt to use servers
 	@REGISTRY='$(REGISTRY)' BROKER='$(BROKER)' BUILD=build/release tools/demo
 
 test: ## build with -Werror and run all tests; TESTS=regex for some
-	$(packages) build test
+	$(packages) build test $(if $(filter true,$(CI)),check)
 	$(build) dev
 	$(run_tests) dev $(if $(TESTS),-R '$(TESTS)')
 
