@@ -257,7 +257,14 @@ end_ready(struct svc_source *source, unsigned events)
 	bool hung_up = end->hung_up && end->inbox.len == 0;
 	bool close = end->close_asked;
 	pthread_mutex_unlock(&end->mutex);
-	if (close)
+	/* What a handler answered after it lost the loop may still be with its
+	 * thread: let it be sent before the end. */
+	pthread_mutex_lock(&end->mux.mutex);
+	bool sending = end->mux.flushing && !end->mux.failed;
+	pthread_mutex_unlock(&end->mux.mutex);
+	if (close && sending)
+		kick(end);
+	else if (close)
 		svc_mux_fail(&end->mux, SVC_E_CLOSED, "closed");
 	else if (hung_up)
 		svc_mux_fail(&end->mux, SVC_E_UNAVAILABLE,

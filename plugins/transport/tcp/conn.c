@@ -474,11 +474,17 @@ conn_ready(struct svc_source *source, unsigned events)
 		leave_block(conn);
 		conn_flush(&conn->mux);
 	}
+	bool sending = false;
 	if (aborted) {
-		/* An answer that a handler gave after it lost the loop may
-		 * still wait for its thread to send it. */
+		/* What a handler answered after it lost the loop may still be
+		 * with its thread: let it be sent before the end. */
 		conn_flush(&conn->mux);
-		svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
+		lock(conn);
+		sending = conn->mux.flushing && !conn->write_blocked &&
+			  !conn->connecting && !conn->mux.failed;
+		unlock(conn);
+		if (!sending)
+			svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
 	}
 	if (connecting && (events & SVC_IO_WRITE))
 		connected(conn);
@@ -509,7 +515,7 @@ conn_ready(struct svc_source *source, unsigned events)
 	/* The references of the kick and of the loop may be the last. */
 	bool kicked = conn->kicked;
 	conn->kicked = false;
-	if (again && !failed)
+	if ((again || sending) && !failed)
 		kick(conn);
 	if (failed)
 		finish(conn);
