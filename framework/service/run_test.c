@@ -294,6 +294,7 @@ waits(struct svc_call *call, const struct svc_message *req,
 struct stopping {
 	struct svc_service *service;
 	svc_err code;
+	struct svc_error err;
 	char text[32];
 	pthread_t thread;
 };
@@ -304,7 +305,8 @@ call_slow(void *arg)
 	struct stopping *stopping = arg;
 	struct svc_message rsp;
 	stopping->code = svc_call(svc_client_of(stopping->service), "student",
-	    "Student.Slow", NULL, &rsp, timeout_ms(PATIENCE_MS));
+	    "Student.Slow", NULL, &rsp, timeout_ms(PATIENCE_MS),
+	    detail(&stopping->err));
 	snprintf(stopping->text, sizeof(stopping->text), "%.*s", (int)rsp.len,
 	    rsp.data != NULL ? (const char *)rsp.data : "");
 	svc_message_free(&rsp);
@@ -347,6 +349,7 @@ running_calls_finish_while_new_ones_go_elsewhere(void **state)
 		/* ... which is answered all the same. */
 		gate_add(&slow.go);
 		svc_thread_join(stopping.thread);
+		assert_string_equal(stopping.err.text, "");
 		assert_int_equal(stopping.code, SVC_OK);
 		assert_string_equal(stopping.text, "finished");
 		svc_thread_join(runner);
