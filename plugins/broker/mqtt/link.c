@@ -34,20 +34,22 @@ static pthread_once_t paho_once = PTHREAD_ONCE_INIT;
 
 /* A client that is never connected keeps paho's threads alive: ending them with
  * the last client would take a second, and races with making the next one. */
+static MQTTAsync guard;
+
 static void
 make_guard(void)
 {
-	static MQTTAsync guard;
 	MQTTAsync_init_options options = MQTTAsync_init_options_initializer;
 	MQTTAsync_global_init(&options);
 	(void)MQTTAsync_create(&guard, "tcp://127.0.0.1:1883", "svc",
 	    MQTTCLIENT_PERSISTENCE_NONE, NULL);
 }
 
-void
+bool
 mqtt_start_paho(void)
 {
 	(void)pthread_once(&paho_once, make_guard);
+	return guard != NULL;
 }
 
 /* ------------------------------------------------------- paho's callbacks */

@@ -86,6 +86,8 @@ static svc_err
 mqtt_create(const struct svc_broker_config *config, void **ret_self,
     struct svc_error *err)
 {
+	if (!mqtt_start_paho())
+		return no_memory(err);
 	char **uris;
 	size_t n_uris;
 	svc_err rc = mqtt_addresses_parse(config->address, &uris, &n_uris, err);

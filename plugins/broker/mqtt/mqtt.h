@@ -137,8 +137,9 @@ int mqtt_on_message(
 bool mqtt_reconcile(struct mqtt *mqtt);
 /* Whether the server has all of our subscriptions. Called with the lock. */
 bool mqtt_has_subscriptions(struct mqtt *mqtt);
-/* What is called at the first use of paho, without any lock. */
-void mqtt_start_paho(void);
+/* Before anything else of paho's, without any lock. False when there is no
+ * memory. */
+bool mqtt_start_paho(void);
 /* Called with the lock. */
 void mqtt_wake_pendings(struct mqtt *mqtt);
 
