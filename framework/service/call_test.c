@@ -361,8 +361,8 @@ sizes_have_a_limit_that_is_named(void **state)
 
 struct slow {
 	struct gate entered, go, left;
-	int64_t remaining_ms;
-	bool cancelled, until_cancelled;
+	_Atomic int64_t remaining_ms;
+	atomic_bool cancelled, until_cancelled;
 };
 
 static svc_err

@@ -380,6 +380,17 @@ nomem:
 	refuse(server, shard, stream, SVC_E_NOMEM, true, "out of memory");
 }
 
+/* A caller that knew the address was faster than the start. */
+static void
+wait_open(struct svc_server *server)
+{
+	svc_will_block();
+	pthread_mutex_lock(&server->lock);
+	while (!atomic_load(&server->open))
+		svc_cond_wait(&server->idle, &server->lock, INT64_MAX);
+	pthread_mutex_unlock(&server->lock);
+}
+
 void
 svc_server_accept(
     struct svc_stream_handle *stream, const struct svc_part *first, void *arg)
@@ -388,6 +399,8 @@ svc_server_accept(
 	struct svc_server_shard *shard = count_in(server);
 	stream->user = NULL;
 	stream->events = &call_events;
+	if (!atomic_load_explicit(&server->open, memory_order_acquire))
+		wait_open(server);
 	if ((first->flags & SVC_PART_END) != 0)
 		serve(server, shard, stream, first,
 		    (first->flags & SVC_PART_MESSAGE) != 0 ? first->data : NULL,

@@ -22,8 +22,10 @@ struct conn {
 };
 /* The state: a count of users in steps of USER, and these. */
 #define RETIRED 1u
-#define DEAD 2u /* closed, or being closed by who set it */
-#define USER 4u
+#define CLOSING 2u /* by the one who set it */
+#define DEAD 4u    /* closed: the struct may serve another connection */
+#define USER 8u
+#define FLAGS (RETIRED | CLOSING | DEAD)
 
 struct svc_link {
 	_Atomic int refs;
@@ -68,7 +70,7 @@ svc_link_unref(struct svc_link *link)
 	struct conn *conn = link->all;
 	while (conn != NULL) {
 		struct conn *next = conn->next;
-		if ((atomic_load(&conn->state) & DEAD) == 0)
+		if ((atomic_load(&conn->state) & CLOSING) == 0)
 			link->use->ops->conn_destroy(conn->handle);
 		svc_mem_free(conn);
 		conn = next;
@@ -88,9 +90,11 @@ conn_leave(struct svc_link *link, struct conn *conn)
 {
 	uint32_t left = atomic_fetch_sub(&conn->state, USER) - USER;
 	uint32_t idle = RETIRED;
-	if (left == RETIRED &&
-	    atomic_compare_exchange_strong(&conn->state, &idle, RETIRED | DEAD))
+	if (left == RETIRED && atomic_compare_exchange_strong(
+				   &conn->state, &idle, RETIRED | CLOSING)) {
 		link->use->ops->conn_destroy(conn->handle);
+		atomic_fetch_or(&conn->state, DEAD);
+	}
 }
 
 static void
@@ -109,9 +113,9 @@ conn_slot(struct svc_link *link)
 	pthread_mutex_lock(&link->lock);
 	struct conn *conn = link->all;
 	for (; conn != NULL; conn = conn->next) {
-		uint32_t dead = RETIRED | DEAD;
+		uint32_t dead = FLAGS;
 		if (atomic_compare_exchange_strong(
-			&conn->state, &dead, DEAD | USER))
+			&conn->state, &dead, FLAGS | USER))
 			break;
 	}
 	pthread_mutex_unlock(&link->lock);
@@ -120,7 +124,7 @@ conn_slot(struct svc_link *link)
 	conn = svc_mem_calloc(1, sizeof(*conn));
 	if (conn == NULL)
 		return NULL;
-	atomic_init(&conn->state, DEAD | USER);
+	atomic_init(&conn->state, FLAGS | USER);
 	pthread_mutex_lock(&link->lock);
 	conn->next = link->all;
 	link->all = conn;
@@ -154,7 +158,7 @@ conn_enter(struct svc_link *link, int64_t dial_timeout_ms,
 			return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 		}
 		conn->handle = handle;
-		atomic_fetch_and(&conn->state, ~(RETIRED | DEAD));
+		atomic_fetch_and(&conn->state, ~FLAGS);
 		struct conn *none = NULL;
 		if (atomic_compare_exchange_strong(
 			&link->current, &none, conn)) {

@@ -3,7 +3,8 @@
  * The table of endpoints and the listener.
  *
  * The table does not change once the server listens, so calls read it without
- * a lock. `lock` guards only the wait for the last call, with `idle`.
+ * a lock. `lock` guards only the waits for the first and the last call, with
+ * `idle`.
  */
 #include "server.h"
 
@@ -276,6 +277,15 @@ svc_server_listen(struct svc_server *server, struct svc_error *err)
 }
 
 void
+svc_server_open(struct svc_server *server)
+{
+	pthread_mutex_lock(&server->lock);
+	atomic_store(&server->open, true);
+	pthread_cond_broadcast(&server->idle);
+	pthread_mutex_unlock(&server->lock);
+}
+
+void
 svc_server_drain(struct svc_server *server)
 {
 	if (server->listener != NULL)
@@ -310,6 +320,7 @@ svc_server_close(struct svc_server *server)
 {
 	if (server == NULL || server->listener == NULL)
 		return;
+	svc_server_open(server); /* in case the start failed before */
 	server->ops->listener_destroy(server->listener);
 	server->listener = NULL;
 	/* Handlers that were cut off still use the service. */

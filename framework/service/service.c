@@ -286,6 +286,7 @@ start(struct svc_service *service, struct svc_error *err)
 	if (service->advertised == NULL)
 		return SVC_E_NOMEM;
 	show_options(service);
+	svc_server_open(service->server);
 	code = svc_events_start(service, err);
 	if (code != SVC_OK)
 		return code;

@@ -152,9 +152,10 @@ struct svc_server {
 	struct svc_server_endpoint *buckets[SVC_SERVER_BUCKETS];
 	const struct svc_transport_ops *ops;
 	void *listener;
+	_Atomic bool open; /* handlers may run: what they can ask for is set */
 	_Atomic bool draining;
 	pthread_mutex_t lock; /* only for `idle` */
-	pthread_cond_t idle;
+	pthread_cond_t idle;  /* a call has ended, or `open` was set */
 };
 svc_err svc_server_create(struct svc_service *service);
 void svc_server_destroy(struct svc_server *server);
@@ -162,6 +163,8 @@ svc_err svc_server_add(struct svc_server *server, const char *endpoint,
     svc_handler fn, void *arg, const struct svc_option *options, bool internal,
     struct svc_error *err);
 svc_err svc_server_listen(struct svc_server *server, struct svc_error *err);
+/* Let the calls run that came since svc_server_listen. */
+void svc_server_open(struct svc_server *server);
 /* Take no new calls. */
 void svc_server_drain(struct svc_server *server);
 /* Wait for running calls; false when the deadline passed before they ended. */
