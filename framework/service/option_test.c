@@ -214,7 +214,7 @@ unknown_plugins_are_named_with_those_there_are(void **state)
 	(void)state;
 	struct svc_service *s =
 	    svc_new(registry(nosuch), transport(memory), broker(memory));
-	assert_int_equal(svc_init(s, 0, NULL), SVC_E_NOT_FOUND);
+	assert_int_equal(svc_init(s, 0, NULL), SVC_E_INVAL);
 	assert_non_null(strstr(svc_error_text(s), "nosuch"));
 	assert_non_null(strstr(svc_error_text(s), "memory"));
 	svc_free(s);
@@ -226,8 +226,8 @@ unknown_plugins_are_named_with_those_there_are(void **state)
 		s = svc_new(
 		    registry(memory), transport(memory), broker(memory));
 		svc_err code = init_with(s, FLAGS(others[i].flag));
-		assert_int_equal(code, SVC_E_NOT_FOUND);
-		assert_int_equal(svc_exit_status(code), 1);
+		assert_int_equal(code, SVC_E_INVAL);
+		assert_int_equal(svc_exit_status(code), 2);
 		assert_non_null(strstr(svc_error_text(s), "nosuch"));
 		assert_non_null(strstr(svc_error_text(s), others[i].there));
 		svc_free(s);

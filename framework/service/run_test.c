@@ -151,8 +151,8 @@ usage_errors_are_one_line_and_status_2(void **state)
 	    {"--registry_ttl=banana", 2, "banana"},
 	    {"--registry_interval=9h", 2, NULL},
 	    {"--name=", 2, NULL},
-	    {"--registry=nosuch", 1, "nosuch"},
-	    {"--config=/nonexistent/file.yaml", 1, "/nonexistent/file.yaml"},
+	    {"--registry=nosuch", 2, "nosuch"},
+	    {"--config=/nonexistent/file.yaml", 2, "/nonexistent/file.yaml"},
 	};
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		const char *flags[] = {

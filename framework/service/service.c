@@ -265,6 +265,9 @@ svc_init(struct svc_service *service, int argc, char *argv[])
 		start_log(service);
 		code = make(service, &err);
 	}
+	/* To name a plugin or file that is not there is bad usage as well. */
+	if (code == SVC_E_NOT_FOUND)
+		code = SVC_E_INVAL;
 	if (code != SVC_OK)
 		return svc_service_fail(service, code, "%s",
 		    err.text[0] != '\0' ? err.text : svc_err_text(code));

@@ -214,7 +214,7 @@ test_usage(void **state)
 	    "svc: `svc list` takes no --count; see `svc help list`\n");
 	expect_part(WORDS("list", "--registri=mdns"), 2, "", "--registry");
 	expect_part(WORDS("watch", "--count=many"), 2, "", "count");
-	expect_part(WORDS("list", "--registry=no_such"), 1, "", "no_such");
+	expect_part(WORDS("list", "--registry=no_such"), 2, "", "no_such");
 	expect_part(WORDS("get", "a/b"), 2, "", "a/b");
 	expect(WORDS("call", "a", "A.B", "{\"id\":7,}"), NULL, 2, "",
 	    "svc: the JSON is not JSON: line 1, column 9: expected a name in "

@@ -731,11 +731,43 @@ conn_release(struct conn *conn)
 /* --------------------------------------------------------------------- calling
  */
 
+/* Before a call on a connection that nobody reads: has its peer closed it
+ * meanwhile? Then nothing is sent that nobody would run. */
+static bool
+is_closed(struct conn *conn)
+{
+	lock(conn);
+	bool idle = conn->reader == READER_NONE && conn->mux.n_streams == 0;
+	unlock(conn);
+	if (!idle)
+		return false;
+	char byte;
+	ssize_t n = recv(conn->source.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return false;
+	if (n <= 0) {
+		lose(conn, n < 0 ? errno : 0);
+		kick(conn);
+		return true;
+	}
+	/* What it says unasked is for the loop. */
+	lock(conn);
+	if (conn->reader == READER_NONE) {
+		conn->reader = READER_LOOP;
+		set_interest(conn);
+	}
+	unlock(conn);
+	return false;
+}
+
 svc_err
 conn_open(struct conn *conn, const struct svc_part *first, unsigned flags,
     const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err)
 {
+	if (is_closed(conn))
+		return svc_error_set(err, SVC_E_CLOSED,
+		    "connection to %s closed by the peer", conn->mux.peer);
 	svc_err rc = svc_mux_open(
 	    &conn->mux, first, flags, events, user, ret_stream, err);
 	if (rc == SVC_OK && !(flags & SVC_OPEN_WAIT)) {

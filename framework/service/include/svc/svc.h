@@ -59,7 +59,7 @@ SVC_API struct svc_service *svc_new_options(const struct svc_option *options);
  * plugins. Flags that are not known are an error; --help and --version print
  * and return SVC_E_DONE. argc 0 and argv NULL read no flags. Called once; the
  * functions below that need it call it so when it was not.
- * Errors: SVC_E_INVAL (usage), SVC_E_NOT_FOUND (a plugin or file), SVC_E_DONE,
+ * Errors: SVC_E_INVAL (usage, a plugin or file that is not there), SVC_E_DONE,
  * SVC_E_ABI, SVC_E_NOMEM; the line for the user is svc_error_text.
  * Threads: one, as for svc_handle and svc_subscribe before svc_start.
  */
