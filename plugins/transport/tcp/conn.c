@@ -12,76 +12,18 @@
  * last reference, because a reader or writer may still be using it when the
  * connection has failed.
  */
-#include "tcp.h"
+#include "conn.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #define MIN_BLOCK 4096
 #define MAX_BLOCK 65536
-#define MAX_READS 8     /* in one turn of the loop */
-#define MAX_POLL_MS 100 /* the clock may be a manual one */
-
-/* Bytes being handled. The connection holds one reference, and so does the
- * thread that handles them, which may lose the loop meanwhile. */
-struct block {
-	int refs;
-	size_t cap, len;
-	uint8_t data[];
-};
-
-enum reader {
-	READER_NONE,
-	READER_CALLER,
-	READER_LOOP,    /* armed */
-	READER_RUNNING, /* the loop is at it */
-};
-
-struct conn {
-	struct svc_mux mux;
-	struct svc_source source;
-	struct svc_timer timer; /* until connected, or until the hello */
-	struct svc_loop *loop;
-	struct tcp *tcp;
-	struct listener *listener; /* of a server's */
-	struct conn_link link;
-	int64_t timeout_ms;
-	char address[264];
-
-	/* under mux.mutex */
-	enum reader reader;
-	unsigned interest;
-	bool attached;
-	bool connecting;
-	bool write_blocked;
-	bool paused; /* the peer does not read what we send */
-	bool aborted;
-
-	/* of the flusher */
-	struct svc_buf output;
-	size_t written;
-
-	/* of the reader */
-	struct block *block;
-	size_t offset;
-	size_t block_size;
-
-	/* of the loop */
-	bool kicked;
-	bool timed;
-	bool finished;
-};
-
-static struct conn *
-conn_of(struct svc_mux *mux)
-{
-	return (struct conn *)(void *)mux;
-}
+#define MAX_READS 8 /* in one turn of the loop */
 
 struct conn_link *
 conn_link(struct conn *conn)
@@ -96,18 +38,6 @@ conn_mux(struct conn *conn)
 }
 
 static void
-lock(struct conn *conn)
-{
-	pthread_mutex_lock(&conn->mux.mutex);
-}
-
-static void
-unlock(struct conn *conn)
-{
-	pthread_mutex_unlock(&conn->mux.mutex);
-}
-
-static void
 block_unref(struct block *block)
 {
 	if (block != NULL &&
@@ -116,8 +46,8 @@ block_unref(struct block *block)
 }
 
 /* A kick holds a reference until the loop is through with it. */
-static void
-kick(struct conn *conn)
+void
+conn_kick(struct conn *conn)
 {
 	lock(conn);
 	bool attached = conn->attached;
@@ -130,8 +60,8 @@ kick(struct conn *conn)
 }
 
 /* With the mutex held. */
-static void
-set_interest(struct conn *conn)
+void
+conn_set_interest(struct conn *conn)
 {
 	unsigned want = 0;
 	if (!conn->attached || conn->source.fd < 0)
@@ -151,8 +81,8 @@ set_interest(struct conn *conn)
 /* -------------------------------------------------------------------- writing
  */
 
-static void
-lose(struct conn *conn, int sys)
+void
+conn_lose(struct conn *conn, int sys)
 {
 	char text[160];
 	snprintf(text, sizeof(text), "connection to %s lost: %s",
@@ -173,15 +103,15 @@ write_output(struct conn *conn, bool *ret_more)
 		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
 			lock(conn);
 			conn->write_blocked = true;
-			set_interest(conn);
+			conn_set_interest(conn);
 			unlock(conn);
 			return false;
 		} else if (errno != EINTR) {
 			int sys = errno;
 			svc_mux_end_flush(&conn->mux, out, conn->written);
-			lose(conn, sys);
+			conn_lose(conn, sys);
 			shutdown(conn->source.fd, SHUT_RDWR);
-			kick(conn);
+			conn_kick(conn);
 			return false;
 		}
 	}
@@ -234,8 +164,8 @@ make_room(struct conn *conn)
 }
 
 /* Bytes read; 0 when there are none now; -1 when the connection has failed. */
-static ssize_t
-read_socket(struct conn *conn)
+ssize_t
+conn_read(struct conn *conn)
 {
 	if (!make_room(conn)) {
 		svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
@@ -256,13 +186,13 @@ read_socket(struct conn *conn)
 			continue;
 		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			return 0;
-		lose(conn, n < 0 ? errno : 0);
+		conn_lose(conn, n < 0 ? errno : 0);
 		return -1;
 	}
 }
 
-static svc_mux_result
-handle(struct conn *conn)
+svc_mux_result
+conn_handle(struct conn *conn)
 {
 	struct svc_error err = {0};
 	struct block *block = conn->block;
@@ -282,8 +212,8 @@ handle(struct conn *conn)
 }
 
 /* An idle connection keeps no read storage. */
-static void
-drop_empty_block(struct conn *conn)
+void
+conn_drop_block(struct conn *conn)
 {
 	if (conn->block != NULL && conn->offset == conn->block->len) {
 		block_unref(conn->block);
@@ -297,7 +227,7 @@ static bool
 read_on_loop(struct conn *conn)
 {
 	for (int i = 0; i < MAX_READS; i++) {
-		svc_mux_result result = handle(conn);
+		svc_mux_result result = conn_handle(conn);
 		if (result == SVC_MUX_LOST)
 			return false;
 		if (result == SVC_MUX_FAILED)
@@ -308,13 +238,13 @@ read_on_loop(struct conn *conn)
 			unlock(conn);
 			return true;
 		}
-		ssize_t n = read_socket(conn);
+		ssize_t n = conn_read(conn);
 		if (n < 0)
 			return true;
 		if (n == 0)
 			break;
 	}
-	svc_mux_result result = handle(conn);
+	svc_mux_result result = conn_handle(conn);
 	if (result == SVC_MUX_LOST)
 		return false;
 	if (result == SVC_MUX_YIELD) {
@@ -322,7 +252,7 @@ read_on_loop(struct conn *conn)
 		conn->paused = true;
 		unlock(conn);
 	}
-	drop_empty_block(conn);
+	conn_drop_block(conn);
 	return true;
 }
 
@@ -376,7 +306,7 @@ timer_fired(struct svc_timer *timer)
 		    conn->mux.peer, (long long)conn->timeout_ms);
 	}
 	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
-	kick(conn);
+	conn_kick(conn);
 }
 
 static void
@@ -395,7 +325,7 @@ connected(struct conn *conn)
 	lock(conn);
 	conn->connecting = false;
 	conn->mux.flushing = false; /* it held back the output till now */
-	set_interest(conn);
+	conn_set_interest(conn);
 	unlock(conn);
 	svc_timer_stop(conn->loop, &conn->timer);
 	conn_flush(&conn->mux);
@@ -510,13 +440,13 @@ conn_ready(struct svc_source *source, unsigned events)
 		conn->paused = false;
 		again = true;
 	}
-	set_interest(conn);
+	conn_set_interest(conn);
 	unlock(conn);
 	/* The references of the kick and of the loop may be the last. */
 	bool kicked = conn->kicked;
 	conn->kicked = false;
 	if ((again || sending) && !failed)
-		kick(conn);
+		conn_kick(conn);
 	if (failed)
 		finish(conn);
 	if (kicked)
@@ -550,7 +480,7 @@ conn_abort(struct conn *conn)
 	lock(conn);
 	conn->aborted = true;
 	unlock(conn);
-	kick(conn);
+	conn_kick(conn);
 }
 
 static void
@@ -620,7 +550,7 @@ conn_attach(struct conn *conn)
 	}
 	conn->attached = true;
 	unlock(conn);
-	kick(conn);
+	conn_kick(conn);
 }
 
 svc_err
@@ -726,127 +656,4 @@ conn_release(struct conn *conn)
 {
 	svc_mux_finish(&conn->mux);
 	svc_mux_unref(&conn->mux);
-}
-
-/* --------------------------------------------------------------------- calling
- */
-
-/* Before a call on a connection that nobody reads: has its peer closed it
- * meanwhile? Then nothing is sent that nobody would run. */
-static bool
-is_closed(struct conn *conn)
-{
-	lock(conn);
-	bool idle = conn->reader == READER_NONE && conn->mux.n_streams == 0;
-	unlock(conn);
-	if (!idle)
-		return false;
-	char byte;
-	ssize_t n = recv(conn->source.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
-		return false;
-	if (n <= 0) {
-		lose(conn, n < 0 ? errno : 0);
-		kick(conn);
-		return true;
-	}
-	/* What it says unasked is for the loop. */
-	lock(conn);
-	if (conn->reader == READER_NONE) {
-		conn->reader = READER_LOOP;
-		set_interest(conn);
-	}
-	unlock(conn);
-	return false;
-}
-
-svc_err
-conn_open(struct conn *conn, const struct svc_part *first, unsigned flags,
-    const struct svc_stream_events *events, void *user,
-    struct svc_stream_handle **ret_stream, struct svc_error *err)
-{
-	if (is_closed(conn))
-		return svc_error_set(err, SVC_E_CLOSED,
-		    "connection to %s closed by the peer", conn->mux.peer);
-	svc_err rc = svc_mux_open(
-	    &conn->mux, first, flags, events, user, ret_stream, err);
-	if (rc == SVC_OK && !(flags & SVC_OPEN_WAIT)) {
-		lock(conn);
-		if (conn->reader == READER_NONE) {
-			conn->reader = READER_LOOP;
-			set_interest(conn);
-		}
-		unlock(conn);
-	}
-	return rc;
-}
-
-/* The caller is through: let the loop read if anybody else waits. */
-static void
-give_back(struct conn *conn, struct svc_stream_handle *stream)
-{
-	drop_empty_block(conn);
-	lock(conn);
-	bool failed = conn->mux.failed || conn->aborted;
-	bool left = conn->block != NULL;
-	uint32_t own = svc_mux_done(stream) ? 0 : 1;
-	bool loop = failed || left || conn->mux.n_streams > own;
-	conn->reader = loop ? READER_LOOP : READER_NONE;
-	set_interest(conn);
-	unlock(conn);
-	if (failed || left)
-		kick(conn);
-}
-
-static svc_err
-read_as_caller(
-    struct conn *conn, struct svc_stream_handle *stream, int64_t deadline_at_ms)
-{
-	for (;;) {
-		svc_mux_result result = handle(conn);
-		if (result == SVC_MUX_YIELD) {
-			give_back(conn, stream);
-			return svc_mux_wait(stream, deadline_at_ms);
-		}
-		lock(conn);
-		bool done = svc_mux_done(stream);
-		bool failed = conn->mux.failed || conn->aborted;
-		unlock(conn);
-		if (done || failed) {
-			give_back(conn, stream);
-			/* After a failure the loop closes the streams. */
-			return done ? SVC_OK
-				    : svc_mux_wait(stream, deadline_at_ms);
-		}
-		int64_t left = svc_remaining(deadline_at_ms);
-		if (left == 0) {
-			give_back(conn, stream);
-			return SVC_E_TIMEDOUT;
-		}
-		struct pollfd wait = {.fd = conn->source.fd, .events = POLLIN};
-		int ms = left == SVC_FOREVER || left > MAX_POLL_MS ? MAX_POLL_MS
-								   : (int)left;
-		if (poll(&wait, 1, ms) > 0)
-			read_socket(conn);
-	}
-}
-
-svc_err
-conn_wait(struct svc_stream_handle *stream, int64_t deadline_at_ms)
-{
-	struct conn *conn = conn_of(svc_mux_of(stream));
-	lock(conn);
-	bool take =
-	    !svc_mux_done(stream) && !conn->mux.failed && !conn->connecting &&
-	    conn->attached &&
-	    (conn->reader == READER_NONE ||
-		(conn->reader == READER_LOOP && conn->mux.n_streams == 1));
-	if (take) {
-		conn->reader = READER_CALLER;
-		set_interest(conn);
-	}
-	unlock(conn);
-	if (!take)
-		return svc_mux_wait(stream, deadline_at_ms);
-	return read_as_caller(conn, stream, deadline_at_ms);
 }

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Calls: the thread that waits for a reply reads the connection itself if
+ * nobody else does. */
+#include "conn.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#define MAX_POLL_MS 100 /* the clock may be a manual one */
+
+/* Before a call on a connection that nobody reads: has its peer closed it
+ * meanwhile? Then nothing is sent that nobody would run. */
+static bool
+is_closed(struct conn *conn)
+{
+	lock(conn);
+	bool idle = conn->reader == READER_NONE && conn->mux.n_streams == 0;
+	unlock(conn);
+	if (!idle)
+		return false;
+	char byte;
+	ssize_t n = recv(conn->source.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return false;
+	if (n <= 0) {
+		conn_lose(conn, n < 0 ? errno : 0);
+		conn_kick(conn);
+		return true;
+	}
+	/* What it says unasked is for the loop. */
+	lock(conn);
+	if (conn->reader == READER_NONE) {
+		conn->reader = READER_LOOP;
+		conn_set_interest(conn);
+	}
+	unlock(conn);
+	return false;
+}
+
+svc_err
+conn_open(struct conn *conn, const struct svc_part *first, unsigned flags,
+    const struct svc_stream_events *events, void *user,
+    struct svc_stream_handle **ret_stream, struct svc_error *err)
+{
+	if (is_closed(conn))
+		return svc_error_set(err, SVC_E_CLOSED,
+		    "connection to %s closed by the peer", conn->mux.peer);
+	svc_err rc = svc_mux_open(
+	    &conn->mux, first, flags, events, user, ret_stream, err);
+	if (rc == SVC_OK && !(flags & SVC_OPEN_WAIT)) {
+		lock(conn);
+		if (conn->reader == READER_NONE) {
+			conn->reader = READER_LOOP;
+			conn_set_interest(conn);
+		}
+		unlock(conn);
+	}
+	return rc;
+}
+
+/* The caller is through: let the loop read if anybody else waits. */
+static void
+give_back(struct conn *conn, struct svc_stream_handle *stream)
+{
+	conn_drop_block(conn);
+	lock(conn);
+	bool failed = conn->mux.failed || conn->aborted;
+	bool left = conn->block != NULL;
+	uint32_t own = svc_mux_done(stream) ? 0 : 1;
+	bool loop = failed || left || conn->mux.n_streams > own;
+	conn->reader = loop ? READER_LOOP : READER_NONE;
+	conn_set_interest(conn);
+	unlock(conn);
+	if (failed || left)
+		conn_kick(conn);
+}
+
+static svc_err
+read_as_caller(
+    struct conn *conn, struct svc_stream_handle *stream, int64_t deadline_at_ms)
+{
+	for (;;) {
+		svc_mux_result result = conn_handle(conn);
+		if (result == SVC_MUX_YIELD) {
+			give_back(conn, stream);
+			return svc_mux_wait(stream, deadline_at_ms);
+		}
+		lock(conn);
+		bool done = svc_mux_done(stream);
+		bool failed = conn->mux.failed || conn->aborted;
+		unlock(conn);
+		if (done || failed) {
+			give_back(conn, stream);
+			/* After a failure the loop closes the streams. */
+			return done ? SVC_OK
+				    : svc_mux_wait(stream, deadline_at_ms);
+		}
+		int64_t left = svc_remaining(deadline_at_ms);
+		if (left == 0) {
+			give_back(conn, stream);
+			return SVC_E_TIMEDOUT;
+		}
+		struct pollfd wait = {.fd = conn->source.fd, .events = POLLIN};
+		int ms = left == SVC_FOREVER || left > MAX_POLL_MS ? MAX_POLL_MS
+								   : (int)left;
+		if (poll(&wait, 1, ms) > 0)
+			conn_read(conn);
+	}
+}
+
+svc_err
+conn_wait(struct svc_stream_handle *stream, int64_t deadline_at_ms)
+{
+	struct conn *conn = conn_of(svc_mux_of(stream));
+	lock(conn);
+	bool take =
+	    !svc_mux_done(stream) && !conn->mux.failed && !conn->connecting &&
+	    conn->attached &&
+	    (conn->reader == READER_NONE ||
+		(conn->reader == READER_LOOP && conn->mux.n_streams == 1));
+	if (take) {
+		conn->reader = READER_CALLER;
+		conn_set_interest(conn);
+	}
+	unlock(conn);
+	if (!take)
+		return svc_mux_wait(stream, deadline_at_ms);
+	return read_as_caller(conn, stream, deadline_at_ms);
+}

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_TCP_CONN_H
+#define SVC_TCP_CONN_H
+
+/* Between conn.c, which reads and writes a connection on its loop, and
+ * caller.c, where a thread that waits for a reply does. */
+
+#include "tcp.h"
+
+/* Bytes being handled. The connection holds one reference, and so does the
+ * thread that handles them, which may lose the loop meanwhile. */
+struct block {
+	int refs;
+	size_t cap, len;
+	uint8_t data[];
+};
+
+enum reader {
+	READER_NONE,
+	READER_CALLER,
+	READER_LOOP,    /* armed */
+	READER_RUNNING, /* the loop is at it */
+};
+
+struct conn {
+	struct svc_mux mux;
+	struct svc_source source;
+	struct svc_timer timer; /* until connected, or until the hello */
+	struct svc_loop *loop;
+	struct tcp *tcp;
+	struct listener *listener; /* of a server's */
+	struct conn_link link;
+	int64_t timeout_ms;
+	char address[264];
+
+	/* under mux.mutex */
+	enum reader reader;
+	unsigned interest;
+	bool attached;
+	bool connecting;
+	bool write_blocked;
+	bool paused; /* the peer does not read what we send */
+	bool aborted;
+
+	/* of the flusher */
+	struct svc_buf output;
+	size_t written;
+
+	/* of the reader */
+	struct block *block;
+	size_t offset;
+	size_t block_size;
+
+	/* of the loop */
+	bool kicked;
+	bool timed;
+	bool finished;
+};
+
+static inline struct conn *
+conn_of(struct svc_mux *mux)
+{
+	return (struct conn *)(void *)mux;
+}
+
+static inline void
+lock(struct conn *conn)
+{
+	pthread_mutex_lock(&conn->mux.mutex);
+}
+
+static inline void
+unlock(struct conn *conn)
+{
+	pthread_mutex_unlock(&conn->mux.mutex);
+}
+
+/* Brings what the loop watches in line with the state. With the mutex. */
+void conn_set_interest(struct conn *conn);
+/* Makes the loop look at the connection. The mutex is not held, nor for what
+ * follows. */
+void conn_kick(struct conn *conn);
+/* The connection has failed with this errno; 0: its peer closed it. */
+void conn_lose(struct conn *conn, int sys);
+/* As the reader: handle what has been read. */
+svc_mux_result conn_handle(struct conn *conn);
+/* As the reader: bytes read; 0 when there are none now; -1 when the connection
+ * has failed. */
+ssize_t conn_read(struct conn *conn);
+/* As the reader: an idle connection keeps no read storage. */
+void conn_drop_block(struct conn *conn);
+
+#endif
