@@ -17,6 +17,8 @@
 
 #include <cmocka.h>
 
+#include "support/lacks.h"
+
 #define UNUSED __attribute__((unused))
 
 static const char *transport_name UNUSED; /* of the group that runs */
