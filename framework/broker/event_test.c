@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <svc/broker.h>
+#include <svc/buf.h>
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -161,29 +162,29 @@ static void
 has_limits(void **state)
 {
 	(void)state;
-	char *json = malloc(300 * 24 + 64);
-	assert_non_null(json);
 	for (int n = 256; n <= 257; n++) {
-		char *at = json;
-		at += sprintf(at, "{\"Header\":{");
+		struct svc_buf json;
+		svc_buf_init(&json, 300 * 24 + 64);
+		svc_buf_puts(&json, "{\"Header\":{");
 		for (int i = 0; i < n; i++)
-			at += sprintf(
-			    at, "%s\"name-%d\":\"%d\"", i > 0 ? "," : "", i, i);
-		at += sprintf(at, "}}");
+			svc_buf_printf(&json, "%s\"name-%d\":\"%d\"",
+			    i > 0 ? "," : "", i, i);
+		svc_buf_puts(&json, "}}");
+		assert_int_equal(json.failed, SVC_OK);
 		struct svc_event_data event;
 		struct svc_error err = {0};
 		svc_err rc =
-		    svc_event_decode(json, (size_t)(at - json), &event, &err);
+		    svc_event_decode(json.data, json.len, &event, &err);
 		assert_int_equal(rc, n == 256 ? SVC_OK : SVC_E_INVAL);
 		if (rc == SVC_OK)
 			svc_event_data_fini(&event);
 		else
 			assert_non_null(strstr(err.text, "256"));
+		svc_buf_fini(&json);
 	}
-	free(json);
 	/* Deep nesting is refused, not followed until the stack ends. */
 	size_t deep = 100000;
-	json = malloc(deep);
+	char *json = malloc(deep);
 	assert_non_null(json);
 	memset(json, '[', deep);
 	struct svc_event_data event;

@@ -538,16 +538,23 @@ memory_lives_as_long_as_the_call(void **state)
 
 static char order[64];
 
+static void
+add_order(const char *who)
+{
+	size_t len = strlen(order);
+	snprintf(order + len, sizeof(order) - len, "%s", who);
+}
+
 static svc_err
 around(struct svc_call *call, const struct svc_message *req,
     struct svc_message *rsp, svc_handler next, void *next_arg, void *arg)
 {
-	strcat(order, arg);
+	add_order(arg);
 	if (svc_call_header(call, "stop") != NULL)
 		return svc_fail(
 		    call, SVC_E_DENIED, "stopped by %s", (const char *)arg);
 	svc_err code = next(call, req, rsp, next_arg);
-	strcat(order, arg);
+	add_order(arg);
 	return code;
 }
 
@@ -555,11 +562,11 @@ static svc_err
 around_call(const struct svc_outgoing *out, svc_call_next next, void *next_arg,
     void *arg)
 {
-	strcat(order, arg);
+	add_order(arg);
 	assert_string_equal(out->endpoint, "Student.Echo");
 	assert_string_equal(svc_headers_get(out->req->headers, "token"), "t");
 	svc_err code = next(out, next_arg);
-	strcat(order, arg);
+	add_order(arg);
 	return code;
 }
 
@@ -615,7 +622,7 @@ relay(struct svc_call *call, const struct svc_message *req,
     struct svc_message *rsp, void *arg)
 {
 	(void)arg;
-	int depth = atoi(req->data);
+	int depth = (int)strtol(req->data, NULL, 10);
 	if (depth == 0)
 		return svc_reply_text(call, rsp, "text/plain", "bottom");
 	char *down = svc_printf(call, "%d", depth - 1);

@@ -23,6 +23,12 @@
 static const struct svc_conformance_broker *setup;
 static unsigned run; /* makes topics unique, whatever a server remembers */
 
+static int
+number_of(const char *text)
+{
+	return (int)strtol(text, NULL, 10);
+}
+
 /* ------------------------------------------------------------ participants */
 
 static struct svc_broker *members[MAX_MEMBERS];
@@ -389,7 +395,7 @@ everyone_without_queue_gets_all_in_order(void **state)
 	for (int k = 0; k < 3; k++) {
 		expect(inboxes[k], 50);
 		for (int i = 0; i < 50; i++)
-			assert_int_equal(atoi(inboxes[k]->got[i].text), i);
+			assert_int_equal(number_of(inboxes[k]->got[i].text), i);
 	}
 	after(state);
 	for (int k = 0; k < 3; k++) {
@@ -443,7 +449,7 @@ a_queue_gets_each_once(void **state)
 	assert_int_equal(all->n, 60);
 	for (int k = 0; k < 3; k++) {
 		for (size_t i = 0; i < queue[k]->n; i++) {
-			int number = atoi(queue[k]->got[i].text);
+			int number = number_of(queue[k]->got[i].text);
 			assert_in_range(number, 0, 59);
 			assert_false(seen[number]);
 			seen[number] = true;
@@ -525,7 +531,7 @@ failure_in_a_queue(void **state)
 	assert_int_equal(queue[0]->n + queue[1]->n, 10 + refused);
 	for (int k = 0; k < 2; k++) {
 		for (size_t i = 0; i < queue[k]->n; i++)
-			handled[atoi(queue[k]->got[i].text)] = true;
+			handled[number_of(queue[k]->got[i].text)] = true;
 	}
 	for (int i = 0; i < 10; i++)
 		assert_true(handled[i]);
@@ -818,7 +824,7 @@ foreign_payloads_are_skipped(void **state)
 
 /* Whether this text arrives within that time, among others. */
 static bool
-gets(struct inbox *inbox, const char *text, int64_t within_ms)
+gets_event(struct inbox *inbox, const char *text, int64_t within_ms)
 {
 	int64_t deadline = svc_deadline(within_ms);
 	bool found = false;
@@ -876,13 +882,13 @@ outlives_a_restart(void **state)
 		expect(queue, 4);
 	assert_string_equal(inbox->got[inbox->n - 1].text, "late");
 	publish(a, topic, "after");
-	assert_true(gets(inbox, "after", WAIT_MS));
+	assert_true(gets_event(inbox, "after", WAIT_MS));
 	/* The queue is there again as well, sooner or later. */
 	bool found = setup->no_queues;
 	int64_t deadline = svc_deadline(WAIT_MS);
 	while (!found && svc_remaining(deadline) > 0) {
 		publish(a, topic, "again");
-		found = gets(queue, "again", 100);
+		found = gets_event(queue, "again", 100);
 	}
 	assert_true(found);
 	after(state);

@@ -388,7 +388,7 @@ count_sessions(void)
 	char *out = test_run(argv, &status);
 	assert_non_null(out);
 	assert_int_equal(status, 0);
-	int n = atoi(out);
+	int n = (int)strtol(out, NULL, 10);
 	free(out);
 	return n;
 }

@@ -150,6 +150,8 @@ typedef svc_err (*svc_handler)(struct svc_call *call,
 	svc_handle_options(service, endpoint, fn, arg,   \
 	    SVC_OPTIONS_(SVC_HANDLE_OPT, __VA_ARGS__))
 #endif
+/** The function behind svc_handle: options as an array ended by
+ * SVC_OPTION_END, or NULL for none. */
 SVC_API svc_err svc_handle_options(struct svc_service *service,
     const char *endpoint, svc_handler fn, void *arg,
     const struct svc_option *options);
@@ -215,6 +217,8 @@ typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
 	svc_call_options(client, service, endpoint, req, rsp,   \
 	    SVC_OPTIONS_(SVC_CALL_OPT, __VA_ARGS__))
 #endif
+/** The function behind svc_call: options as an array ended by
+ * SVC_OPTION_END, or NULL for none. */
 SVC_API svc_err svc_call_options(struct svc_client *client, const char *service,
     const char *endpoint, const struct svc_message *req,
     struct svc_message *rsp, const struct svc_option *options);
@@ -256,6 +260,8 @@ SVC_API const char *svc_event_header(
 	svc_subscribe_options(service, topic, fn, arg,   \
 	    SVC_OPTIONS_(SVC_SUBSCRIBE_OPT, __VA_ARGS__))
 #endif
+/** The function behind svc_subscribe: options as an array ended by
+ * SVC_OPTION_END, or NULL for none. */
 SVC_API svc_err svc_subscribe_options(struct svc_service *service,
     const char *topic, svc_event_handler fn, void *arg,
     const struct svc_option *options);
