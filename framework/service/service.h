@@ -299,7 +299,8 @@ typedef enum svc_service_state {
 } svc_service_state;
 
 struct svc_service {
-	svc_service_state state;
+	/* Handlers read it while svc_start has not returned yet. */
+	_Atomic(svc_service_state) state;
 	struct svc_values values;
 	struct svc_settings *settings;
 	struct svc_error bad_option; /* the first one */
