@@ -19,12 +19,6 @@ struct subscription {
 	struct svc_inbox_member *member;
 };
 
-static svc_err
-no_memory(struct svc_error *err)
-{
-	return svc_error_set(err, SVC_E_NOMEM, "out of memory");
-}
-
 /* ------------------------------------------------------- life of instances */
 
 static svc_err
@@ -87,7 +81,7 @@ mqtt_create(const struct svc_broker_config *config, void **ret_self,
     struct svc_error *err)
 {
 	if (!mqtt_start_paho())
-		return no_memory(err);
+		return mqtt_no_memory(err);
 	char **uris;
 	size_t n_uris;
 	svc_err rc = mqtt_addresses_parse(config->address, &uris, &n_uris, err);
@@ -96,7 +90,7 @@ mqtt_create(const struct svc_broker_config *config, void **ret_self,
 	struct mqtt *mqtt = svc_mem_calloc(1, sizeof(*mqtt));
 	if (mqtt == NULL) {
 		mqtt_addresses_free(uris, n_uris);
-		return no_memory(err);
+		return mqtt_no_memory(err);
 	}
 	mqtt->uris = uris;
 	mqtt->n_uris = n_uris;
@@ -114,7 +108,7 @@ mqtt_create(const struct svc_broker_config *config, void **ret_self,
 	    (config->password != NULL && mqtt->password == NULL) ||
 	    out != SVC_OK || in != SVC_OK) {
 		mqtt_destroy(mqtt);
-		return no_memory(err);
+		return mqtt_no_memory(err);
 	}
 	*ret_self = mqtt;
 	return SVC_OK;
@@ -144,284 +138,6 @@ mqtt_connect(void *self, struct svc_error *err)
 						  : "no answer from the MQTT "
 						    "server yet");
 	pthread_mutex_unlock(&mqtt->lock);
-	return rc;
-}
-
-/* -------------------------------------------------------------- publishing */
-
-void
-mqtt_wake_pendings(struct mqtt *mqtt)
-{
-	for (struct pending *p = mqtt->pendings; p != NULL; p = p->next)
-		pthread_cond_signal(&p->changed);
-}
-
-/* Called with the lock. */
-static void
-pending_unref(struct pending *pending)
-{
-	if (--pending->n_refs > 0)
-		return;
-	pthread_cond_destroy(&pending->changed);
-	svc_mem_free(pending);
-}
-
-/* Paho is through with it. A code of -1 means: not known, send it again. */
-static void
-settle(struct pending *pending, int code)
-{
-	struct mqtt *mqtt = pending->mqtt;
-	pthread_mutex_lock(&mqtt->lock);
-	if (code >= 0) {
-		pending->state = PENDING_DONE;
-		pending->code = code;
-	} else if (pending->state == PENDING_SENT) {
-		pending->state = PENDING_IDLE;
-	}
-	pthread_cond_signal(&pending->changed);
-	pending_unref(pending);
-	pthread_mutex_unlock(&mqtt->lock);
-}
-
-static void
-on_published(void *context, MQTTAsync_successData *data)
-{
-	(void)data;
-	settle(context, 0);
-}
-
-static void
-on_published5(void *context, MQTTAsync_successData5 *data)
-{
-	(void)data;
-	settle(context, 0);
-}
-
-static void
-on_unpublished(void *context, MQTTAsync_failureData *data)
-{
-	(void)data;
-	settle(context, -1);
-}
-
-static void
-on_unpublished5(void *context, MQTTAsync_failureData5 *data)
-{
-	settle(context, data->reasonCode >= MQTTREASONCODE_UNSPECIFIED_ERROR
-			    ? (int)data->reasonCode
-			    : -1);
-}
-
-static svc_err
-refusal_code(int code)
-{
-	switch (code) {
-	case MQTTREASONCODE_NOT_AUTHORIZED:
-		return SVC_E_DENIED;
-	case MQTTREASONCODE_TOPIC_NAME_INVALID:
-	case MQTTREASONCODE_TOPIC_FILTER_INVALID:
-		return SVC_E_INVAL;
-	case MQTTREASONCODE_PACKET_TOO_LARGE:
-	case MQTTREASONCODE_QUOTA_EXCEEDED:
-		return SVC_E_EXHAUSTED;
-	case MQTTREASONCODE_SHARED_SUBSCRIPTIONS_NOT_SUPPORTED:
-		return SVC_E_UNIMPLEMENTED;
-	default:
-		return SVC_E_UNAVAILABLE;
-	}
-}
-
-static svc_err
-refusal(int code, const char *topic, struct svc_error *err)
-{
-	const char *text = MQTTReasonCode_toString((enum MQTTReasonCodes)code);
-	char quoted[80];
-	return svc_error_set(err, refusal_code(code),
-	    "the MQTT server refuses topic %s: %s (0x%x)",
-	    svc_log_quote(topic, strlen(topic), quoted, sizeof(quoted)),
-	    text != NULL ? text : "for a reason of its own", (unsigned)code);
-}
-
-/* Hands it to paho. Called with the lock, which is let go meanwhile, while the
- * connection is up. */
-static svc_err
-send_pending(struct pending *pending, const char *topic, const char *json,
-    size_t len, struct svc_error *err)
-{
-	struct mqtt *mqtt = pending->mqtt;
-	struct link *out = &mqtt->out;
-	/* Fixed header, topic, packet id and properties besides the payload. */
-	if (out->max_packet > 0 && len + strlen(topic) + 16 > out->max_packet)
-		return svc_error_set(err, SVC_E_EXHAUSTED,
-		    "event of %zu bytes as JSON is larger than the MQTT server "
-		    "takes: %u",
-		    len, (unsigned)out->max_packet);
-	MQTTAsync handle = out->handle;
-	MQTTAsync_responseOptions options =
-	    MQTTAsync_responseOptions_initializer;
-	if (out->version == MQTTVERSION_5) {
-		options.onSuccess5 = on_published5;
-		options.onFailure5 = on_unpublished5;
-	} else {
-		options.onSuccess = on_published;
-		options.onFailure = on_unpublished;
-	}
-	options.context = pending;
-	pending->state = PENDING_SENT;
-	pending->n_refs++;
-	out->n_users++;
-	pthread_mutex_unlock(&mqtt->lock);
-	int rc = MQTTAsync_send(handle, topic, (int)len, json, 1, 0, &options);
-	pthread_mutex_lock(&mqtt->lock);
-	if (--out->n_users == 0)
-		pthread_cond_signal(&out->changed);
-	if (rc == MQTTASYNC_SUCCESS)
-		return SVC_OK;
-	pending_unref(pending);
-	pending->state = PENDING_IDLE;
-	if (rc == MQTTASYNC_DISCONNECTED || rc == MQTTASYNC_FAILURE) {
-		/* Its thread will be told by paho as well. */
-		out->lost = true;
-		pthread_cond_signal(&out->changed);
-		return SVC_OK;
-	}
-	if (rc == MQTTASYNC_NO_MORE_MSGIDS ||
-	    rc == MQTTASYNC_MAX_BUFFERED_MESSAGES)
-		return svc_error_set(err, SVC_E_AGAIN,
-		    "65,535 events wait for the MQTT server already");
-	return svc_error_set(
-	    err, SVC_E_INTERNAL, "MQTT client: %s", MQTTAsync_strerror(rc));
-}
-
-static bool
-is_up(const struct link *link)
-{
-	return link->state == LINK_UP && !link->lost;
-}
-
-static bool
-is_open(const struct mqtt *mqtt)
-{
-	return is_up(&mqtt->out) && !mqtt->out.settling;
-}
-
-static svc_err
-give_up(struct mqtt *mqtt, bool sent, bool nowait, struct svc_error *err)
-{
-	const char *why = mqtt->out.why.text;
-	if (is_open(mqtt))
-		return svc_error_set(err, SVC_E_TIMEDOUT,
-		    "the MQTT server did not acknowledge the event within "
-		    "%lld ms",
-		    (long long)mqtt->timeout_ms);
-	if (why[0] == '\0')
-		why = "not connected to the MQTT server";
-	if (nowait)
-		return svc_error_set(err, SVC_E_AGAIN, "%s%s", why,
-		    sent ? "; it may have the event" : "");
-	return svc_error_set(err, sent ? SVC_E_TIMEDOUT : SVC_E_UNAVAILABLE,
-	    "%s%s", why, sent ? "; it may have the event" : "");
-}
-
-/* Sends and sends again until it is acknowledged. Called with the lock. */
-static svc_err
-publish_pending(struct pending *pending, const char *topic, const char *json,
-    size_t len, bool nowait, struct svc_error *err)
-{
-	struct mqtt *mqtt = pending->mqtt;
-	struct link *out = &mqtt->out;
-	int64_t deadline_at_ms = svc_deadline(mqtt->timeout_ms);
-	unsigned sent_in = 0;
-	for (;;) {
-		if (mqtt->stopping)
-			return svc_error_set(
-			    err, SVC_E_CANCELLED, "the broker is being closed");
-		if (pending->state == PENDING_DONE && pending->code == 0)
-			return SVC_OK;
-		if (pending->state == PENDING_DONE)
-			return refusal(pending->code, topic, err);
-		/* An answer in an old connection will not come. */
-		bool up = is_open(mqtt);
-		bool awaited = pending->state == PENDING_SENT &&
-			       sent_in == out->generation;
-		if (up && !awaited) {
-			sent_in = out->generation;
-			svc_err rc =
-			    send_pending(pending, topic, json, len, err);
-			if (rc != SVC_OK)
-				return rc;
-			continue;
-		}
-		if (!up && nowait)
-			return give_up(mqtt, sent_in != 0, true, err);
-		bool waits = !up;
-		if (waits && sent_in == 0 &&
-		    mqtt->n_waiting >= mqtt->max_queued)
-			return svc_error_set(err, SVC_E_AGAIN,
-			    "%zu events wait for the connection already",
-			    mqtt->n_waiting);
-		mqtt->n_waiting += waits;
-		svc_err rc = SVC_OK;
-		while (rc == SVC_OK && !mqtt->stopping &&
-		       pending->state != PENDING_DONE && is_open(mqtt) == up &&
-		       !(up && (pending->state != PENDING_SENT ||
-				   sent_in != out->generation)))
-			rc = svc_cond_wait(
-			    &pending->changed, &mqtt->lock, deadline_at_ms);
-		mqtt->n_waiting -= waits;
-		if (rc != SVC_OK && pending->state != PENDING_DONE)
-			return give_up(mqtt, sent_in != 0, nowait, err);
-	}
-}
-
-static svc_err
-check_topic(const char *topic, struct svc_error *err)
-{
-	if (topic[0] == '$')
-		return svc_error_set(err, SVC_E_INVAL,
-		    "topic %s begins with '$': such topics belong to the MQTT "
-		    "server",
-		    topic);
-	return SVC_OK;
-}
-
-static svc_err
-mqtt_publish(void *self, const char *topic, const struct svc_message *message,
-    unsigned flags, struct svc_error *err)
-{
-	struct mqtt *mqtt = self;
-	svc_err rc = check_topic(topic, err);
-	if (rc != SVC_OK)
-		return rc;
-	char *json = NULL;
-	size_t len = 0;
-	rc = svc_event_encode(message, &json, &len);
-	if (rc != SVC_OK)
-		return svc_error_set(
-		    err, rc, "event cannot be written: %s", svc_err_text(rc));
-	struct pending *pending = svc_mem_calloc(1, sizeof(*pending));
-	if (pending == NULL) {
-		svc_mem_free(json);
-		return no_memory(err);
-	}
-	pending->mqtt = mqtt;
-	pending->n_refs = 1;
-	svc_cond_init(&pending->changed);
-
-	pthread_mutex_lock(&mqtt->lock);
-	pending->next = mqtt->pendings;
-	pending->at = &mqtt->pendings;
-	if (pending->next != NULL)
-		pending->next->at = &pending->next;
-	mqtt->pendings = pending;
-	rc = publish_pending(
-	    pending, topic, json, len, (flags & SVC_PUBLISH_NOWAIT) != 0, err);
-	*pending->at = pending->next;
-	if (pending->next != NULL)
-		pending->next->at = pending->at;
-	pending_unref(pending);
-	pthread_mutex_unlock(&mqtt->lock);
-	svc_mem_free(json);
 	return rc;
 }
 
@@ -458,7 +174,7 @@ answered(struct ticket *ticket, int code)
 		} else if (ticket->subscribing && code > 0) {
 			group->refused_in = ticket->generation;
 			group->on_server = false;
-			refusal(code, group->topic, &group->refusal);
+			mqtt_refusal(code, group->topic, &group->refusal);
 		} else if (!ticket->subscribing) {
 			group->on_server = false;
 			group->made_in = 0;
@@ -594,8 +310,8 @@ mqtt_has_subscriptions(struct mqtt *mqtt)
 	const struct link *in = &mqtt->in;
 	for (struct group *g = mqtt->groups; g != NULL; g = g->next) {
 		bool answered =
-		    is_up(in) && (g->made_in == in->generation ||
-				     g->refused_in == in->generation);
+		    mqtt_link_is_up(in) && (g->made_in == in->generation ||
+					       g->refused_in == in->generation);
 		if (g->n_staying > 0 && !answered)
 			return false;
 	}
@@ -840,8 +556,8 @@ leave(struct mqtt *mqtt, struct subscription *subscription)
 	pthread_cond_signal(&mqtt->in.changed);
 	/* What a queue still sends here until it knows must be handled here. */
 	while (
-	    group->n_staying == 0 && group->on_server && is_up(&mqtt->in) &&
-	    mqtt->n_full == 0 &&
+	    group->n_staying == 0 && group->on_server &&
+	    mqtt_link_is_up(&mqtt->in) && mqtt->n_full == 0 &&
 	    svc_cond_wait(&mqtt->changed, &mqtt->lock, answer_at_ms) == SVC_OK)
 		continue;
 	bool last = --box->n_members == 0;
@@ -880,9 +596,9 @@ await(struct mqtt *mqtt, struct group *group, struct svc_error *err)
 	int64_t deadline_at_ms = svc_deadline(mqtt->timeout_ms);
 	svc_err rc = SVC_OK;
 	pthread_mutex_lock(&mqtt->lock);
-	while (is_up(&mqtt->out) && rc == SVC_OK) {
+	while (mqtt_link_is_up(&mqtt->out) && rc == SVC_OK) {
 		struct link *in = &mqtt->in;
-		bool up = is_up(in);
+		bool up = mqtt_link_is_up(in);
 		if (up && group->made_in == in->generation)
 			break;
 		if (up && group->refused_in == in->generation) {
@@ -905,7 +621,7 @@ mqtt_subscribe(void *self, const char *topic, const char *queue,
     struct svc_error *err)
 {
 	struct mqtt *mqtt = self;
-	svc_err rc = check_topic(topic, err);
+	svc_err rc = mqtt_check_topic(topic, err);
 	if (rc != SVC_OK)
 		return rc;
 	if (strchr(queue, '/') != NULL)
@@ -917,7 +633,7 @@ mqtt_subscribe(void *self, const char *topic, const char *queue,
 	if (subscription == NULL || spare == NULL) {
 		svc_mem_free(subscription);
 		box_destroy(spare);
-		return no_memory(err);
+		return mqtt_no_memory(err);
 	}
 	pthread_mutex_lock(&mqtt->lock);
 	rc = join(mqtt, subscription, topic, queue, &spare);
@@ -925,7 +641,7 @@ mqtt_subscribe(void *self, const char *topic, const char *queue,
 	box_destroy(spare);
 	if (rc != SVC_OK) {
 		svc_mem_free(subscription);
-		return no_memory(err);
+		return mqtt_no_memory(err);
 	}
 
 	rc = svc_inbox_join(

@@ -142,5 +142,21 @@ bool mqtt_has_subscriptions(struct mqtt *mqtt);
 bool mqtt_start_paho(void);
 /* Called with the lock. */
 void mqtt_wake_pendings(struct mqtt *mqtt);
+/* Whether it is connected. Called with the lock. */
+bool mqtt_link_is_up(const struct link *link);
+
+/* The op of this name. */
+svc_err mqtt_publish(void *self, const char *topic,
+    const struct svc_message *message, unsigned flags, struct svc_error *err);
+/* What a reason code of the server means for a topic. */
+svc_err mqtt_refusal(int code, const char *topic, struct svc_error *err);
+/* Errors: SVC_E_INVAL, for what MQTT keeps for itself */
+svc_err mqtt_check_topic(const char *topic, struct svc_error *err);
+
+static inline svc_err
+mqtt_no_memory(struct svc_error *err)
+{
+	return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+}
 
 #endif
