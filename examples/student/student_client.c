@@ -9,6 +9,7 @@
 #include "roster.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -179,9 +180,8 @@ handle_student(struct client *client, size_t index)
 		client->enrolled++;
 	}
 	if (client->progress) {
-		printf("{\"students\":%llu,\"calls\":%llu}\n",
-		    (unsigned long long)client->students,
-		    (unsigned long long)(client->get + client->enrol));
+		printf("{\"students\":%" PRIu64 ",\"calls\":%" PRIu64 "}\n",
+		    client->students, client->get + client->enrol);
 		fflush(stdout);
 	}
 	pthread_mutex_unlock(&client->lock);
@@ -246,7 +246,7 @@ compare_nodes(const void *a, const void *b)
 static void
 put_number(struct svc_buf *out, const char *key, uint64_t value)
 {
-	svc_buf_printf(out, "\"%s\":%llu,", key, (unsigned long long)value);
+	svc_buf_printf(out, "\"%s\":%" PRIu64 ",", key, value);
 }
 
 static svc_err
@@ -268,7 +268,7 @@ report_json(const struct client *client, int64_t took_us)
 		const struct node *node = &client->nodes[i];
 		svc_buf_puts(&out, i > 0 ? "," : "");
 		svc_buf_json_string(&out, node->id, strlen(node->id));
-		svc_buf_printf(&out, ":%llu", (unsigned long long)node->calls);
+		svc_buf_printf(&out, ":%" PRIu64, node->calls);
 	}
 	svc_buf_puts(&out, "},");
 	put_number(
@@ -284,14 +284,13 @@ report_json(const struct client *client, int64_t took_us)
 static void
 report_text(const struct client *client, int64_t took_us)
 {
-	printf("%llu calls in %.3f s by %s, %llu failed, the longest %.1f ms\n",
-	    (unsigned long long)(client->get + client->enrol),
-	    (double)took_us / 1e6, client->content_type,
-	    (unsigned long long)client->failed,
+	printf("%" PRIu64 " calls in %.3f s by %s, %" PRIu64
+	       " failed, the longest %.1f ms\n",
+	    client->get + client->enrol, (double)took_us / 1e6,
+	    client->content_type, client->failed,
 	    (double)client->longest_us / 1e3);
 	for (size_t i = 0; i < client->n_nodes; i++)
-		printf("  %8llu by %s\n",
-		    (unsigned long long)client->nodes[i].calls,
+		printf("  %8" PRIu64 " by %s\n", client->nodes[i].calls,
 		    client->nodes[i].id);
 	printf("%zu of %zu students enrolled\n", client->enrolled,
 	    client->roster.n);
