@@ -7,9 +7,10 @@
 
 #define MAX_RETRIES 100
 #define MAX_AVOID 8
-/* The budget in thousandths of a retry: a tenth per call, ten saved up at
- * most, and one a second for clients that call rarely. */
-#define BUDGET_MAX INT64_C(10000)
+/* The budget in thousandths of a retry: a tenth per call, one a second for
+ * clients that call rarely, and saved up enough for all the calls that a busy
+ * client may have open on a node when it dies. */
+#define BUDGET_MAX INT64_C(200000)
 #define BUDGET_CALL INT64_C(100)
 #define BUDGET_RETRY INT64_C(1000)
 #define BACKOFF_MS 50
