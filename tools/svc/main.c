@@ -29,7 +29,7 @@ static const struct command {
 	"input.\n"
 	"A reply in JSON is printed as it is, on a terminal in lines; with "
 	"--json every\nreply becomes one line of JSON.\n\n"
-	"  svc call student Student.Get '{\"id\":7}'\n"
+	"  svc call student Student.Get '{\"name\":\"Mei Chen\"}'\n"
 	"  svc call student Student.Get - --timeout=500ms <request.json"},
     {"publish", "TOPIC [JSON]", "Publish an event", "json header", 1, 2,
 	run_publish,
