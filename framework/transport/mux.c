@@ -112,9 +112,14 @@ void
 mux_unlock_and_flush(struct svc_mux *mux)
 {
 	bool flush = mux->out.len > 0 && !mux->flushing && mux_batch != mux;
-	pthread_mutex_unlock(&mux->mutex);
+	/* Without the mutex the stream that holds the connection may go. */
 	if (flush)
+		svc_mux_ref(mux);
+	pthread_mutex_unlock(&mux->mutex);
+	if (flush) {
 		mux->config.ops->flush(mux);
+		svc_mux_unref(mux);
+	}
 }
 
 bool
