@@ -105,8 +105,9 @@ struct svc_entry *svc_entry_find(struct svc_reader *reader,
 svc_err svc_entry_prepare(struct svc_selector *selector, const char *service,
     int64_t deadline_at_ms, struct svc_entry **ret_entry,
     struct svc_error *err);
-/** Waits for the first full view of a service; true when it came meanwhile,
- * false when it was there before or did not come. */
+/** Waits for the first full view of a service; false when it did not come.
+ * Who saw less before this was called looks again: the view may have become
+ * full in between. */
 bool svc_entry_await_full(
     struct svc_selector *selector, const char *service, int64_t deadline_at_ms);
 

@@ -527,20 +527,19 @@ svc_entry_await_full(
     struct svc_selector *selector, const char *service, int64_t deadline_at_ms)
 {
 	struct svc_entry *entry;
-	bool came;
+	bool full;
 
 	if (svc_entry_prepare(
 		selector, service, deadline_at_ms, &entry, NULL) != SVC_OK)
 		return false;
 	pthread_mutex_lock(&entry->lock);
-	came = !entry->synced;
 	while (!entry->synced && !entry->lost) {
 		if (svc_cond_wait(&entry->cond, &entry->lock, deadline_at_ms) !=
 		    SVC_OK)
 			break;
 	}
-	came = came && entry->synced;
+	full = entry->synced;
 	pthread_mutex_unlock(&entry->lock);
 	svc_entry_unref(entry);
-	return came;
+	return full;
 }

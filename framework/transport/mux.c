@@ -139,6 +139,18 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 }
 
 bool
+mux_writable_due(struct svc_mux *mux)
+{
+	if (!mux->want_writable || mux->writable_posted ||
+	    mux->out.len > BACKLOG / 2)
+		return false;
+	mux->writable_posted = true;
+	mux->writable_task.run = mux_writable_run;
+	svc_mux_ref(mux); /* of the task */
+	return true;
+}
+
+bool
 svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 {
 	pthread_mutex_lock(&mux->mutex);
@@ -152,13 +164,7 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 	} else {
 		svc_buf_clear(from);
 	}
-	bool post = mux->want_writable && !mux->writable_posted &&
-		    mux->out.len <= BACKLOG / 2;
-	if (post) {
-		mux->writable_posted = true;
-		mux->writable_task.run = mux_writable_run;
-		svc_mux_ref(mux);
-	}
+	bool post = mux_writable_due(mux);
 	pthread_mutex_unlock(&mux->mutex);
 	if (post)
 		svc_loop_post(mux->config.loop, &mux->writable_task);

@@ -268,8 +268,11 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 	if (on_loop)
 		mux_batch = mux;
 	while (result == SVC_MUX_OK) {
-		/* Who does not read our answers gets no more of them. */
-		if (on_loop && mux->unchecked > BACKLOG / 64) {
+		/* Who does not read our answers gets no more of them. Only a
+		 * server stops reading: if both sides did, neither would ever
+		 * go on. */
+		if (on_loop && mux->config.server &&
+		    mux->unchecked > BACKLOG / 64) {
 			mux->unchecked = 0;
 			if (svc_mux_backlog(mux) > BACKLOG) {
 				result = SVC_MUX_YIELD;

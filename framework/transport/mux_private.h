@@ -101,6 +101,9 @@ svc_mux_result mux_deliver_closed(struct svc_mux_stream *stream);
 /* Without the mutex, by the runner, after a callback: deliver what was queued
  * meanwhile, then let go of the stream. */
 void mux_callback_done(struct svc_mux_stream *stream);
+/* True when streams are to be told that there is room: then the caller posts
+ * mux->writable_task after unlocking. */
+bool mux_writable_due(struct svc_mux *mux);
 /* A task: tells streams that there is room to send again. */
 void mux_writable_run(struct svc_task *task);
 

@@ -161,7 +161,11 @@ mux_callback_done(struct svc_mux_stream *stream)
 		if (stream->done && stream->waits)
 			pthread_cond_signal(&stream->cond);
 		pthread_cond_broadcast(&mux->changed);
+		/* It may have been passed over meanwhile. */
+		bool post = stream->want_writable && mux_writable_due(mux);
 		mux_unlock_and_flush(mux);
+		if (post)
+			svc_loop_post(mux->config.loop, &mux->writable_task);
 		return;
 	}
 	if (stream->listed && !(stream->got_end && stream->sent_end))

@@ -78,8 +78,9 @@ typedef enum svc_mux_result {
 	SVC_MUX_OK,    /* every whole frame was handled */
 	SVC_MUX_LOST,  /* the loop was taken over: touch nothing of the reader's
 			* state and return up to the loop */
-	SVC_MUX_YIELD, /* on the loop: too much waits to be sent, go on when it
-			* is; elsewhere: the next frame needs the loop */
+	SVC_MUX_YIELD, /* on a server's loop: too much waits to be sent, go on
+			* when it is; elsewhere: the next frame needs the loop
+			*/
 	SVC_MUX_FAILED, /* the peer broke the protocol; call svc_mux_fail */
 } svc_mux_result;
 
