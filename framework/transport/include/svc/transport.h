@@ -30,7 +30,9 @@ struct svc_part {
 	const char *endpoint; /* of a request: "Student.Get" */
 	const char *content_type;
 	int64_t timeout_ms; /* of a request: what remains, or SVC_FOREVER */
-	const struct svc_headers *headers; /* NULL when there are none */
+	const struct svc_headers *headers; /* NULL when there are none. Also
+					    * in an END without HEADERS: the
+					    * trailers */
 
 	/* with MESSAGE */
 	const void *data;
@@ -68,6 +70,10 @@ struct svc_stream_events {
 	/** After send returned SVC_E_AGAIN: there is room again. May be NULL
 	 * for a holder that sends one part only. */
 	void (*writable)(struct svc_stream_handle *stream);
+	/** The holder keeps messages after `part` returned, and gives the
+	 * peer credit for more itself, by the op `credit`. Otherwise a message
+	 * is consumed by being delivered. */
+	bool holds;
 };
 
 struct svc_transport_ops;
@@ -85,11 +91,34 @@ struct svc_transport_limits {
 	uint32_t max_connections; /* of a listener; 0: 65,536 */
 	int64_t handshake_ms;     /* until a new connection has said hello;
 				   * 0: 10,000 */
+	/* Bytes a peer may send that are not consumed yet, on one stream and
+	 * on all streams of a connection. 0: 256 KiB and 4 MiB */
+	uint32_t stream_window, conn_window;
+	/* A peer that says nothing for so long while streams are open, though
+	 * it is asked, is dead. 0: 10,000; SVC_FOREVER: never */
+	int64_t keepalive_ms;
+	/* A listener closes connections that had no stream for so long.
+	 * 0: 300,000; SVC_FOREVER: never */
+	int64_t idle_ms;
+};
+
+/** Certificates and keys are PEM files, read again when they have changed. */
+struct svc_tls_config {
+	const char *cert, *key; /* shown to peers; a listener needs them */
+	const char *ca;         /* peers are verified against it; NULL: dialled
+				 * peers against the system's, accepted ones
+				 * not at all */
+	const char *name;       /* that a dialled peer's certificate must have;
+				 * NULL: the host it was dialled by */
+	bool anonymous;         /* accept peers without a certificate although
+				 * `ca` is set */
 };
 
 struct svc_transport_config {
 	struct svc_executor *executor; /* borrowed until destroy */
 	struct svc_transport_limits limits;
+	const struct svc_tls_config *tls; /* NULL: bare; borrowed until destroy
+					   */
 };
 
 /** A stream was opened by a peer. `first` has HEADERS. The callee sets
@@ -183,6 +212,14 @@ struct svc_transport_ops {
 	/** Whether the peer has reset the stream or is gone, for a handler
 	 * that runs long; optional. */
 	bool (*cancelled)(struct svc_stream_handle *stream);
+	/** `bytes` of messages are consumed: the peer may send as many more.
+	 * For a holder with `holds`; optional, and without it a peer is held
+	 * up by nothing but the transport's own means. */
+	void (*credit)(struct svc_stream_handle *stream, size_t bytes);
+	/** The name in the peer's verified certificate: its first DNS name,
+	 * else its common name; NULL when it showed none or the connection is
+	 * bare. Valid while the stream is; optional. */
+	const char *(*identity)(struct svc_stream_handle *stream);
 };
 
 extern SVC_API const struct svc_interface svc_transport_interface;
