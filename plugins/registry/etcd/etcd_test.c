@@ -109,6 +109,8 @@ static int
 end(void **state)
 {
 	struct fixture *f = *state;
+	/* A test that failed half way may have left it frozen. */
+	test_server_thaw(server);
 	svc_registry_unwatch(f->watch);
 	svc_registry_destroy(f->registry);
 	recorder_destroy(f->recorder);
