@@ -414,10 +414,12 @@ static void
 a_server_that_stops_ends_every_call(void **state)
 {
 	(void)state;
-	for (int round = 0; round < 10; round++) {
+	static const char *const addresses[] = {
+	    "127.0.0.1:0", "ws://127.0.0.1:0/svc"};
+	for (int round = 0; round < 40; round++) {
 		struct end server, client;
 		struct caller callers[4];
-		start(&server, "nng", NULL, "127.0.0.1:0");
+		start(&server, "nng", NULL, addresses[round / 2 % 2]);
 		start(&client, "nng", NULL, NULL);
 		for (int i = 0; i < 4; i++) {
 			callers[i] = (struct caller){.end = &client};
