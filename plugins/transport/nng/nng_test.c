@@ -300,7 +300,7 @@ limits_of_a_listener(void **state)
 {
 	(void)state;
 	static const struct svc_transport_limits limits = {
-	    .handshake_ms = 100, .max_connections = 2};
+	    .handshake_ms = 1000, .max_connections = 2};
 	struct end end;
 	start(&end, "nng", &limits, "127.0.0.1:0");
 	/* Who says nothing is closed after a while. */
