@@ -13,8 +13,9 @@
 
 enum {
 	TTL_LONG_MS = 60000,
-	SYNC_MS = 10000,
+	WAIT_MS = 20000, /* for what comes at once, also on a busy machine */
 	SLACK_MS = 1000, /* the promise: gone within TTL + 1 s */
+	EARLY_MS = 100,
 	CHANGES_MAX = 4096,
 };
 
@@ -24,12 +25,6 @@ static int64_t
 ttl_ms(void)
 {
 	return setup->ttl_ms > 0 ? setup->ttl_ms : 1000;
-}
-
-static int64_t
-event_ms(void)
-{
-	return setup->event_ms > 0 ? setup->event_ms : 1000;
 }
 
 /* --------------------------------------------------------------- samples */
@@ -223,12 +218,19 @@ make(struct svc_registry **ret_registry, struct svc_error *err)
 	    setup->plugin, &setup->config, ret_registry, err);
 }
 
+static void
+choose_name(struct fixture *f)
+{
+	char uuid[37];
+	svc_uuid(uuid);
+	snprintf(f->name, sizeof(f->name), "t%.8s", uuid);
+}
+
 static int
 begin(void **state)
 {
 	struct fixture *f = svc_mem_calloc(1, sizeof(*f));
 	struct svc_error err = {0};
-	char uuid[37];
 	if (f == NULL)
 		return -1;
 	if (make(&f->here, &err) != SVC_OK || make(&f->there, &err) != SVC_OK) {
@@ -237,8 +239,7 @@ begin(void **state)
 		svc_mem_free(f);
 		return -1;
 	}
-	svc_uuid(uuid);
-	snprintf(f->name, sizeof(f->name), "t%.8s", uuid);
+	choose_name(f);
 	f->recorder = recorder_create();
 	*state = f;
 	return 0;
@@ -290,7 +291,7 @@ watch_synced(struct fixture *f, const char *service)
 {
 	watch(f, service);
 	assert_true(
-	    recorder_wait(f->recorder, SVC_SYNCED, NULL, NULL, SYNC_MS, NULL));
+	    recorder_wait(f->recorder, SVC_SYNCED, NULL, NULL, WAIT_MS, NULL));
 }
 
 /* How many nodes an answer has; -1 for none. An announced node may take as
@@ -320,7 +321,7 @@ static void
 expect_nodes(struct fixture *f, const char *service, int nodes,
     struct svc_record_list *ret_list)
 {
-	int64_t deadline_at_ms = svc_deadline(event_ms());
+	int64_t deadline_at_ms = svc_deadline(WAIT_MS);
 	struct svc_record_list list = {0};
 	int got;
 	while ((got = looked_up(f, service, &list)) != nodes) {
@@ -338,10 +339,10 @@ expect_nodes(struct fixture *f, const char *service, int nodes,
 
 #define CREATED(f, sample)                                    \
 	assert_true(recorder_wait((f)->recorder, SVC_CREATED, \
-	    (sample)->service, (sample)->id, event_ms(), NULL))
+	    (sample)->service, (sample)->id, WAIT_MS, NULL))
 #define REMOVED(f, sample)                                    \
 	assert_true(recorder_wait((f)->recorder, SVC_REMOVED, \
-	    (sample)->service, (sample)->id, event_ms(), NULL))
+	    (sample)->service, (sample)->id, WAIT_MS, NULL))
 
 /* ----------------------------------------------------------------- tests */
 
@@ -421,55 +422,107 @@ announcing_again_changes_nothing(void **state)
 	sample_fini(&b);
 }
 
+/* Watches under another name, so that nothing of before is seen. */
 static void
-a_node_not_renewed_goes_in_time(void **state)
+begin_anew(struct fixture *f)
 {
-	struct fixture *f = *state;
+	svc_registry_unwatch(f->watch);
+	f->watch = NULL;
+	recorder_destroy(f->recorder);
+	f->recorder = recorder_create();
+	choose_name(f);
+	watch_synced(f, f->name);
+}
+
+/* Renews a node and tells whether that was in time, so that it must have been
+ * there all along. On a starved machine it may be late. */
+static bool
+renew(struct fixture *f, const struct sample *sample, int64_t *renewed_at_ms)
+{
+	int64_t before_ms = svc_now_ms();
+	announce(f, sample, ttl_ms());
+	bool in_time = svc_now_ms() - *renewed_at_ms < ttl_ms() - EARLY_MS;
+	*renewed_at_ms = before_ms;
+	return in_time;
+}
+
+/* How long after its announcement a node went that is not renewed. */
+static int64_t
+time_to_go(struct fixture *f)
+{
 	struct sample a, b;
+	bool in_time = true;
+	begin_anew(f);
 	sample_init(&a, f->name, "1", "a", 1);
 	sample_init(&b, f->name, "1", "b", 2);
-	watch_synced(f, f->name);
-	announce(f, &a, ttl_ms());
-	int64_t since_ms = svc_now_ms();
-	int64_t limit_ms = since_ms + ttl_ms() + SLACK_MS;
-	CREATED(f, &a);
 	/* Another node of the same process lives on and keeps renewing. */
-	bool gone = false;
-	while (!gone && svc_now_ms() < limit_ms) {
-		announce(f, &b, ttl_ms());
-		int64_t left_ms = svc_remaining(limit_ms);
-		gone = recorder_wait(f->recorder, SVC_REMOVED, f->name, "a",
-		    left_ms < ttl_ms() / 4 ? left_ms : ttl_ms() / 4, NULL);
-	}
-	assert_true(gone);
-	assert_true(svc_now_ms() - since_ms >= ttl_ms() - 100);
+	int64_t renewed_at_ms = svc_now_ms();
 	announce(f, &b, ttl_ms());
-	assert_int_equal(looked_up(f, f->name, NULL), 1);
-	assert_int_equal(
-	    recorder_count(f->recorder, SVC_REMOVED, f->name, "b"), 0);
+	int64_t before_ms = svc_now_ms();
+	announce(f, &a, ttl_ms());
+	int64_t after_ms = svc_now_ms();
+	int64_t deadline_at_ms = svc_deadline(WAIT_MS);
+	CREATED(f, &a);
+	while (!recorder_wait(
+	    f->recorder, SVC_REMOVED, f->name, "a", ttl_ms() / 4, NULL)) {
+		assert_true(svc_now_ms() < deadline_at_ms);
+		in_time &= renew(f, &b, &renewed_at_ms);
+	}
+	int64_t gone_at_ms = svc_now_ms();
+	assert_true(gone_at_ms - before_ms >= ttl_ms() - EARLY_MS);
+	in_time &= renew(f, &b, &renewed_at_ms);
+	if (in_time) {
+		assert_int_equal(looked_up(f, f->name, NULL), 1);
+		assert_int_equal(
+		    recorder_count(f->recorder, SVC_REMOVED, f->name, "b"), 0);
+	}
 	withdraw(f, &b);
 	sample_fini(&a);
 	sample_fini(&b);
+	return gone_at_ms - after_ms;
+}
+
+static void
+a_node_not_renewed_goes_in_time(void **state)
+{
+	int64_t took_ms = time_to_go(*state);
+	/* A busy machine is late at times; a registry that is late is so each
+	 * time. */
+	for (int i = 0; i < 2 && took_ms > ttl_ms() + SLACK_MS; i++)
+		took_ms = time_to_go(*state);
+	assert_true(took_ms <= ttl_ms() + SLACK_MS);
+}
+
+/* Whether all renewals were in time; else this proves nothing. */
+static bool
+stays_while_renewed(struct fixture *f)
+{
+	struct sample a;
+	bool in_time = true;
+	begin_anew(f);
+	sample_init(&a, f->name, "1", "a", 1);
+	int64_t renewed_at_ms = svc_now_ms();
+	announce(f, &a, ttl_ms());
+	CREATED(f, &a);
+	int64_t until_ms = svc_deadline(2 * ttl_ms() + SLACK_MS);
+	while (in_time && svc_now_ms() < until_ms) {
+		bool quiet = recorder_quiet(f->recorder, ttl_ms() / 4);
+		in_time = renew(f, &a, &renewed_at_ms);
+		assert_true(quiet || !in_time);
+	}
+	if (in_time)
+		assert_int_equal(looked_up(f, f->name, NULL), 1);
+	withdraw(f, &a);
+	REMOVED(f, &a);
+	sample_fini(&a);
+	return in_time;
 }
 
 static void
 a_node_that_renews_stays(void **state)
 {
-	struct fixture *f = *state;
-	struct sample a;
-	sample_init(&a, f->name, "1", "a", 1);
-	watch_synced(f, f->name);
-	announce(f, &a, ttl_ms());
-	CREATED(f, &a);
-	int64_t until_ms = svc_deadline(2 * ttl_ms() + SLACK_MS);
-	while (svc_now_ms() < until_ms) {
-		announce(f, &a, ttl_ms());
-		assert_true(recorder_quiet(f->recorder, ttl_ms() / 4));
-	}
-	assert_int_equal(looked_up(f, f->name, NULL), 1);
-	withdraw(f, &a);
-	REMOVED(f, &a);
-	sample_fini(&a);
+	while (!stays_while_renewed(*state))
+		;
 }
 
 static void
@@ -486,7 +539,7 @@ a_withdrawn_node_is_gone_at_once(void **state)
 	CREATED(f, &a);
 	withdraw(f, &a);
 	assert_true(recorder_wait(
-	    f->recorder, SVC_REMOVED, f->name, "a", event_ms(), &last));
+	    f->recorder, SVC_REMOVED, f->name, "a", WAIT_MS, &last));
 	assert_true(svc_record_equal(last, &a.record));
 	expect_nodes(f, f->name, -1, NULL);
 	withdraw(f, &a);
@@ -515,7 +568,7 @@ a_watch_tells_what_is_there_then_syncs(void **state)
 		assert_true(recorder_count(f->recorder, SVC_CREATED, f->name,
 				nodes[i].id) == 1 ||
 			    recorder_wait(f->recorder, SVC_CREATED, f->name,
-				nodes[i].id, event_ms(), NULL));
+				nodes[i].id, WAIT_MS, NULL));
 	assert_int_equal(
 	    recorder_count(f->recorder, SVC_SYNCED, NULL, NULL), 1);
 	for (int i = 0; i < 5; i++) {
@@ -551,7 +604,7 @@ a_watch_tells_every_change(void **state)
 		}
 		announce(f, &a, TTL_LONG_MS);
 		assert_true(recorder_wait(
-		    f->recorder, SVC_UPDATED, f->name, "a", event_ms(), &now));
+		    f->recorder, SVC_UPDATED, f->name, "a", WAIT_MS, &now));
 		assert_true(svc_record_equal(now, &a.record));
 		svc_headers_destroy(endpoint.metadata);
 		endpoint.metadata = NULL;
@@ -755,7 +808,7 @@ an_ended_watch_is_silent(void **state)
 	OK(svc_registry_watch(
 	    f->there, f->name, recorder_change, second, &other, err));
 	assert_true(
-	    recorder_wait(second, SVC_CREATED, f->name, "a", SYNC_MS, NULL));
+	    recorder_wait(second, SVC_CREATED, f->name, "a", WAIT_MS, NULL));
 	assert_int_equal(
 	    recorder_count(f->recorder, SVC_CREATED, NULL, NULL), 0);
 	/* Ended at once, perhaps before it has begun. */
@@ -832,7 +885,7 @@ many_threads_may_use_it(void **state)
 			    workers[i].err.text);
 	/* What the watch says becomes what a lookup says. */
 	expect_nodes(f, f->name, WORKERS, NULL);
-	int64_t deadline_at_ms = svc_deadline(event_ms() + SLACK_MS);
+	int64_t deadline_at_ms = svc_deadline(WAIT_MS);
 	while (recorder_nodes(f->recorder, f->name) != WORKERS &&
 	       svc_now_ms() < deadline_at_ms)
 		recorder_quiet(f->recorder, 20);

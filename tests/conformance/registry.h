@@ -11,8 +11,6 @@ struct svc_conformance_registry {
 	struct svc_registry_config config;
 	/** The shortest TTL that it keeps exactly; 0: 1000. */
 	int64_t ttl_ms;
-	/** How soon a change must have reached a watch; 0: 1000. */
-	int64_t event_ms;
 	/** `list` gives names and versions only. */
 	bool list_without_nodes;
 	/** Values of endpoints are not carried. */

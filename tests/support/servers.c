@@ -549,8 +549,17 @@ test_server_start_again(struct test_server *server, bool keep_data)
 void
 test_server_freeze(struct test_server *server)
 {
-	if (server->pid != 0)
-		kill(server->pid, SIGSTOP);
+	siginfo_t info;
+	if (server->pid == 0)
+		return;
+	kill(server->pid, SIGSTOP);
+	/* On a busy machine threads of it run on, and answer, until the one
+	 * that takes the signal gets its turn. What is waited for is left
+	 * for the one who reaps it. */
+	while (waitid(P_PID, (id_t)server->pid, &info,
+		   WSTOPPED | WEXITED | WNOWAIT) != 0 &&
+	       errno == EINTR)
+		;
 }
 
 void

@@ -52,7 +52,8 @@ void test_server_end(struct test_server *server);
 /** Start it again on its old port, with its data or without; true when it
  * answers. It must not be running. */
 bool test_server_start_again(struct test_server *server, bool keep_data);
-/** Freeze and thaw it: a server that is there but says nothing. */
+/** Freeze and thaw it: a server that is there but says nothing, from the moment
+ * freeze returns. */
 void test_server_freeze(struct test_server *server);
 void test_server_thaw(struct test_server *server);
 /** End it, remove its folder, free it. NULL is fine. */

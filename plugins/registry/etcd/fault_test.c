@@ -20,7 +20,7 @@
 
 #include <cmocka.h>
 
-enum { WAIT_MS = 10000, OPEN_MAX = 16 };
+enum { WAIT_MS = 30000, OPEN_MAX = 16 };
 
 /* What it answers to its first, second, ... watch; the last one goes on. */
 static const char *const watches[] = {

@@ -40,6 +40,7 @@ struct conn {
 	int holds;                 /* atomic */
 	nng_stream_dialer *dialer; /* of a client's */
 	nng_aio *dial_aio, *send_aio, *recv_aio;
+	nng_aio *probe_aio; /* of a layered one */
 
 	/* under mux.mutex */
 	nng_stream *stream; /* NULL until connected */
@@ -289,6 +290,18 @@ make_room(struct conn *conn)
 	return true;
 }
 
+/* A websocket reads ahead. When it finds the end between two of our reads, the
+ * next one is never completed, for only what waits is told; but a send is
+ * refused. One that may take no time sends nothing if it is not. */
+static bool
+has_ended(struct conn *conn)
+{
+	nng_aio_set_timeout(conn->probe_aio, NNG_DURATION_ZERO);
+	nng_stream_send(conn->stream, conn->probe_aio);
+	nng_aio_wait(conn->probe_aio);
+	return nng_aio_result(conn->probe_aio) == NNG_ECLOSED;
+}
+
 /* Nothing is handled until it completes. */
 static void
 receive(struct conn *conn)
@@ -310,6 +323,8 @@ receive(struct conn *conn)
 	};
 	nng_aio_set_iov(conn->recv_aio, 1, &iov);
 	nng_stream_recv(conn->stream, conn->recv_aio);
+	if (conn->layered && has_ended(conn))
+		nng_stream_close(conn->stream); /* completes the read */
 	started(conn);
 }
 
@@ -552,6 +567,7 @@ conn_free(struct svc_mux *mux)
 	nng_aio_reap(conn->dial_aio);
 	nng_aio_reap(conn->send_aio);
 	nng_aio_reap(conn->recv_aio);
+	nng_aio_reap(conn->probe_aio);
 	nng_stream_dialer_free(
 	    conn->dialer); /* the stream still refers to it */
 	nng_stream_free(conn->stream);
@@ -606,8 +622,10 @@ conn_create(struct nng *self, struct listener *listener, bool layered,
 	    nng_aio_alloc(&conn->recv_aio, received, conn) != 0 ||
 	    (listener == NULL &&
 		nng_aio_alloc(&conn->dial_aio, dialed, conn) != 0) ||
+	    (layered && nng_aio_alloc(&conn->probe_aio, NULL, NULL) != 0) ||
 	    svc_mux_init(&conn->mux, &config, peer) != SVC_OK) {
 		nng_aio_free(conn->dial_aio);
+		nng_aio_free(conn->probe_aio);
 		nng_aio_free(conn->recv_aio);
 		nng_aio_free(conn->send_aio);
 		svc_mem_free(conn);

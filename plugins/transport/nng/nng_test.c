@@ -300,7 +300,7 @@ limits_of_a_listener(void **state)
 {
 	(void)state;
 	static const struct svc_transport_limits limits = {
-	    .handshake_ms = 100, .max_connections = 2};
+	    .handshake_ms = 1000, .max_connections = 2};
 	struct end end;
 	start(&end, "nng", &limits, "127.0.0.1:0");
 	/* Who says nothing is closed after a while. */
@@ -414,10 +414,12 @@ static void
 a_server_that_stops_ends_every_call(void **state)
 {
 	(void)state;
-	for (int round = 0; round < 10; round++) {
+	static const char *const addresses[] = {
+	    "127.0.0.1:0", "ws://127.0.0.1:0/svc"};
+	for (int round = 0; round < 40; round++) {
 		struct end server, client;
 		struct caller callers[4];
-		start(&server, "nng", NULL, "127.0.0.1:0");
+		start(&server, "nng", NULL, addresses[round / 2 % 2]);
 		start(&client, "nng", NULL, NULL);
 		for (int i = 0; i < 4; i++) {
 			callers[i] = (struct caller){.end = &client};

@@ -46,7 +46,7 @@ set_up(void **state)
 		return -1;
 	here.ops = ops;
 	struct svc_transport_config config = {.executor = here.executor,
-	    .limits.handshake_ms = 200,
+	    .limits.handshake_ms = 1000,
 	    .limits.max_message = 1 << 20};
 	if (here.ops->create(&config, &here.self, &err) != SVC_OK ||
 	    here.ops->listen(here.self, "127.0.0.1:0", echo, NULL,
