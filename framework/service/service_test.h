@@ -75,7 +75,7 @@ make(const char *name, const struct svc_option *more)
 	    SVC_OPT_log_level("error"),
 	};
 	size_t n = 5;
-	if (strcmp(transport_name, "tcp") == 0)
+	if (strcmp(transport_name, "memory") != 0)
 		list[n++] = (struct svc_option)SVC_OPT_address("127.0.0.1:0");
 	for (; more != NULL && more->kind != SVC_OPTION_END; more++)
 		list[n++] = *more;
@@ -103,6 +103,35 @@ set_registry(void **state)
 	snprintf(registry_name, sizeof(registry_name), "test-%d", ++n);
 	return 0;
 }
+
+/* Whether a transport's plugin was built. */
+static UNUSED bool
+has_transport(const char *name)
+{
+	struct svc_service *s = svc_new_options((const struct svc_option[]){
+	    SVC_OPT_registry(memory),
+	    SVC_OPT_broker(memory),
+	    {SVC_OPTION_TRANSPORT, name, 0, 0, 0, 0, 0},
+	    SVC_OPT_end(),
+	});
+	bool has = svc_init(s, 0, NULL) == SVC_OK;
+	svc_free(s);
+	if (!has)
+		print_message("[    LACKS ] transport %s\n", name);
+	return has;
+}
+
+/* Runs the group over each transport there is. */
+#define EACH_TRANSPORT(failed, tests)                                    \
+	do {                                                             \
+		const char *const names_[] = {"memory", "tcp", "nng"};   \
+		for (int i_ = 0; i_ < 3; i_++) {                         \
+			transport_name = names_[i_];                     \
+			if (has_transport(transport_name))               \
+				(failed) += cmocka_run_group_tests_name( \
+				    transport_name, tests, NULL, NULL);  \
+		}                                                        \
+	} while (0)
 
 #define TEST(f) cmocka_unit_test_setup(f, set_registry)
 
