@@ -8,7 +8,7 @@
  * The events take the lock too, so giving back, which waits for them, is done
  * without it.
  *
- * A thread that waits says so (reader_waits, writer_waits) and is woken only
+ * A thread that waits says so (reader_waits, writers_waiting) and is woken only
  * then: a message for a receiver that is at work, or behind another message,
  * wakes nobody.
  */
@@ -63,8 +63,8 @@ svc_stream_wake(struct svc_stream *stream)
 {
 	if (stream->reader_waits)
 		pthread_cond_signal(&stream->readable);
-	if (stream->writer_waits)
-		pthread_cond_signal(&stream->writable);
+	if (stream->writers_waiting > 0)
+		pthread_cond_broadcast(&stream->writable);
 }
 
 void
@@ -250,32 +250,31 @@ svc_stream_writable(struct svc_stream_handle *handle)
 	struct svc_stream *stream = handle->user;
 	pthread_mutex_lock(&stream->lock);
 	stream->room = true;
-	if (stream->writer_waits)
-		pthread_cond_signal(&stream->writable);
+	if (stream->writers_waiting > 0)
+		pthread_cond_broadcast(&stream->writable);
 	pthread_mutex_unlock(&stream->lock);
 }
 
 /* ------------------------------------------------------------------ receive */
 
+/* What was received may be replaced. With the lock, which is let go
+ * meanwhile; false when there was nothing to say. */
 static bool
-gives_credit(const struct svc_stream *stream)
-{
-	return stream->consumed > 0 && stream->handle != NULL &&
-	       !stream->in_done && SVC_OPS_HAS(stream->handle->ops, credit);
-}
-
-/* With the lock, which is let go meanwhile. */
-static void
 give_credit(struct svc_stream *stream)
 {
 	struct svc_stream_handle *handle = stream->handle;
+	if (stream->n_consumed == 0 || handle == NULL || stream->in_done ||
+	    !SVC_OPS_HAS(handle->ops, credit))
+		return false;
 	size_t bytes = stream->consumed;
 	stream->consumed = 0;
+	stream->n_consumed = 0;
 	stream->busy++;
 	pthread_mutex_unlock(&stream->lock);
 	handle->ops->credit(handle, bytes);
 	pthread_mutex_lock(&stream->lock);
 	leave(stream);
+	return true;
 }
 
 /* Waits for messages and takes them, or says why there are none. */
@@ -304,8 +303,8 @@ await(struct svc_stream *stream)
 		}
 		if (stream->lost && !stream->moving) {
 			svc_stream_move(stream);
-		} else if (gives_credit(stream)) {
-			give_credit(stream);
+		} else if (give_credit(stream)) {
+			continue; /* something may have come meanwhile */
 		} else if (!told) {
 			told = true;
 			pthread_mutex_unlock(&stream->lock);
@@ -337,10 +336,10 @@ svc_stream_recv(struct svc_stream *stream, struct svc_message *ret_message)
 			return code;
 	}
 	stream->consumed += len;
+	stream->n_consumed++;
 	if (stream->consumed >= CREDIT_STEP) {
 		pthread_mutex_lock(&stream->lock);
-		if (gives_credit(stream))
-			give_credit(stream);
+		give_credit(stream);
 		pthread_mutex_unlock(&stream->lock);
 	}
 	ret_message->content_type = stream->type;
@@ -366,10 +365,10 @@ wait_for_room(struct svc_stream *stream, bool closed, bool *told)
 	}
 	while (!stream->ended && !stream->lost && !stream->moving &&
 	       (closed || !stream->room)) {
-		stream->writer_waits = true;
+		stream->writers_waiting++;
 		svc_err code = svc_cond_wait(
 		    &stream->writable, &stream->lock, stream->deadline_at_ms);
-		stream->writer_waits = false;
+		stream->writers_waiting--;
 		if (code == SVC_E_TIMEDOUT)
 			break;
 	}
@@ -442,10 +441,10 @@ static void
 wait_for_move(struct svc_stream *stream)
 {
 	while (stream->moving && !stream->ended) {
-		stream->writer_waits = true;
+		stream->writers_waiting++;
 		svc_cond_wait(
 		    &stream->writable, &stream->lock, stream->deadline_at_ms);
-		stream->writer_waits = false;
+		stream->writers_waiting--;
 	}
 }
 

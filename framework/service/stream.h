@@ -49,7 +49,8 @@ struct svc_stream {
 	pthread_mutex_t lock; /* see stream.c */
 	pthread_cond_t readable, writable;
 	pthread_cond_t calm; /* nobody is busy, for who moves the stream */
-	bool reader_waits, writer_waits;
+	bool reader_waits;
+	int writers_waiting; /* one sends, another may move the stream */
 	bool server;
 	struct svc_service *service;
 	int64_t deadline_at_ms;
@@ -75,7 +76,8 @@ struct svc_stream {
 	struct svc_error last; /* of what failed last */
 	_Atomic bool cut;      /* ended, and what has arrived is dropped */
 	bool first_was_given;  /* of the receiver */
-	size_t consumed;       /* of the receiver: no credit given yet */
+	/* Of the receiver: bytes and messages that no credit was given for. */
+	size_t consumed, n_consumed;
 	struct svc_stream_queue queue;
 
 	char *type;       /* of the peer, by svc_reply_alloc */

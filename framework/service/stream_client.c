@@ -172,6 +172,23 @@ attempts(struct client_stream *client, struct svc_error *err)
 	return code;
 }
 
+/* False when the stream ended or this attempt is lost, too. */
+static bool
+wait_for_room(struct svc_stream *stream)
+{
+	while (!stream->ended && !stream->lost) {
+		if (stream->room)
+			return true;
+		stream->writers_waiting++;
+		svc_err code = svc_cond_wait(
+		    &stream->writable, &stream->lock, stream->deadline_at_ms);
+		stream->writers_waiting--;
+		if (code == SVC_E_TIMEDOUT)
+			break;
+	}
+	return false;
+}
+
 /* Sends again what the lost attempt was sent. With the lock. */
 static svc_err
 replay(struct client_stream *client)
@@ -187,6 +204,8 @@ replay(struct client_stream *client)
 		    .len = len,
 		};
 		svc_err code = svc_stream_put(stream, &part, NULL);
+		if (code == SVC_E_AGAIN && wait_for_room(stream))
+			continue;
 		if (code != SVC_OK)
 			return code;
 		at += sizeof(len) + len;
@@ -227,9 +246,11 @@ svc_stream_move(struct svc_stream *stream)
 		svc_stream_release(stream, stream->end.code);
 	} else {
 		code = replay(client);
-		/* A handle that ended again tells so by an event. */
-		if (code != SVC_OK && code != SVC_E_CLOSED)
-			svc_stream_end(stream, SVC_E_UNAVAILABLE,
+		/* A handle that ended again tells so by an event, and a
+		 * deadline shows by itself. */
+		if (code != SVC_OK && code != SVC_E_CLOSED &&
+		    code != SVC_E_AGAIN)
+			svc_stream_end(stream, code,
 			    "the stream could not be moved to another node",
 			    false);
 	}
