@@ -87,7 +87,7 @@ svc_call_begin(
 }
 
 void
-svc_call_end(struct svc_call *call)
+svc_call_forget(struct svc_call *call)
 {
 	for (struct svc_call_owned *owned = call->owned; owned != NULL;
 	     owned = owned->next) {
@@ -105,6 +105,16 @@ svc_call_end(struct svc_call *call)
 			svc_mem_free(block);
 		block = next;
 	}
+	call->at = call->space;
+	call->end = call->space + sizeof(call->space);
+	call->blocks = NULL;
+	call->owned = NULL;
+}
+
+void
+svc_call_end(struct svc_call *call)
+{
+	svc_call_forget(call);
 	if (call->spare == NULL)
 		return;
 	watch_thread();

@@ -39,8 +39,8 @@ count_in(struct svc_server *server)
 
 /* The last touch of the server: it is freed only after the transport has
  * waited for its callbacks. */
-static void
-count_out(struct svc_server *server, struct svc_server_shard *shard)
+void
+svc_server_count_out(struct svc_server *server, struct svc_server_shard *shard)
 {
 	atomic_fetch_sub(&shard->running, 1);
 	if (!atomic_load(&server->draining))
@@ -72,7 +72,7 @@ answer(struct svc_server *server, struct svc_server_shard *shard,
 		code = stream->ops->send(stream, part, NULL);
 	}
 	stream->ops->release(stream, code == SVC_OK ? SVC_OK : SVC_E_INTERNAL);
-	count_out(server, shard);
+	svc_server_count_out(server, shard);
 }
 
 static void
@@ -335,7 +335,7 @@ gather_closed(
 	struct svc_server *server = gather->server;
 	struct svc_server_shard *shard = gather->shard;
 	gather_free(gather);
-	count_out(server, shard);
+	svc_server_count_out(server, shard);
 }
 
 static const struct svc_stream_events gather_events = {
@@ -380,6 +380,45 @@ nomem:
 	refuse(server, shard, stream, SVC_E_NOMEM, true, "out of memory");
 }
 
+/* -------------------------------------------------------------- stream calls
+ */
+
+static void
+stream_start(struct svc_server *server, struct svc_server_shard *shard,
+    struct svc_stream_handle *stream, const struct svc_part *first)
+{
+	svc_err code = SVC_OK;
+	bool not_run;
+	char text[sizeof(((struct svc_error *)0)->text)];
+	struct svc_server_endpoint *endpoint =
+	    admit(server, first, &code, &not_run, text, sizeof(text));
+	const char *why = text;
+	if (endpoint != NULL) {
+		not_run = true;
+		code = svc_server_stream_start(
+		    server, shard, endpoint, stream, first, &why);
+		if (code == SVC_OK)
+			return; /* `stream` is the handler's now */
+		if (endpoint->limit != 0)
+			atomic_fetch_sub(&endpoint->running, 1);
+		stream->user = NULL;
+		stream->events = &call_events;
+	}
+	refuse(server, shard, stream, code, not_run, why);
+}
+
+/* Also what has more parts to come and no endpoint: it is refused at once. */
+static bool
+is_stream(const struct svc_server *server, const struct svc_part *first)
+{
+	bool whole = (first->flags & SVC_PART_END) != 0;
+	if (whole && !server->has_streams)
+		return false;
+	const struct svc_server_endpoint *endpoint = svc_server_find(
+	    server, first->endpoint != NULL ? first->endpoint : "");
+	return endpoint != NULL ? endpoint->stream_fn != NULL : !whole;
+}
+
 /* A caller that knew the address was faster than the start. */
 static void
 wait_open(struct svc_server *server)
@@ -401,7 +440,9 @@ svc_server_accept(
 	stream->events = &call_events;
 	if (!atomic_load_explicit(&server->open, memory_order_acquire))
 		wait_open(server);
-	if ((first->flags & SVC_PART_END) != 0)
+	if (is_stream(server, first))
+		stream_start(server, shard, stream, first);
+	else if ((first->flags & SVC_PART_END) != 0)
 		serve(server, shard, stream, first,
 		    (first->flags & SVC_PART_MESSAGE) != 0 ? first->data : NULL,
 		    (first->flags & SVC_PART_MESSAGE) != 0 ? first->len : 0);

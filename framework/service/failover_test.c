@@ -2,11 +2,9 @@
 /* What a caller notices when nodes fail: nothing, where it can be helped. */
 #include "service_test.h"
 
-#include <arpa/inet.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,57 +16,6 @@ name_of_node(struct svc_call *call, const struct svc_message *req,
 	(void)arg;
 	return svc_reply_text(call, rsp, "text/plain", "%s",
 	    svc_options_of(svc_call_service(call))->id);
-}
-
-/* Puts a node into the registry that the test's services see. */
-static void
-announce(struct svc_service *service, const char *name, const char *id,
-    const char *address, bool idempotent)
-{
-	struct svc_headers *node_metadata = svc_headers_create();
-	struct svc_headers *metadata = svc_headers_create();
-	svc_headers_set(node_metadata, "transport", transport_name);
-	if (idempotent)
-		svc_headers_set(metadata, "idempotent", "true");
-	struct svc_node node = {
-	    .id = id, .address = address, .metadata = node_metadata};
-	struct svc_endpoint endpoint = {
-	    .name = "Student.Name", .metadata = metadata};
-	struct svc_record record = {.name = name,
-	    .version = "latest",
-	    .endpoints = &endpoint,
-	    .n_endpoints = 1,
-	    .nodes = &node,
-	    .n_nodes = 1};
-	struct svc_error err = {0};
-	svc_err code = svc_registry_announce(
-	    svc_registry_of(service), &record, 600000, &err);
-	assert_string_equal(err.text, "");
-	assert_int_equal(code, SVC_OK);
-	svc_headers_destroy(node_metadata);
-	svc_headers_destroy(metadata);
-}
-
-/* An address of this transport at which nothing answers. */
-static void
-dead_address(char out[64])
-{
-	if (strcmp(transport_name, "tcp") != 0) {
-		snprintf(out, 64, "memory:nobody");
-		return;
-	}
-	/* Bound but not listening: nobody else can take the port. */
-	static int fd = -1;
-	struct sockaddr_in in = {.sin_family = AF_INET};
-	socklen_t len = sizeof(in);
-	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	if (fd < 0) {
-		fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-		assert_int_equal(
-		    bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
-	}
-	getsockname(fd, (struct sockaddr *)&in, &len);
-	snprintf(out, 64, "127.0.0.1:%d", ntohs(in.sin_port));
 }
 
 static void

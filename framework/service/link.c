@@ -181,6 +181,7 @@ struct waiting {
 	char *block; /* content type, then data; becomes the reply's */
 	struct svc_headers *headers;
 	size_t data_at, len;
+	bool has_message;
 };
 
 static void
@@ -190,6 +191,16 @@ out_of_memory(struct waiting *waiting)
 	    svc_error_set(waiting->err, SVC_E_NOMEM, "out of memory");
 }
 
+/* A stream endpoint may answer with one message, as any other. */
+static void
+too_many(struct waiting *waiting)
+{
+	if (waiting->result.code == SVC_OK)
+		waiting->result.code = svc_error_set(waiting->err, SVC_E_INVAL,
+		    "the endpoint answers with a stream of messages: use "
+		    "svc_open");
+}
+
 /* One block holds the content type and the data, so that a reply costs one
  * allocation. */
 static bool
@@ -197,16 +208,16 @@ keep(struct waiting *waiting, const char *type, const void *data, size_t len)
 {
 	size_t type_size = strlen(type) + 1;
 	size_t data_at = (type_size + 15) & ~(size_t)15;
-	if (len > SIZE_MAX - data_at - 1)
+	if (len > SIZE_MAX / 2)
 		return false;
-	char *block = svc_mem_alloc(data_at + len + 1);
+	char *block = svc_reply_alloc(data_at + len + 1, true);
 	if (block == NULL)
 		return false;
 	memcpy(block, type, type_size);
 	if (len > 0)
 		memcpy(block + data_at, data, len);
 	block[data_at + len] = '\0'; /* text can be read as a string */
-	svc_mem_free(waiting->block);
+	svc_reply_release(waiting->block);
 	waiting->block = block;
 	waiting->data_at = data_at;
 	waiting->len = len;
@@ -217,7 +228,7 @@ static void
 on_end(struct waiting *waiting, const struct svc_part *part)
 {
 	waiting->result.replied = true;
-	if (waiting->result.code == SVC_E_NOMEM)
+	if (waiting->result.code != SVC_OK)
 		return;
 	waiting->result.code = part->status;
 	if (part->status == SVC_OK)
@@ -248,6 +259,9 @@ on_part(struct svc_stream_handle *stream, const struct svc_part *part)
 		    part->content_type != NULL)
 			type = part->content_type;
 		bool message = (part->flags & SVC_PART_MESSAGE) != 0;
+		if (message && waiting->has_message)
+			too_many(waiting);
+		waiting->has_message |= message;
 		if ((message || (part->flags & SVC_PART_END) == 0) &&
 		    !keep(waiting, type, message ? part->data : NULL,
 			message ? part->len : 0))
@@ -282,7 +296,7 @@ finish(struct waiting *waiting)
 	    !keep(waiting, "", NULL, 0))
 		out_of_memory(waiting);
 	if (waiting->result.code != SVC_OK) {
-		svc_mem_free(waiting->block);
+		svc_reply_release(waiting->block);
 		svc_headers_destroy(waiting->headers);
 		return;
 	}
@@ -292,21 +306,6 @@ finish(struct waiting *waiting)
 	    .len = waiting->len,
 	    .headers = waiting->headers,
 	};
-}
-
-void
-svc_message_free(struct svc_message *rsp)
-{
-	if (rsp == NULL)
-		return;
-	/* svc_link_exchange made it: the type is the start of the block. */
-	union {
-		const char *in;
-		void *out;
-	} block = {rsp->content_type};
-	svc_mem_free(block.out);
-	svc_headers_destroy(rsp->headers);
-	*rsp = (struct svc_message){0};
 }
 
 /* False when the connection was found closed before anything was sent. */
@@ -334,7 +333,7 @@ try_exchange(struct svc_link *link, struct conn *conn,
 	svc_will_block();
 	code = ops->wait(stream, deadline_at_ms);
 	ops->release(stream, SVC_E_CANCELLED);
-	if (code != SVC_OK)
+	if (code != SVC_OK && waiting->result.code == SVC_OK)
 		waiting->result = (struct svc_exchange){.code = code};
 	return true;
 }
@@ -376,4 +375,31 @@ svc_link_exchange(struct svc_link *link, const struct svc_part *first,
 	}
 	finish(&waiting);
 	*ret_exchange = waiting.result;
+}
+
+/* ------------------------------------------------------------------- streams
+ */
+
+svc_err
+svc_link_open(struct svc_link *link, const struct svc_part *first,
+    int64_t dial_timeout_ms, const struct svc_stream_events *of, void *user,
+    struct svc_stream_handle **ret_stream, struct svc_error *err)
+{
+	const struct svc_transport_ops *ops = link->use->ops;
+	for (int i = 0; i < 3; i++) {
+		struct conn *conn;
+		err->text[0] = '\0';
+		svc_err code = conn_enter(link, dial_timeout_ms, &conn, err);
+		if (code != SVC_OK)
+			return code;
+		code = ops->open(
+		    conn->handle, first, 0, of, user, ret_stream, err);
+		if (code == SVC_E_CLOSED)
+			conn_retire(link, conn);
+		conn_leave(link, conn);
+		if (code != SVC_E_CLOSED)
+			return code;
+	}
+	return svc_error_set(err, SVC_E_UNAVAILABLE,
+	    "the connection to %s was closed", link->address);
 }

@@ -165,15 +165,16 @@ insert(struct svc_server *server, struct svc_server_endpoint *endpoint)
 	return SVC_OK;
 }
 
-svc_err
-svc_server_add(struct svc_server *server, const char *name, svc_handler fn,
-    void *arg, const struct svc_option *options, bool internal,
-    struct svc_error *err)
+/* With one of `fn` and `stream_fn`. */
+static svc_err
+add(struct svc_server *server, const char *name, svc_handler fn,
+    svc_stream_handler stream_fn, void *arg, const struct svc_option *options,
+    bool internal, struct svc_error *err)
 {
 	svc_err code = check_name(name, internal, err);
 	if (code != SVC_OK)
 		return code;
-	if (fn == NULL)
+	if (fn == NULL && stream_fn == NULL)
 		return svc_error_set(
 		    err, SVC_E_INVAL, "endpoint \"%s\" needs a function", name);
 	if (svc_server_find(server, name) != NULL)
@@ -186,11 +187,16 @@ svc_server_add(struct svc_server *server, const char *name, svc_handler fn,
 	endpoint->name = svc_mem_strdup(name);
 	endpoint->metadata = svc_headers_create();
 	endpoint->fn = fn;
+	endpoint->stream_fn = stream_fn;
 	endpoint->arg = arg;
 	endpoint->internal = internal;
 	code = endpoint->name != NULL && endpoint->metadata != NULL
 		   ? SVC_OK
-		   : svc_error_set(err, SVC_E_NOMEM, "out of memory");
+		   : SVC_E_NOMEM;
+	if (code == SVC_OK && stream_fn != NULL)
+		code = svc_headers_set(endpoint->metadata, "stream", "true");
+	if (code != SVC_OK)
+		svc_error_set(err, code, "out of memory");
 	for (; code == SVC_OK && options != NULL &&
 	       options->kind != SVC_OPTION_END;
 	     options++)
@@ -199,7 +205,35 @@ svc_server_add(struct svc_server *server, const char *name, svc_handler fn,
 		code = svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	if (code != SVC_OK)
 		free_endpoint(endpoint);
+	else if (stream_fn != NULL)
+		server->has_streams = true;
 	return code;
+}
+
+svc_err
+svc_server_add(struct svc_server *server, const char *name, svc_handler fn,
+    void *arg, const struct svc_option *options, bool internal,
+    struct svc_error *err)
+{
+	return add(server, name, fn, NULL, arg, options, internal, err);
+}
+
+svc_err
+svc_server_add_stream(struct svc_server *server, const char *name,
+    svc_stream_handler fn, void *arg, const struct svc_option *options,
+    struct svc_error *err)
+{
+	return add(server, name, NULL, fn, arg, options, false, err);
+}
+
+static svc_err
+may_add(struct svc_service *service, const char *endpoint)
+{
+	if (service->state <= SVC_SERVICE_READY)
+		return SVC_OK;
+	return svc_service_fail(service, SVC_E_PRECONDITION,
+	    "endpoint \"%s\": handlers are added before svc_start",
+	    endpoint != NULL ? endpoint : "");
 }
 
 svc_err
@@ -208,13 +242,29 @@ svc_handle_options(struct svc_service *service, const char *endpoint,
 {
 	if (service == NULL)
 		return SVC_E_NOMEM;
-	if (service->state > SVC_SERVICE_READY)
-		return svc_service_fail(service, SVC_E_PRECONDITION,
-		    "endpoint \"%s\": handlers are added before svc_start",
-		    endpoint != NULL ? endpoint : "");
 	struct svc_error err = {0};
-	svc_err code = svc_server_add(
+	svc_err code = may_add(service, endpoint);
+	if (code != SVC_OK)
+		return code;
+	code = svc_server_add(
 	    service->server, endpoint, fn, arg, options, false, &err);
+	if (code != SVC_OK)
+		svc_service_fail(service, code, "%s", err.text);
+	return code;
+}
+
+svc_err
+svc_handle_stream_options(struct svc_service *service, const char *endpoint,
+    svc_stream_handler fn, void *arg, const struct svc_option *options)
+{
+	if (service == NULL)
+		return SVC_E_NOMEM;
+	struct svc_error err = {0};
+	svc_err code = may_add(service, endpoint);
+	if (code != SVC_OK)
+		return code;
+	code = svc_server_add_stream(
+	    service->server, endpoint, fn, arg, options, &err);
 	if (code != SVC_OK)
 		svc_service_fail(service, code, "%s", err.text);
 	return code;
@@ -237,7 +287,7 @@ static svc_err
 wrap(struct svc_service *service, struct svc_server_endpoint *endpoint)
 {
 	size_t n = service->n_handler_wraps;
-	if (n == 0 || endpoint->internal)
+	if (n == 0 || endpoint->internal || endpoint->stream_fn != NULL)
 		return SVC_OK;
 	endpoint->links = svc_mem_calloc(n, sizeof(*endpoint->links));
 	if (endpoint->links == NULL)

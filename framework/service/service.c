@@ -69,6 +69,7 @@ stop(struct svc_service *service)
 		    "%lld calls still ran after --drain_timeout (%lld ms)",
 		    (long long)svc_server_running(service->server),
 		    (long long)limit_ms);
+		svc_server_cut_streams(service->server);
 	}
 	service->state = SVC_SERVICE_STOPPED;
 	svc_log(SVC_LOG_INFO, "service.stopped", "%s", service->values.id);

@@ -96,6 +96,18 @@ void svc_link_exchange(struct svc_link *link, const struct svc_part *first,
     int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_message *rsp,
     struct svc_exchange *ret_exchange, struct svc_error *err);
 
+/* Open a stream by `first`, on a connection that is kept or dialled. Its events
+ * may come before this returns. Nothing was sent when it fails. */
+svc_err svc_link_open(struct svc_link *link, const struct svc_part *first,
+    int64_t dial_timeout_ms, const struct svc_stream_events *of, void *user,
+    struct svc_stream_handle **ret_stream, struct svc_error *err);
+
+/* Memory whose start is the content type of a message that is handed out, and
+ * whether svc_message_free is to free it with the message. */
+void *svc_reply_alloc(size_t size, bool is_callers);
+/* NULL is fine. */
+void svc_reply_release(const void *space);
+
 /* ----------------------------------------------------------------- client */
 
 struct svc_call_link { /* one wrapper's place in the chain */
@@ -127,6 +139,7 @@ struct svc_handler_link { /* one wrapper's place in the chain of an endpoint */
 struct svc_server_endpoint {
 	char *name;
 	svc_handler fn; /* the outermost wrapper once the server runs */
+	svc_stream_handler stream_fn; /* instead of `fn`, for streams */
 	void *arg;
 	struct svc_handler_link *links;
 	bool internal;           /* not published */
@@ -143,6 +156,7 @@ struct svc_server {
 	struct svc_service *service;
 	struct svc_server_endpoint **endpoints;
 	size_t n_endpoints;
+	bool has_streams; /* some endpoint is one of streams */
 	/* Calls that run, counted apart by thread so that they share nothing.
 	 */
 	struct svc_server_shard {
@@ -154,13 +168,21 @@ struct svc_server {
 	void *listener;
 	_Atomic bool open; /* handlers may run: what they can ask for is set */
 	_Atomic bool draining;
-	pthread_mutex_t lock; /* only for `idle` */
-	pthread_cond_t idle;  /* a call has ended, or `open` was set */
+	pthread_mutex_t lock; /* only for `idle` and what follows */
+	pthread_cond_t idle;  /* a call or a stream has ended, or `open` was
+			       * set */
+	struct svc_server_stream *streams;
+	int n_streams;
+	bool cut; /* streams end at once */
 };
 svc_err svc_server_create(struct svc_service *service);
 void svc_server_destroy(struct svc_server *server);
 svc_err svc_server_add(struct svc_server *server, const char *endpoint,
     svc_handler fn, void *arg, const struct svc_option *options, bool internal,
+    struct svc_error *err);
+/* The same for a stream endpoint. */
+svc_err svc_server_add_stream(struct svc_server *server, const char *endpoint,
+    svc_stream_handler fn, void *arg, const struct svc_option *options,
     struct svc_error *err);
 svc_err svc_server_listen(struct svc_server *server, struct svc_error *err);
 /* Let the calls run that came since svc_server_listen. */
@@ -170,6 +192,9 @@ void svc_server_drain(struct svc_server *server);
 /* Wait for running calls; false when the deadline passed before they ended. */
 bool svc_server_wait(struct svc_server *server, int64_t deadline_at_ms);
 int64_t svc_server_running(struct svc_server *server);
+/* End the streams that still run, and wait a little until their handlers have
+ * seen it. */
+void svc_server_cut_streams(struct svc_server *server);
 /* Close the listener and its connections. */
 void svc_server_close(struct svc_server *server);
 
@@ -193,6 +218,8 @@ struct svc_call {
 svc_err svc_call_begin(struct svc_call *call, struct svc_service *service,
     struct svc_message *rsp);
 void svc_call_end(struct svc_call *call);
+/* Frees the memory that it gave so far. */
+void svc_call_forget(struct svc_call *call);
 
 /* ----------------------------------------------------- record and registry */
 

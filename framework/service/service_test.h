@@ -7,6 +7,7 @@
 
 #include <svc/svc.h>
 
+#include <arpa/inet.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include <cmocka.h>
 
@@ -75,7 +77,7 @@ make(const char *name, const struct svc_option *more)
 	    SVC_OPT_log_level("error"),
 	};
 	size_t n = 5;
-	if (strcmp(transport_name, "tcp") == 0)
+	if (strcmp(transport_name, "memory") != 0)
 		list[n++] = (struct svc_option)SVC_OPT_address("127.0.0.1:0");
 	for (; more != NULL && more->kind != SVC_OPTION_END; more++)
 		list[n++] = *more;
@@ -95,6 +97,57 @@ must_start(struct svc_service *service)
 	assert_int_equal(code, SVC_OK);
 }
 
+/* Puts a node into the registry that the test's services see. */
+static UNUSED void
+announce(struct svc_service *service, const char *name, const char *id,
+    const char *address, bool idempotent)
+{
+	struct svc_headers *node_metadata = svc_headers_create();
+	struct svc_headers *metadata = svc_headers_create();
+	svc_headers_set(node_metadata, "transport", transport_name);
+	if (idempotent)
+		svc_headers_set(metadata, "idempotent", "true");
+	struct svc_node node = {
+	    .id = id, .address = address, .metadata = node_metadata};
+	struct svc_endpoint endpoint = {
+	    .name = "Student.Name", .metadata = metadata};
+	struct svc_record record = {.name = name,
+	    .version = "latest",
+	    .endpoints = &endpoint,
+	    .n_endpoints = 1,
+	    .nodes = &node,
+	    .n_nodes = 1};
+	struct svc_error err = {0};
+	svc_err code = svc_registry_announce(
+	    svc_registry_of(service), &record, 600000, &err);
+	assert_string_equal(err.text, "");
+	assert_int_equal(code, SVC_OK);
+	svc_headers_destroy(node_metadata);
+	svc_headers_destroy(metadata);
+}
+
+/* An address of this transport at which nothing answers. */
+static UNUSED void
+dead_address(char out[64])
+{
+	if (strcmp(transport_name, "memory") == 0) {
+		snprintf(out, 64, "memory:nobody");
+		return;
+	}
+	/* Bound but not listening: nobody else can take the port. */
+	static int fd = -1;
+	struct sockaddr_in in = {.sin_family = AF_INET};
+	socklen_t len = sizeof(in);
+	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (fd < 0) {
+		fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		assert_int_equal(
+		    bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
+	}
+	getsockname(fd, (struct sockaddr *)&in, &len);
+	snprintf(out, 64, "127.0.0.1:%d", ntohs(in.sin_port));
+}
+
 static UNUSED int
 set_registry(void **state)
 {
@@ -103,6 +156,35 @@ set_registry(void **state)
 	snprintf(registry_name, sizeof(registry_name), "test-%d", ++n);
 	return 0;
 }
+
+/* Whether a transport's plugin was built. */
+static UNUSED bool
+has_transport(const char *name)
+{
+	struct svc_service *s = svc_new_options((const struct svc_option[]){
+	    SVC_OPT_registry(memory),
+	    SVC_OPT_broker(memory),
+	    {SVC_OPTION_TRANSPORT, name, 0, 0, 0, 0, 0},
+	    SVC_OPT_end(),
+	});
+	bool has = svc_init(s, 0, NULL) == SVC_OK;
+	svc_free(s);
+	if (!has)
+		print_message("[    LACKS ] transport %s\n", name);
+	return has;
+}
+
+/* Runs the group over each transport there is. */
+#define EACH_TRANSPORT(failed, tests)                                    \
+	do {                                                             \
+		const char *const names_[] = {"memory", "tcp", "nng"};   \
+		for (int i_ = 0; i_ < 3; i_++) {                         \
+			transport_name = names_[i_];                     \
+			if (has_transport(transport_name))               \
+				(failed) += cmocka_run_group_tests_name( \
+				    transport_name, tests, NULL, NULL);  \
+		}                                                        \
+	} while (0)
 
 #define TEST(f) cmocka_unit_test_setup(f, set_registry)
 

@@ -27,6 +27,7 @@ struct svc_service;
 struct svc_client;
 struct svc_server;
 struct svc_call;
+struct svc_stream;
 struct svc_event;
 
 /* ---------------------------------------------------------------- service */
@@ -222,7 +223,8 @@ typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
 SVC_API svc_err svc_call_options(struct svc_client *client, const char *service,
     const char *endpoint, const struct svc_message *req,
     struct svc_message *rsp, const struct svc_option *options);
-/** Frees what svc_call filled. NULL and an empty message are fine. */
+/** Frees what svc_call filled. NULL and an empty message are fine, and so is
+ * what svc_stream_recv gave, which stays the stream's. */
 SVC_API void svc_message_free(struct svc_message *rsp);
 
 /** A call on its way through the wrappers. */
@@ -238,6 +240,166 @@ typedef svc_err (*svc_call_next)(const struct svc_outgoing *call, void *arg);
 /** Around every call, the first given outermost. */
 typedef svc_err (*svc_call_wrapper)(const struct svc_outgoing *call,
     svc_call_next next, void *next_arg, void *arg);
+
+/* ---------------------------------------------------------------- streams */
+
+/**
+ * A stream: any number of messages each way, in order, over the connection
+ * that calls use too. docs/streams.md shows what they are good for.
+ *
+ * A client opens one with svc_open and gives it back with svc_stream_free; a
+ * handler is called with one, and its return ends it: SVC_OK (or SVC_E_EOF, as
+ * svc_stream_recv gave it) is a clean end, anything else a failure that the
+ * client reads, with the text of svc_fail(svc_stream_call(stream), ...).
+ *
+ * What a stream holds is bounded. A peer may have sent
+ * svc_transport_limits.stream_window bytes that were not received yet; beyond
+ * it svc_stream_send waits at its side. Over a transport without credit what
+ * waits here is limited to 8 MiB and one message; a peer that passes that ends
+ * the stream with SVC_E_EXHAUSTED.
+ *
+ * Threads: one may send while another receives, and any may cancel or ask.
+ * Two may not send at once, nor receive at once, and nobody may use a stream
+ * while it is freed or once its handler has returned. Different streams have
+ * nothing to do with each other.
+ */
+typedef svc_err (*svc_stream_handler)(struct svc_stream *stream, void *arg);
+
+/**
+ * Serve a stream endpoint; options as for svc_handle. `fn` is called when a
+ * stream was opened, on a thread of its own, and may block. A plain svc_call
+ * to it is a stream with one message each way: the call takes the single
+ * answer and fails when there are more. The endpoint is published with the
+ * metadata stream=true. Before svc_start.
+ * Errors: as svc_handle
+ */
+#ifndef __cplusplus
+#define svc_handle_stream(service, endpoint, fn, ...) \
+	SVC_HANDLE_STREAM_ARG_(service, endpoint, fn, __VA_ARGS__, end())
+#define SVC_HANDLE_STREAM_ARG_(service, endpoint, fn, arg, ...) \
+	svc_handle_stream_options(service, endpoint, fn, arg,   \
+	    SVC_OPTIONS_(SVC_HANDLE_OPT, __VA_ARGS__))
+#endif
+/** The function behind svc_handle_stream: options as an array ended by
+ * SVC_OPTION_END, or NULL for none. */
+SVC_API svc_err svc_handle_stream_options(struct svc_service *service,
+    const char *endpoint, svc_stream_handler fn, void *arg,
+    const struct svc_option *options);
+
+/**
+ * Open a stream to `endpoint` of `service`; options as for svc_call, and they
+ * are borrowed for the call, `detail` too.
+ *
+ * Returns once the stream was sent on its way, before the other side answered:
+ * what fails later is told by svc_stream_send, svc_stream_recv and
+ * svc_stream_error. Until the first answer the stream moves to another node
+ * when it certainly did not run, and takes the messages sent so far with it,
+ * as long as they are no more than 64 KiB.
+ *
+ * timeout_ms(n) bounds the whole life of the stream, at both sides; without it
+ * there is no deadline. Connecting is bounded by --client_request_timeout.
+ * content_type(str) is that of all messages sent; without it the service's
+ * default. Streams must be freed before the service is.
+ *
+ * NULL on failure, with the reason in detail(&err): SVC_E_NOT_FOUND,
+ * SVC_E_UNAVAILABLE, SVC_E_INVAL (an option), SVC_E_NOMEM, ...
+ * Threads: any, handlers included.
+ */
+#ifndef __cplusplus
+#define svc_open(client, service, ...) \
+	SVC_OPEN_ARG_(client, service, __VA_ARGS__, end())
+#define SVC_OPEN_ARG_(client, service, endpoint, ...) \
+	svc_open_options(client, service, endpoint,   \
+	    SVC_OPTIONS_(SVC_CALL_OPT, __VA_ARGS__))
+#endif
+/** The function behind svc_open: options as an array ended by SVC_OPTION_END,
+ * or NULL for none. */
+SVC_API struct svc_stream *svc_open_options(struct svc_client *client,
+    const char *service, const char *endpoint,
+    const struct svc_option *options);
+
+/**
+ * Send one message, whole or not at all; borrowed for the call. Waits while
+ * the peer takes no more. Returning SVC_OK says that it is on its way, not
+ * that it arrived.
+ *
+ * A direction has one content type: a client's is said at svc_open, a
+ * handler's is that of its first message, or the client's. `message->headers`
+ * are not sent: headers go once (svc_stream_set_header).
+ * Errors: SVC_E_EOF (the handler has ended the stream, well), what the stream
+ * ended with (SVC_E_CANCELLED, SVC_E_TIMEDOUT, SVC_E_UNAVAILABLE, the
+ * handler's code), SVC_E_EXHAUSTED (a limit: this message was not sent, the
+ * stream goes on), SVC_E_INVAL (after svc_stream_close_send, another content
+ * type), SVC_E_NOMEM; the text is in svc_stream_error.
+ */
+SVC_API svc_err svc_stream_send(
+    struct svc_stream *stream, const struct svc_message *message);
+/**
+ * Wait for the next message. It belongs to the stream and is valid until the
+ * next svc_stream_recv, or the stream's end of life; svc_message_free on it
+ * does no harm. `data` is followed by a NUL that `len` does not count. Every
+ * message has the peer's content type, the first one also its headers.
+ * Errors: SVC_E_EOF (a clean end: the client closed its sending side, the
+ * handler returned SVC_OK), what the handler failed with, SVC_E_CANCELLED,
+ * SVC_E_TIMEDOUT, SVC_E_UNAVAILABLE (the connection), SVC_E_EXHAUSTED (a
+ * limit), SVC_E_NOMEM; the text is in svc_stream_error. What arrived before
+ * such an end is delivered first, except after a deadline or a cancel of this
+ * side. `ret_message` is empty then.
+ */
+SVC_API svc_err svc_stream_recv(
+    struct svc_stream *stream, struct svc_message *ret_message);
+/** No more messages from this side; receiving goes on. A handler that says so
+ * still ends the stream by returning. Twice is fine.
+ * Errors: what the stream ended with */
+SVC_API svc_err svc_stream_close_send(struct svc_stream *stream);
+/** Gives a client's stream back. If it has not ended in both directions, the
+ * handler finds it cancelled. NULL is fine, and so is the stream of a handler,
+ * where nothing happens. */
+SVC_API void svc_stream_free(struct svc_stream *stream);
+
+/** Ends the stream at once: here everything returns SVC_E_CANCELLED, and so
+ * it does at the other side. Nothing happens when it has ended. Threads: any.
+ */
+SVC_API void svc_stream_cancel(struct svc_stream *stream);
+/** The stream has failed: cancelled by either side, its deadline passed, its
+ * connection lost, the service stopping. For handlers that run long without
+ * receiving or sending. Threads: any. */
+SVC_API bool svc_stream_cancelled(struct svc_stream *stream);
+/** Why a function of this stream failed last, with its text; the code is also
+ * returned. SVC_OK when none did. `ret` may be NULL. Threads: any. */
+SVC_API svc_err svc_stream_error(
+    struct svc_stream *stream, struct svc_error *ret);
+
+/** A header of a handler's answer, before its first send; a client gives its
+ * headers by header("k", "v") at svc_open.
+ * Errors: SVC_E_PRECONDITION (too late, or a client), SVC_E_INVAL,
+ * SVC_E_EXHAUSTED, SVC_E_NOMEM */
+SVC_API svc_err svc_stream_set_header(
+    struct svc_stream *stream, const char *name, const char *value);
+/** A header of the peer, or NULL; a client has them once the handler has sent
+ * its first message or ended. Valid as long as the stream. */
+SVC_API const char *svc_stream_header(
+    struct svc_stream *stream, const char *name);
+/** A trailer, sent with the end of this side: svc_stream_close_send of a
+ * client, the return of a handler, for which alone it is still early enough.
+ * Errors: SVC_E_PRECONDITION (too late), SVC_E_INVAL, SVC_E_EXHAUSTED,
+ * SVC_E_NOMEM */
+SVC_API svc_err svc_stream_set_trailer(
+    struct svc_stream *stream, const char *name, const char *value);
+/** A trailer of the peer, or NULL; there once svc_stream_recv has returned its
+ * end. Valid as long as the stream. */
+SVC_API const char *svc_stream_trailer(
+    struct svc_stream *stream, const char *name);
+
+/** In a handler: the call that the stream is, for its peer, deadline, memory
+ * and svc_fail; NULL for a client's stream. Its memory lives as long as the
+ * stream: see svc_stream_forget. Threads: only the handler's. */
+SVC_API struct svc_call *svc_stream_call(struct svc_stream *stream);
+/** Frees what svc_alloc_in, svc_printf, svc_read and so on gave for
+ * svc_stream_call since the stream began, so that a long stream does not grow.
+ * A handler calls it once it is done with a message. Threads: only the
+ * handler's. */
+SVC_API void svc_stream_forget(struct svc_stream *stream);
 
 /* ----------------------------------------------------------------- events */
 

@@ -1,0 +1,426 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A call's options, the choice of a node, and whether another is tried. */
+#include "attempt.h"
+
+#include <string.h>
+
+#define MAX_RETRIES 100
+/* The budget in thousandths of a retry: a tenth per call, one a second for
+ * clients that call rarely, and saved up enough for all the calls that a busy
+ * client may have open on a node when it dies. */
+#define BUDGET_MAX INT64_C(200000)
+#define BUDGET_CALL INT64_C(100)
+#define BUDGET_RETRY INT64_C(1000)
+#define BACKOFF_MS 50
+#define MAX_DIAL_MS INT64_C(5000)
+#define MIN_DIAL_MS INT64_C(1000)
+
+/* ------------------------------------------------------------------ budget */
+
+static void
+budget_earn(struct svc_client *client)
+{
+	/* Usually full, and then nothing is written. */
+	int64_t now =
+	    atomic_load_explicit(&client->budget, memory_order_relaxed);
+	if (now < BUDGET_MAX)
+		atomic_fetch_add(&client->budget, BUDGET_CALL);
+}
+
+static bool
+budget_take(struct svc_client *client)
+{
+	int64_t now_ms = svc_now_ms();
+	int64_t since = atomic_load(&client->budget_at_ms);
+	if (now_ms - since >= 1000 &&
+	    atomic_compare_exchange_strong(
+		&client->budget_at_ms, &since, now_ms) &&
+	    atomic_load(&client->budget) < BUDGET_MAX)
+		atomic_fetch_add(&client->budget, BUDGET_RETRY);
+	int64_t have = atomic_load(&client->budget);
+	while (have >= BUDGET_RETRY) {
+		if (atomic_compare_exchange_weak(
+			&client->budget, &have, have - BUDGET_RETRY))
+			return true;
+	}
+	return false;
+}
+
+/* ----------------------------------------------------------------- options */
+
+static svc_err
+need_text(const char *option, const char *text, struct svc_error *err)
+{
+	if (text != NULL && text[0] != '\0')
+		return SVC_OK;
+	return svc_error_set(err, SVC_E_INVAL,
+	    "option %s() needs a text that is not empty", option);
+}
+
+static svc_err
+take_text(const char *option, const char *text, const char **field,
+    struct svc_error *err)
+{
+	*field = text;
+	return need_text(option, text, err);
+}
+
+static svc_err
+take_label(struct svc_call_plan *plan, const struct svc_option *option,
+    struct svc_error *err)
+{
+	if (plan->label_name != NULL)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "label() can be given once; \"%s\" is the second",
+		    option->text);
+	plan->label_name = option->text;
+	plan->label_value = option->text2;
+	return SVC_OK;
+}
+
+static svc_err
+take_option(struct svc_call_plan *plan, const struct svc_option *option,
+    struct svc_error *err)
+{
+	switch (option->kind) {
+	case SVC_OPTION_NONE:
+		return SVC_OK;
+	case SVC_OPTION_HEADER:
+		plan->has_headers = true;
+		return SVC_OK;
+	case SVC_OPTION_DETAIL:
+		plan->detail = option->pointer;
+		return SVC_OK;
+	case SVC_OPTION_TIMEOUT_MS:
+		if (option->number < 1 && option->number != SVC_FOREVER)
+			return svc_error_set(err, SVC_E_INVAL,
+			    "timeout_ms(%lld) must be at least 1, or "
+			    "SVC_FOREVER",
+			    (long long)option->number);
+		plan->timeout_ms = option->number;
+		return SVC_OK;
+	case SVC_OPTION_RETRIES:
+		if (option->number < 0 || option->number > MAX_RETRIES)
+			return svc_error_set(err, SVC_E_INVAL,
+			    "retries(%lld) must be from 0 to %d",
+			    (long long)option->number, MAX_RETRIES);
+		plan->retries = option->number;
+		return SVC_OK;
+	case SVC_OPTION_VERSION:
+		return take_text("version", option->text, &plan->version, err);
+	case SVC_OPTION_LABEL:
+		return take_label(plan, option, err);
+	case SVC_OPTION_NODE:
+		return take_text("node", option->text, &plan->node, err);
+	case SVC_OPTION_KEY:
+		/* An empty key is one like any other. */
+		plan->key = option->text;
+		return SVC_OK;
+	case SVC_OPTION_CONTENT_TYPE:
+		return take_text(
+		    "content_type", option->text, &plan->content_type, err);
+	case SVC_OPTION_IDEMPOTENT:
+		plan->idempotent = true;
+		return SVC_OK;
+	default:
+		return svc_error_set(err, SVC_E_INVAL,
+		    "option number %d is not one of a call", option->kind);
+	}
+}
+
+svc_err
+svc_call_plan_parse(const struct svc_client *client,
+    const struct svc_option *option, struct svc_call_plan *plan,
+    struct svc_error *err)
+{
+	const struct svc_values *v = &client->service->values;
+	plan->timeout_ms = v->request_timeout_ms;
+	plan->retries = v->retries;
+	plan->version = plan->node = plan->key = plan->content_type = NULL;
+	plan->detail = NULL;
+	plan->idempotent = false;
+	plan->has_headers = false;
+	plan->label_name = plan->label_value = NULL;
+	svc_err code = SVC_OK;
+	for (;
+	     option != NULL && option->kind != SVC_OPTION_END && code == SVC_OK;
+	     option++)
+		code = take_option(plan, option, err);
+	return code;
+}
+
+struct svc_error *
+svc_call_plan_detail(const struct svc_option *option)
+{
+	struct svc_error *detail = NULL;
+	for (; option != NULL && option->kind != SVC_OPTION_END; option++)
+		if (option->kind == SVC_OPTION_DETAIL)
+			detail = option->pointer;
+	return detail;
+}
+
+svc_err
+svc_call_plan_headers(const struct svc_option *option,
+    const struct svc_headers *headers, struct svc_headers **ret_made,
+    struct svc_error *err)
+{
+	struct svc_headers *made = svc_headers_copy(headers);
+	svc_err code = SVC_OK;
+	if (made == NULL)
+		code = svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	for (; code == SVC_OK && option->kind != SVC_OPTION_END; option++) {
+		if (option->kind != SVC_OPTION_HEADER)
+			continue;
+		code = option->text == NULL || option->text2 == NULL
+			   ? SVC_E_INVAL
+			   : svc_headers_set(made, option->text, option->text2);
+		if (code != SVC_OK)
+			svc_error_set(err, code, "header(\"%s\"): %s",
+			    option->text != NULL ? option->text : "",
+			    svc_err_text(code));
+	}
+	if (code == SVC_OK)
+		*ret_made = made;
+	else
+		svc_headers_destroy(made);
+	return code;
+}
+
+/* ------------------------------------------------------------- a call begins
+ */
+
+svc_err
+svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
+    const struct svc_call_plan *plan, const struct svc_outgoing *out,
+    struct svc_error *err)
+{
+	const struct svc_values *v = &client->service->values;
+	if (out->service == NULL || out->endpoint == NULL ||
+	    out->endpoint[0] == '\0')
+		return svc_error_set(err, SVC_E_INVAL,
+		    "a call needs the names of a service and an endpoint");
+	if (out->req->len > (uint64_t)v->max_message_size)
+		return svc_error_set(err, SVC_E_EXHAUSTED,
+		    "the request has %zu bytes, more than max_message_size "
+		    "(%lld); raise --max_message_size",
+		    out->req->len, (long long)v->max_message_size);
+	at->client = client;
+	at->plan = *plan;
+	at->retry = 0;
+	at->idempotent = plan->idempotent;
+	at->last = (struct svc_exchange){0};
+	at->target = NULL;
+	at->n_tried = 0;
+	at->began_us = svc_now_us();
+	int64_t now_ms = at->began_us / 1000;
+	at->deadline_at_ms = plan->timeout_ms == SVC_FOREVER ||
+				     plan->timeout_ms > INT64_MAX - now_ms
+				 ? INT64_MAX
+				 : now_ms + plan->timeout_ms;
+	const char *type = plan->content_type;
+	if (type == NULL)
+		type = out->req->content_type;
+	at->first = (struct svc_part){
+	    .flags = SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END,
+	    .service = out->service,
+	    .endpoint = out->endpoint,
+	    .content_type = type != NULL ? type : v->codec,
+	    .headers = out->req->headers,
+	    .data = out->req->data,
+	    .len = out->req->len,
+	};
+	budget_earn(client);
+	return SVC_OK;
+}
+
+/* ------------------------------------------------------------------- a try */
+
+static svc_err
+link_of(struct svc_client *client, struct svc_target *target,
+    struct svc_link **ret_link, struct svc_error *err)
+{
+	struct svc_link *link = svc_target_link(target);
+	if (link != NULL) {
+		*ret_link = link;
+		return SVC_OK;
+	}
+	const struct svc_node *node = target->node;
+	const char *transport = svc_headers_get(node->metadata, "transport");
+	if (transport == NULL || transport[0] == '\0')
+		transport = client->service->values.transport;
+	struct svc_error why = {0};
+	svc_err code = svc_link_create(
+	    client->service, transport, node->address, &link, &why);
+	if (code != SVC_OK)
+		return svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "node %s cannot be reached: %s", node->id, why.text);
+	if (!svc_target_relink(target, NULL, link)) {
+		svc_link_unref(link); /* another thread was faster */
+		link = svc_target_link(target);
+	}
+	*ret_link = link;
+	return SVC_OK;
+}
+
+static svc_err
+nobody_left(struct svc_attempts *at, svc_err code, const struct svc_error *why,
+    struct svc_error *err)
+{
+	/* What the last node said tells more than that no other is left. */
+	if (at->n_tried == 0) {
+		*err = *why;
+		at->last = (struct svc_exchange){.code = code};
+	}
+	at->last.not_run = false;
+	return at->last.code;
+}
+
+svc_err
+svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
+    struct svc_link **ret_link, int64_t *ret_dial_ms, struct svc_error *err)
+{
+	struct svc_pick pick = {
+	    .service = at->first.service,
+	    .version = at->plan.version,
+	    .label_name = at->plan.label_name,
+	    .label_value = at->plan.label_value,
+	    .node = at->plan.node,
+	    .key = at->plan.key,
+	    .avoid = (const struct svc_target *const *)at->tried,
+	    .n_avoid = at->n_tried,
+	    .deadline_at_ms = at->deadline_at_ms,
+	};
+	struct svc_error why;
+	why.text[0] = '\0';
+	svc_err code =
+	    svc_selector_pick(at->client->selector, &pick, &at->target, &why);
+	if (code != SVC_OK)
+		return nobody_left(at, code, &why, err);
+	/* The first try is aimed right after the call began. */
+	if (at->retry > 0 || !dont_wait)
+		at->began_us = svc_now_us();
+	int64_t left_ms = SVC_FOREVER;
+	if (at->deadline_at_ms != INT64_MAX)
+		left_ms = at->deadline_at_ms - at->began_us / 1000;
+	if (left_ms <= 0 && at->deadline_at_ms != INT64_MAX) {
+		svc_target_done(at->target, SVC_OUTCOME_NEUTRAL, 0);
+		at->target = NULL;
+		if (at->n_tried == 0)
+			svc_error_set(err, SVC_E_TIMEDOUT,
+			    "the deadline passed before a node was found");
+		at->last = (struct svc_exchange){.code = SVC_E_TIMEDOUT};
+		return SVC_E_TIMEDOUT;
+	}
+	at->first.timeout_ms = left_ms;
+	/* One node that swallows packets must leave time for another. */
+	int64_t tries_left = at->plan.retries - at->retry + 1;
+	int64_t dial_ms =
+	    left_ms == SVC_FOREVER ? MAX_DIAL_MS : left_ms / tries_left;
+	if (dial_ms < MIN_DIAL_MS)
+		dial_ms = MIN_DIAL_MS;
+	if (dial_ms > MAX_DIAL_MS)
+		dial_ms = MAX_DIAL_MS;
+	*ret_dial_ms = dial_ms;
+	code = link_of(at->client, at->target, ret_link, err);
+	if (code == SVC_OK)
+		return SVC_OK;
+	at->last = (struct svc_exchange){.code = code, .not_run = true};
+	return svc_attempt_end(at);
+}
+
+static bool
+is_idempotent(const struct svc_target *target, const char *endpoint)
+{
+	const struct svc_record *record = target->record;
+	for (size_t i = 0; i < record->n_endpoints; i++) {
+		const struct svc_endpoint *e = &record->endpoints[i];
+		const char *said;
+		if (strcmp(e->name, endpoint) != 0)
+			continue;
+		said = svc_headers_get(e->metadata, "idempotent");
+		return said != NULL && strcmp(said, "true") == 0;
+	}
+	return false;
+}
+
+static svc_outcome
+judge(const struct svc_exchange *exchange)
+{
+	if (exchange->code == SVC_OK)
+		return SVC_OUTCOME_OK;
+	if (exchange->replied)
+		/* It answers, so it lives; but a node that says that another
+		 * service lives there is no use to anybody. */
+		return exchange->not_run && exchange->code == SVC_E_UNAVAILABLE
+			   ? SVC_OUTCOME_FAILED
+			   : SVC_OUTCOME_NEUTRAL;
+	return exchange->code == SVC_E_UNAVAILABLE ||
+		       exchange->code == SVC_E_TIMEDOUT
+		   ? SVC_OUTCOME_FAILED
+		   : SVC_OUTCOME_NEUTRAL;
+}
+
+svc_err
+svc_attempt_end(struct svc_attempts *at)
+{
+	struct svc_target *target = at->target;
+	if (at->last.code != SVC_OK) {
+		at->idempotent =
+		    at->idempotent || is_idempotent(target, at->first.endpoint);
+		if (at->n_tried < SVC_MAX_AVOID) {
+			svc_target_hold(target);
+			at->tried[at->n_tried++] = target;
+		}
+	}
+	svc_target_done(target, judge(&at->last), svc_now_us() - at->began_us);
+	at->target = NULL;
+	return at->last.code;
+}
+
+/* ----------------------------------------------------------------- another */
+
+static bool
+may_retry(const struct svc_attempts *at)
+{
+	const struct svc_exchange *last = &at->last;
+	if (last->code == SVC_E_NOMEM || last->code == SVC_E_INVAL)
+		return false;
+	if (last->not_run)
+		return true;
+	/* What a handler answered is the answer. */
+	return at->idempotent && !last->replied &&
+	       (last->code == SVC_E_UNAVAILABLE ||
+		   last->code == SVC_E_CANCELLED);
+}
+
+bool
+svc_attempts_more(struct svc_attempts *at, int64_t *ret_until_ms)
+{
+	if (at->retry >= at->plan.retries || at->n_tried == 0 ||
+	    !may_retry(at) || svc_remaining(at->deadline_at_ms) == 0)
+		return false;
+	if (!budget_take(at->client)) {
+		svc_log(SVC_LOG_DEBUG, "call.budget",
+		    "no retry of %s of %s: retries are limited to a tenth of "
+		    "the calls",
+		    at->first.endpoint, at->first.service);
+		return false;
+	}
+	/* The first one comes at once; the next ones wait, longer each time. */
+	int64_t retry = ++at->retry;
+	*ret_until_ms = 0;
+	if (retry < 2)
+		return true;
+	int64_t most = (int64_t)BACKOFF_MS << (retry - 2 < 6 ? retry - 2 : 6);
+	*ret_until_ms = svc_deadline(
+	    most / 2 + (int64_t)svc_random_below((uint64_t)most / 2 + 1));
+	return *ret_until_ms < at->deadline_at_ms;
+}
+
+void
+svc_attempts_finish(struct svc_attempts *at)
+{
+	for (size_t i = 0; i < at->n_tried; i++)
+		svc_target_done(at->tried[i], SVC_OUTCOME_NEUTRAL, 0);
+	at->n_tried = 0;
+}

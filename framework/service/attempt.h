@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_ATTEMPT_H
+#define SVC_ATTEMPT_H
+
+/*
+ * A call from its options to its outcome, over as many nodes as it takes: the
+ * rules of svc_call and svc_call_async alike. The two differ only in who waits
+ * for the reply and for a pause, so neither is done here.
+ *
+ *     svc_attempts_begin(&at, &plan, ...)
+ *     for each try:
+ *         svc_attempt_aim(&at, ..., &link)   choose a node
+ *         ... exchange with the link, fill at.last ...
+ *         svc_attempt_end(&at)               tell the selector how it went
+ *         svc_attempts_more(&at, &until_ms)  shall there be another try?
+ *     svc_attempts_finish(&at)
+ */
+
+#include "service.h"
+
+#define SVC_MAX_AVOID 8
+
+/* What the options of a call said. */
+struct svc_call_plan {
+	int64_t timeout_ms;
+	int64_t retries;
+	const char *version, *node, *key, *content_type;
+	struct svc_error *detail;
+	bool idempotent;
+	bool has_headers;
+	const char *label_name, *label_value;
+};
+
+struct svc_attempts {
+	struct svc_client *client;
+	struct svc_call_plan plan;
+	struct svc_part first;
+	int64_t deadline_at_ms;
+	int64_t began_us; /* of the last try */
+	int64_t retry;    /* how many there were */
+	bool idempotent;  /* said by the caller or by a node's record */
+	struct svc_exchange last;
+	struct svc_target *target; /* of the try that is under way */
+	size_t n_tried;
+	struct svc_target *tried[SVC_MAX_AVOID];
+};
+
+/* Errors: SVC_E_INVAL with what is wrong and what is allowed */
+svc_err svc_call_plan_parse(const struct svc_client *client,
+    const struct svc_option *option, struct svc_call_plan *ret_plan,
+    struct svc_error *err);
+/* Where options ask for the detail of a failure; NULL when they do not. */
+struct svc_error *svc_call_plan_detail(const struct svc_option *option);
+/* A copy of `headers` with those of the options.
+ * Errors: SVC_E_INVAL, SVC_E_NOMEM */
+svc_err svc_call_plan_headers(const struct svc_option *option,
+    const struct svc_headers *headers, struct svc_headers **ret_made,
+    struct svc_error *err);
+
+/* Everything is borrowed until svc_attempts_finish, which need not be called
+ * when this fails. Errors: SVC_E_INVAL, SVC_E_EXHAUSTED (the request is too
+ * large), and for a call within another SVC_E_CANCELLED, SVC_E_TIMEDOUT */
+svc_err svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
+    const struct svc_call_plan *plan, const struct svc_outgoing *out,
+    struct svc_error *err);
+/* The link of a node for the next try, and how long connecting may take.
+ * With `dont_wait`, SVC_E_AGAIN says that choosing would have to wait, and
+ * nothing has happened. Any other failure ended the try. */
+svc_err svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
+    struct svc_link **ret_link, int64_t *ret_dial_ms, struct svc_error *err);
+/* The try has ended as `at->last` says; returns its code. */
+svc_err svc_attempt_end(struct svc_attempts *at);
+/* After a try that failed: whether to try again, counting that and taking it
+ * from the budget. *ret_until_ms is when; 0: at once. */
+bool svc_attempts_more(struct svc_attempts *at, int64_t *ret_until_ms);
+void svc_attempts_finish(struct svc_attempts *at);
+/* Sleeps until then; 0: not at all. */
+void svc_pause(int64_t until_ms);
+
+#endif

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A handler's stream: from the accepted stream to the handler's return.
+ *
+ * The transport delivers nothing of a stream while its accept callback runs,
+ * so a handler gets a thread of its own. server->lock guards the list of
+ * streams; a stream's own lock may be taken under it.
+ */
+#include "server.h"
+#include "stream.h"
+
+#include <string.h>
+
+/* Each handler holds a thread of the executor, which needs some for itself. */
+#define MAX_RUNNING 192
+#define CUT_WAIT_MS INT64_C(1000)
+
+struct svc_server_stream {
+	struct svc_stream base;
+	struct svc_server *server;
+	struct svc_server_shard *shard;
+	struct svc_server_endpoint *endpoint;
+	struct svc_message opened; /* the request as svc_call_header sees it */
+	struct svc_server_stream *prev, *next;
+};
+
+/* ------------------------------------------------------------------ events */
+
+static void
+on_part(struct svc_stream_handle *handle, const struct svc_part *part)
+{
+	struct svc_stream *stream = handle->user;
+	pthread_mutex_lock(&stream->lock);
+	stream->heard = true;
+	if ((part->flags & SVC_PART_MESSAGE) != 0)
+		svc_stream_take_message(stream, part);
+	if ((part->flags & SVC_PART_END) != 0 && !stream->in_done) {
+		svc_stream_take_trailers(stream, part);
+		stream->in_done = true;
+		svc_stream_wake(stream);
+	}
+	pthread_mutex_unlock(&stream->lock);
+}
+
+static void
+on_closed(struct svc_stream_handle *handle, const struct svc_stream_end *end)
+{
+	struct svc_stream *stream = handle->user;
+	/* To a handler it makes no difference how its caller left. */
+	bool late = end->code == SVC_E_TIMEDOUT;
+	bool limit = end->code == SVC_E_EXHAUSTED;
+	pthread_mutex_lock(&stream->lock);
+	svc_stream_end(stream,
+	    late    ? SVC_E_TIMEDOUT
+	    : limit ? SVC_E_EXHAUSTED
+		    : SVC_E_CANCELLED,
+	    limit  ? end->text
+	    : late ? "the deadline of the stream passed"
+		   : "the caller has cancelled the stream or is gone",
+	    !limit);
+	pthread_mutex_unlock(&stream->lock);
+}
+
+static const struct svc_stream_events events = {
+    .part = on_part,
+    .closed = on_closed,
+    .writable = svc_stream_writable,
+    .holds = true,
+};
+
+/* --------------------------------------------------------------------- list */
+
+/* False when no more may run. */
+static bool
+enlist(struct svc_server_stream *stream)
+{
+	struct svc_server *server = stream->server;
+	pthread_mutex_lock(&server->lock);
+	bool room = server->n_streams < MAX_RUNNING;
+	if (room) {
+		server->n_streams++;
+		stream->next = server->streams;
+		if (stream->next != NULL)
+			stream->next->prev = stream;
+		server->streams = stream;
+	}
+	pthread_mutex_unlock(&server->lock);
+	return room;
+}
+
+static void
+unlist(struct svc_server_stream *stream)
+{
+	struct svc_server *server = stream->server;
+	pthread_mutex_lock(&server->lock);
+	server->n_streams--;
+	if (stream->prev != NULL)
+		stream->prev->next = stream->next;
+	else
+		server->streams = stream->next;
+	if (stream->next != NULL)
+		stream->next->prev = stream->prev;
+	if (server->cut)
+		pthread_cond_broadcast(&server->idle);
+	pthread_mutex_unlock(&server->lock);
+}
+
+void
+svc_server_cut_streams(struct svc_server *server)
+{
+	int64_t deadline_at_ms = svc_deadline(CUT_WAIT_MS);
+	pthread_mutex_lock(&server->lock);
+	server->cut = true;
+	for (struct svc_server_stream *s = server->streams; s != NULL;
+	     s = s->next) {
+		pthread_mutex_lock(&s->base.lock);
+		svc_stream_end(&s->base, SVC_E_UNAVAILABLE,
+		    "the service is stopping", true);
+		pthread_mutex_unlock(&s->base.lock);
+	}
+	/* They tell their clients themselves. */
+	svc_err code = SVC_OK;
+	while (server->n_streams > 0 && code == SVC_OK)
+		code =
+		    svc_cond_wait(&server->idle, &server->lock, deadline_at_ms);
+	pthread_mutex_unlock(&server->lock);
+}
+
+/* -------------------------------------------------------------- the handler */
+
+static void
+destroy(struct svc_server_stream *stream)
+{
+	svc_stream_fini(&stream->base);
+	svc_mem_free(stream);
+}
+
+/* What the client is told: the handler's code and text, except that a stream
+ * which had ended before ends as it did. */
+static void
+finish(struct svc_server_stream *at, struct svc_call *call, svc_err code)
+{
+	struct svc_stream *stream = &at->base;
+	/* What svc_stream_recv says at a clean end is none of the client's
+	 * errors. */
+	if (code == SVC_E_EOF)
+		code = SVC_OK;
+	pthread_mutex_lock(&stream->lock);
+	struct svc_error end = {.code = code};
+	if (stream->ended) {
+		end = stream->end;
+	} else if (code != SVC_OK && call->fail.text[0] != '\0') {
+		end = call->fail;
+		end.code = code;
+	} else if (code != SVC_OK && stream->last.code == code) {
+		end = stream->last;
+	}
+	svc_stream_put_end(stream, end.code, end.text);
+	struct svc_stream_handle *handle = stream->handle;
+	stream->handle = NULL;
+	pthread_mutex_unlock(&stream->lock);
+	handle->ops->release(handle, SVC_OK);
+}
+
+static void
+run(void *arg)
+{
+	struct svc_server_stream *at = arg;
+	struct svc_stream *stream = &at->base;
+	struct svc_server_endpoint *endpoint = at->endpoint;
+	struct svc_server *server = at->server;
+	struct svc_server_shard *shard = at->shard;
+	struct svc_call call;
+	struct svc_message unused;
+	svc_err code = svc_call_begin(&call, server->service, &unused);
+	call.endpoint = endpoint->name;
+	call.stream = stream->handle;
+	call.req = &at->opened;
+	call.deadline_at_ms = stream->deadline_at_ms;
+	stream->call = &call;
+	if (code == SVC_OK)
+		code = endpoint->stream_fn(stream, endpoint->arg);
+	if (endpoint->limit != 0)
+		atomic_fetch_sub(&endpoint->running, 1);
+	finish(at, &call, code);
+	svc_call_end(&call);
+	unlist(at);
+	destroy(at);
+	svc_server_count_out(server, shard);
+}
+
+/* ------------------------------------------------------------------- accept */
+
+svc_err
+svc_server_stream_start(struct svc_server *server,
+    struct svc_server_shard *shard, struct svc_server_endpoint *endpoint,
+    struct svc_stream_handle *handle, const struct svc_part *first,
+    const char **ret_why)
+{
+	*ret_why = "out of memory";
+	struct svc_server_stream *at = svc_mem_calloc(1, sizeof(*at));
+	if (at == NULL)
+		return SVC_E_NOMEM;
+	struct svc_stream *stream = &at->base;
+	svc_err code = svc_stream_init(stream, server->service, true,
+	    first->timeout_ms >= 0 ? svc_deadline(first->timeout_ms)
+				   : INT64_MAX);
+	at->server = server;
+	at->shard = shard;
+	at->endpoint = endpoint;
+	stream->handle = handle;
+	if (code == SVC_OK) {
+		pthread_mutex_lock(&stream->lock);
+		svc_stream_take_headers(stream, first);
+		if ((first->flags & SVC_PART_MESSAGE) != 0)
+			svc_stream_take_message(stream, first);
+		code = stream->end.code;
+		stream->heard = true;
+		stream->in_done = (first->flags & SVC_PART_END) != 0;
+		pthread_mutex_unlock(&stream->lock);
+	}
+	if (code == SVC_OK) {
+		at->opened.content_type = stream->type;
+		at->opened.headers = stream->headers;
+		if (!enlist(at)) {
+			*ret_why = "too many streams run in this service";
+			code = SVC_E_EXHAUSTED;
+		}
+	}
+	if (code != SVC_OK) {
+		destroy(at);
+		return code;
+	}
+	handle->user = stream;
+	handle->events = &events;
+	code = svc_executor_run(server->service->executor, run, at);
+	if (code != SVC_OK) {
+		*ret_why = code == SVC_E_NOMEM
+			       ? "out of memory"
+			       : "no thread is free for another stream";
+		unlist(at);
+		destroy(at);
+	}
+	return code;
+}
