@@ -469,10 +469,18 @@ main(void)
 	snprintf(ipc, sizeof(ipc), "ipc://%s/socket", folder);
 	snprintf(nobody, sizeof(nobody), "ipc://%s/nobody", folder);
 	const struct svc_conformance_transport setups[] = {
-	    {"nng", "127.0.0.1:0", "127.0.0.1:1", "127.0.0.1:http"},
-	    {"nng", ipc, nobody, "ipc://"},
-	    {"nng", "ws://127.0.0.1:0/svc", "ws://127.0.0.1:1/svc",
-		"ws://127.0.0.1:http/"},
+	    {.plugin = "nng",
+		.address = "127.0.0.1:0",
+		.nobody = "127.0.0.1:1",
+		.bad = "127.0.0.1:http"},
+	    {.plugin = "nng",
+		.address = ipc,
+		.nobody = nobody,
+		.bad = "ipc://"},
+	    {.plugin = "nng",
+		.address = "ws://127.0.0.1:0/svc",
+		.nobody = "ws://127.0.0.1:1/svc",
+		.bad = "ws://127.0.0.1:http/"},
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	for (size_t i = 0; i < sizeof(setups) / sizeof(*setups); i++)
