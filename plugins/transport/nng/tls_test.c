@@ -7,7 +7,9 @@ main(void)
 {
 	static const struct svc_conformance_tls tls[] = {
 	    {.plugin = "nng", .address = "127.0.0.1:0", .reloads = true},
-	    {.plugin = "nng", .address = "wss://127.0.0.1:0/svc"},
+	    {.plugin = "nng",
+		.address = "wss://127.0.0.1:0/svc",
+		.reloads = true},
 	};
 	static const struct svc_conformance_transport over_tls[] = {
 	    {.plugin = "nng",

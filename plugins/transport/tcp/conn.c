@@ -89,19 +89,17 @@ conn_set_interest(struct conn *conn)
 void
 conn_lose(struct conn *conn, int sys)
 {
-	char text[248];
-	bool unheard = false;
-	if (conn->tls == NULL ||
-	    !tls_reason(conn->tls, text, sizeof(text), &unheard))
-		snprintf(text, sizeof(text), "connection to %s lost: %s",
-		    conn->mux.peer,
+	struct tls_failure why = {.unheard = false};
+	if (conn->tls == NULL || !tls_reason(conn->tls, &why))
+		snprintf(why.text, sizeof(why.text),
+		    "connection to %s lost: %s", conn->mux.peer,
 		    sys != 0 ? strerror(sys) : "closed by the peer");
-	if (unheard) { /* then no handler has seen anything */
+	if (why.unheard) { /* then no handler has seen anything */
 		lock(conn);
 		conn->mux.foreign = true;
 		unlock(conn);
 	}
-	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
+	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, why.text);
 }
 
 static ssize_t

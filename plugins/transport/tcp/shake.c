@@ -127,13 +127,12 @@ queue_step(struct conn *conn)
 static void
 fail(struct conn *conn)
 {
-	char text[248];
-	bool unheard;
-	if (!tls_reason(conn->tls, text, sizeof(text), &unheard))
+	struct tls_failure why;
+	if (!tls_reason(conn->tls, &why))
 		return; /* it had failed before */
-	if (conn->listener != NULL)
-		tls_files_refused(conn->tcp->tls, text);
-	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
+	if (conn->listener != NULL && !why.gone)
+		tls_files_refused(conn->tcp->tls, why.text);
+	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, why.text);
 }
 
 void

@@ -41,6 +41,7 @@ struct tls {
 	bool heard;  /* something the peer said was read */
 	bool eof, failed;
 	bool refused; /* by an alert of the peer */
+	bool gone;    /* the socket failed, not TLS */
 	bool more;
 	int sys;            /* errno of the socket */
 	struct svc_buf out; /* records to be sent, from `sent` on */
@@ -208,29 +209,28 @@ explain(struct tls *tls)
 	tls->failed = true;
 	if (tls->text[0] != 0)
 		return;
-	if (reason > SSL_AD_REASON_OFFSET)
+	if (reason > SSL_AD_REASON_OFFSET) {
 		explain_alert(tls, reason - SSL_AD_REASON_OFFSET);
-	else if (!tls->shaken && reason == SSL_R_CERTIFICATE_VERIFY_FAILED)
+	} else if (!tls->shaken && reason == SSL_R_CERTIFICATE_VERIFY_FAILED) {
 		explain_certificate(tls, verified);
-	else if (reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE)
+	} else if (reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE) {
 		say(tls, "%s was refused: it showed no certificate", tls->peer);
-	else if (tls->sys != 0 || tls->eof) /* the socket's fault */
+	} else if (tls->sys != 0 || tls->eof) {
+		tls->gone = true;
 		say(tls,
 		    tls->shaken ? "connection to %s lost: %s"
 				: "%s left the TLS handshake: %s",
 		    tls->peer,
 		    tls->sys != 0 ? strerror(tls->sys) : "closed by the peer");
-	else if (reason == SSL_R_NO_APPLICATION_PROTOCOL)
-		say(tls, "%s was refused: it does not offer the protocol svc/1",
-		    tls->peer);
-	else
+	} else {
+		const char *why = ERR_reason_error_string(code);
 		say(tls, "TLS with %s failed: %s", tls->peer,
-		    code != 0 ? ERR_reason_error_string(code)
-			      : "unknown reason");
+		    why != NULL ? why : "unknown reason");
+	}
 }
 
 bool
-tls_reason(struct tls *tls, char *text, size_t size, bool *ret_unheard)
+tls_reason(struct tls *tls, struct tls_failure *ret)
 {
 	char scratch[4096];
 	size_t n;
@@ -247,9 +247,9 @@ tls_reason(struct tls *tls, char *text, size_t size, bool *ret_unheard)
 		ERR_clear_error();
 	}
 	bool has = tls->failed && tls->text[0] != 0;
-	if (has)
-		snprintf(text, size, "%s", tls->text);
-	*ret_unheard = tls->refused && !tls->heard;
+	memcpy(ret->text, tls->text, sizeof(ret->text));
+	ret->unheard = tls->refused && !tls->heard;
+	ret->gone = tls->gone;
 	pthread_mutex_unlock(&tls->mutex);
 	return has;
 }

@@ -62,9 +62,14 @@ bool tls_more(const struct tls *tls);
 /* Tell the peer that no more follows, if the socket takes that. */
 void tls_close(struct tls *tls);
 
-/* Why it failed, if TLS was the reason: false when it was not. `*ret_unheard`:
- * the peer refused the session, so it has not looked at what it was sent. */
-bool tls_reason(struct tls *tls, char *text, size_t size, bool *ret_unheard);
+struct tls_failure {
+	char text[248];
+	bool unheard; /* the peer refused the session: it has not looked at
+		       * what it was sent */
+	bool gone;    /* the peer went away, that was all */
+};
+/* Why it failed; false when it was not TLS's doing. */
+bool tls_reason(struct tls *tls, struct tls_failure *ret);
 /* The name in the peer's verified certificate; NULL when it showed none. */
 const char *tls_identity(const struct tls *tls);
 
