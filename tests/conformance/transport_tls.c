@@ -25,6 +25,7 @@
 
 static const struct svc_conformance_tls *setup;
 static struct test_pki pki;
+static int64_t handshake_ms; /* of the ends that are started */
 
 /* ----------------------------------------------------------------- two ends */
 
@@ -94,8 +95,9 @@ try_start(
 			*places[i] = end->paths[i];
 		}
 	}
-	struct svc_transport_config config = {
-	    .executor = end->executor, .tls = tls != NULL ? &end->tls : NULL};
+	struct svc_transport_config config = {.executor = end->executor,
+	    .limits.handshake_ms = handshake_ms,
+	    .tls = tls != NULL ? &end->tls : NULL};
 	svc_err rc = end->ops->create(&config, &end->self, err);
 	if (rc != SVC_OK)
 		svc_executor_destroy(end->executor);
@@ -187,7 +189,7 @@ dial(struct end *client, const char *address)
 {
 	struct svc_error err = {0};
 	void *conn;
-	if (client->ops->dial(client->self, address, 5000, &conn, &err) !=
+	if (client->ops->dial(client->self, address, WAIT_MS, &conn, &err) !=
 	    SVC_OK)
 		fail_msg("%s", err.text);
 	return conn;
@@ -682,6 +684,104 @@ half_handshakes_harm_nobody(void **state)
 	stop(&server);
 }
 
+static bool
+is_closed(int fd)
+{
+	struct timeval limit = {.tv_sec = WAIT_MS / 1000};
+	char bytes[256];
+	ssize_t n;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	while ((n = recv(fd, bytes, sizeof(bytes), 0)) > 0)
+		;
+	bool closed = n == 0 || errno == ECONNRESET;
+	close(fd);
+	return closed;
+}
+
+static void
+who_does_not_finish_a_handshake_is_dropped(void **state)
+{
+	(void)state;
+	struct end server, client;
+	struct svc_tls_config tls = tls_of("server", "ca");
+	if (!setup->time_out)
+		test_lacks("a time-out of handshakes");
+	handshake_ms = 300;
+	start_server(&server, &tls);
+	handshake_ms = 0;
+	int silent = connect_raw(&server), half = connect_raw(&server);
+	assert_int_equal(
+	    send(half, "\x16\x03\x01\x02\x00\x01", 6, MSG_NOSIGNAL), 6);
+	assert_true(is_closed(silent));
+	assert_true(is_closed(half));
+	tls = tls_of("client", "ca");
+	start(&client, &tls);
+	/* On a slow machine an honest handshake may come too late as well. */
+	struct got got;
+	int64_t deadline = svc_deadline(WAIT_MS);
+	do {
+		got = call(&client, &server);
+	} while (!got.answered && svc_remaining(deadline) > 0);
+	assert_answered(&got);
+	stop(&client);
+	stop(&server);
+}
+
+static void
+a_rush_of_handshakes_is_served(void **state)
+{
+	(void)state;
+	enum { MOST = 64 };
+	void *conns[MOST];
+	int many = setup->rush;
+	assert_in_range(many, 1, MOST);
+	struct end server, client;
+	struct svc_tls_config tls = tls_of("server", "ca");
+	start_server(&server, &tls);
+	tls = tls_of("client", "ca");
+	start(&client, &tls);
+	const char *address = server.ops->listener_address(server.listener);
+	void *kept = dial(&client, address);
+	struct got got = call_on(&client, kept);
+	assert_answered(&got);
+	for (int i = 0; i < many; i++)
+		conns[i] = dial(&client, address);
+	for (int i = 0; i < many; i++) {
+		got = call_on(&client, kept);
+		assert_answered(&got);
+		got = call_on(&client, conns[i]);
+		assert_answered(&got);
+		client.ops->conn_destroy(conns[i]);
+	}
+	client.ops->conn_destroy(kept);
+	stop(&client);
+	stop(&server);
+}
+
+static void
+a_server_that_closes_ends_its_connections(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 20; round++) {
+		struct end server, client;
+		struct svc_tls_config tls = tls_of("server", "ca");
+		start_server(&server, &tls);
+		tls = tls_of("client", "ca");
+		start(&client, &tls);
+		void *conn = dial(
+		    &client, server.ops->listener_address(server.listener));
+		struct got got = call_on(&client, conn);
+		assert_answered(&got);
+		server.ops->listener_destroy(server.listener);
+		server.listener = NULL;
+		got = call_on(&client, conn);
+		assert_refused(&got, NULL);
+		client.ops->conn_destroy(conn);
+		stop(&client);
+		stop(&server);
+	}
+}
+
 /* -------------------------------------------------------------------- main */
 
 static bool
@@ -746,6 +846,9 @@ svc_conformance_tls(const struct svc_conformance_tls *with)
 	    cmocka_unit_test(wrong_files_are_named),
 	    cmocka_unit_test(changed_files_serve_new_connections),
 	    cmocka_unit_test(half_handshakes_harm_nobody),
+	    cmocka_unit_test(who_does_not_finish_a_handshake_is_dropped),
+	    cmocka_unit_test(a_rush_of_handshakes_is_served),
+	    cmocka_unit_test(a_server_that_closes_ends_its_connections),
 	};
 	setup = with;
 	svc_cond_init(&log_changed);

@@ -11,6 +11,8 @@ struct svc_conformance_tls {
 	bool identity; /* tells the name in a client's certificate */
 	bool reasons;  /* says why a certificate was refused */
 	bool ip_names; /* certificates may be for addresses */
+	bool time_out; /* drops who does not finish a handshake */
+	int rush;      /* handshakes at once, 64 at most */
 	bool reloads;  /* a listener reads changed files again */
 };
 

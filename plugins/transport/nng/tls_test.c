@@ -6,9 +6,14 @@ int
 main(void)
 {
 	static const struct svc_conformance_tls tls[] = {
-	    {.plugin = "nng", .address = "127.0.0.1:0", .reloads = true},
+	    {.plugin = "nng",
+		.address = "127.0.0.1:0",
+		.time_out = true,
+		.rush = 20,
+		.reloads = true},
 	    {.plugin = "nng",
 		.address = "wss://127.0.0.1:0/svc",
+		.rush = 5, /* it gives up after some seconds by itself */
 		.reloads = true},
 	};
 	static const struct svc_conformance_transport over_tls[] = {

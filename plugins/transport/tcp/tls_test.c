@@ -11,6 +11,8 @@ main(void)
 	    .identity = true,
 	    .reasons = true,
 	    .ip_names = true,
+	    .time_out = true,
+	    .rush = 64,
 	    .reloads = true,
 	};
 	static const struct svc_conformance_transport over_tls = {
