@@ -249,7 +249,10 @@ link_of(struct svc_client *client, struct svc_target *target,
 	if (transport == NULL || transport[0] == '\0')
 		transport = client->service->values.transport;
 	struct svc_error why = {0};
-	svc_err code = svc_link_create(
+	svc_err code = svc_tls_check(client->service, node, transport, err);
+	if (code != SVC_OK)
+		return code;
+	code = svc_link_create(
 	    client->service, transport, node->address, &link, &why);
 	if (code != SVC_OK)
 		return svc_error_set(err, SVC_E_UNAVAILABLE,

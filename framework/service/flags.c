@@ -80,6 +80,25 @@ static const struct {
     {"max_message_size", NULL, SVC_SETTING_SIZE, AT(max_message_size), "BYTES",
 	"The largest request, reply or event", NULL, 1, INT64_C(1) << 30, 0,
 	"Calls"},
+    {"tls_cert", NULL, SVC_SETTING_TEXT, AT(tls_cert), "FILE",
+	"Certificate that this service shows, PEM, with those between it and "
+	"its CA behind it; turns TLS on",
+	NULL, 0, 0, 0, "TLS"},
+    {"tls_key", NULL, SVC_SETTING_TEXT, AT(tls_key), "FILE",
+	"Private key of the certificate, PEM without a passphrase", NULL, 0, 0,
+	0, "TLS"},
+    {"tls_ca", NULL, SVC_SETTING_TEXT, AT(tls_ca), "FILE",
+	"CA certificates, PEM, by which peers must be signed; \"system\": the "
+	"services called by those of this system, callers by nobody",
+	NULL, 0, 0, 0, "TLS"},
+    {"tls_name", NULL, SVC_SETTING_TEXT, AT(tls_name), "NAME",
+	"Name or IP address in the certificates of the services called "
+	"(default: the host of their address)",
+	NULL, 0, 0, 0, "TLS"},
+    {"tls_client_auth", NULL, SVC_SETTING_TEXT, AT(tls_client_auth), "WHEN",
+	"Whether callers must show a certificate (default: required when "
+	"tls_ca is a file)",
+	"required none", 0, 0, 0, "TLS"},
     {"broker", NULL, SVC_SETTING_TEXT, AT(broker), "PLUGIN",
 	"What carries the events", NULL, 0, 0, 0, "Events"},
     {"broker_address", NULL, SVC_SETTING_TEXT, AT(broker_address), "ADDRESS",

@@ -57,8 +57,10 @@ svc_values_fini(struct svc_values *values)
 	    values->registry_address, values->registry_username,
 	    values->registry_password, values->selector, values->transport,
 	    values->broker, values->broker_address, values->broker_username,
-	    values->broker_password, values->codec, values->log_level,
-	    values->log_format, values->config};
+	    values->broker_password, values->codec, values->tls_cert,
+	    values->tls_key, values->tls_ca, values->tls_name,
+	    values->tls_client_auth, values->log_level, values->log_format,
+	    values->config};
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
 		svc_mem_free(texts[i]);
 	svc_headers_destroy(values->metadata);
@@ -228,6 +230,25 @@ take_metadata(struct svc_service *service, const struct svc_option *from)
 }
 
 static void
+take_tls(struct svc_service *service, const struct svc_option *from)
+{
+	struct svc_values *v = &service->values;
+	if ((from->text == NULL) != (from->text2 == NULL) ||
+	    (from->text == NULL && from->text3 == NULL)) {
+		reject(service, SVC_E_INVAL,
+		    "option tls(cert, key, ca) needs a certificate with its "
+		    "key, or both NULL and a CA for a program that only calls");
+		return;
+	}
+	if (from->text != NULL) {
+		take_text(service, &v->tls_cert, "tls", from->text);
+		take_text(service, &v->tls_key, "tls", from->text2);
+	}
+	if (from->text3 != NULL)
+		take_text(service, &v->tls_ca, "tls", from->text3);
+}
+
+static void
 take(struct svc_service *service, const struct svc_option *from)
 {
 	struct svc_values *v = &service->values;
@@ -298,9 +319,7 @@ take(struct svc_service *service, const struct svc_option *from)
 		take_wrap(service, from);
 		break;
 	case SVC_OPTION_TLS:
-		reject(service, SVC_E_UNIMPLEMENTED,
-		    "option tls(): no transport of this release can encrypt; "
-		    "leave it out, or put the service behind a TLS proxy");
+		take_tls(service, from);
 		break;
 	case SVC_OPTION_LOG_LEVEL:
 		take_text(service, &v->log_level, "log_level", from->text);

@@ -185,9 +185,14 @@ bad_options_are_told_by_init(void **state)
 	    {SVC_OPT_selector(random, "x"), SVC_E_INVAL,
 		"option selector(random) takes no address, but \"x\" was "
 		"given"},
-	    {SVC_OPT_tls("a", "b", "c"), SVC_E_UNIMPLEMENTED,
-		"option tls(): no transport of this release can encrypt; "
-		"leave it out, or put the service behind a TLS proxy"},
+	    {SVC_OPT_tls("a", NULL, "c"), SVC_E_INVAL,
+		"option tls(cert, key, ca) needs a certificate with its key, "
+		"or both NULL and a CA for a program that only calls"},
+	    {SVC_OPT_tls(NULL, NULL, NULL), SVC_E_INVAL,
+		"option tls(cert, key, ca) needs a certificate with its key, "
+		"or both NULL and a CA for a program that only calls"},
+	    {SVC_OPT_tls("a", "", "c"), SVC_E_INVAL,
+		"option tls() needs a text that is not empty"},
 	    {{SVC_OPTION_QUEUE, "q", 0, 0, 0, nothing, 0}, SVC_E_INVAL, NULL},
 	    {{SVC_OPTION_FLAG_INT, NULL, 0, 0, 0, nothing, 0}, SVC_E_INVAL,
 		"option flag() needs a name and a variable"},

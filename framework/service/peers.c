@@ -21,6 +21,7 @@ struct peer {
 	_Atomic int refs;
 	struct peer *next; /* of the same bucket */
 	char *node_id, *service, *transport, *address;
+	char *refusal; /* why it cannot be called; NULL: it can */
 	struct peer_sub *subs;
 	size_t n_subs;
 	/* Made on first use; shared with the peer that replaces this one. */
@@ -58,6 +59,7 @@ peer_unref(struct peer *peer)
 	svc_mem_free(peer->service);
 	svc_mem_free(peer->transport);
 	svc_mem_free(peer->address);
+	svc_mem_free(peer->refusal);
 	svc_link_unref(atomic_load(&peer->link));
 	svc_mem_free(peer);
 }
@@ -100,6 +102,12 @@ peer_create(struct svc_peers *peers, const struct svc_record *record,
 	bool good = peer->node_id != NULL && peer->service != NULL &&
 		    peer->address != NULL && peer->transport != NULL &&
 		    peer->subs != NULL;
+	struct svc_error why = {0};
+	if (good && svc_tls_check(peers->service, node, peer->transport,
+			&why) != SVC_OK) {
+		peer->refusal = svc_mem_strdup(why.text);
+		good = peer->refusal != NULL;
+	}
 	for (size_t i = 0; good && i < record->n_endpoints; i++) {
 		const struct svc_endpoint *e = &record->endpoints[i];
 		const char *topic = subscribed_topic(e);
@@ -292,6 +300,9 @@ link_of(struct svc_peers *peers, struct peer *peer, struct svc_link **ret_link,
     struct svc_error *err)
 {
 	struct svc_link *link = atomic_load(&peer->link);
+	if (peer->refusal != NULL)
+		return svc_error_set(
+		    err, SVC_E_UNAVAILABLE, "%s", peer->refusal);
 	if (link == NULL) {
 		struct svc_link *made;
 		svc_err code = svc_link_create(

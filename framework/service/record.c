@@ -219,6 +219,7 @@ add_node(struct svc_service *service, struct svc_record_built *built)
 	    {"registry", v->registry},
 	    {"broker", v->broker},
 	    {"svc", "1"},
+	    {"tls", svc_tls_served(service) ? "true" : NULL},
 	    {"weight", v->weight > 0 ? weight : NULL},
 	};
 	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {

@@ -159,6 +159,8 @@ load(struct svc_service *service, int argc, char *argv[], struct svc_error *err)
 	drop_stale_address(
 	    service, "broker", broker, v->broker, &v->broker_address);
 	code = svc_values_settle(service, err);
+	if (code == SVC_OK)
+		code = svc_tls_settle(service, err);
 out:
 	svc_mem_free(registry);
 	svc_mem_free(broker);
@@ -491,6 +493,7 @@ svc_transport_get(struct svc_service *service, const char *name,
 	struct svc_transport_config config = {
 	    .executor = service->executor,
 	    .limits = {.max_message = service->values.max_message_size},
+	    .tls = service->has_tls ? &service->tls : NULL,
 	};
 	code = use->ops->create(&config, &use->self, err);
 	if (code != SVC_OK) {

@@ -27,6 +27,7 @@ struct svc_values {
 	char *broker, *broker_address;
 	char *broker_username, *broker_password;
 	char *codec;
+	char *tls_cert, *tls_key, *tls_ca, *tls_name, *tls_client_auth;
 	int64_t request_timeout_ms, retries;
 	int64_t max_message_size, drain_timeout_ms;
 	char *log_level, *log_format;
@@ -60,6 +61,16 @@ struct svc_call_wrap {
 /* Takes the list over into the service; the first bad option is remembered. */
 void svc_options_take(
     struct svc_service *service, const struct svc_option *options);
+
+/* -------------------------------------------------------------------- TLS */
+
+/* From the values, which must go together: fills service->tls. */
+svc_err svc_tls_settle(struct svc_service *service, struct svc_error *err);
+/* Whether this service's address is one of TLS, once it is bound. */
+bool svc_tls_served(const struct svc_service *service);
+/* Whether both of us have TLS or neither has, so far as the record tells. */
+svc_err svc_tls_check(const struct svc_service *service,
+    const struct svc_node *node, const char *transport, struct svc_error *err);
 
 /* ------------------------------------------------------------ connections */
 
@@ -333,6 +344,8 @@ struct svc_service {
 	struct svc_error bad_option; /* the first one */
 	struct svc_error error;      /* what svc_error_text says */
 	struct svc_options options;  /* what svc_options_of shows */
+	bool has_tls;
+	struct svc_tls_config tls; /* its texts are those of `values` */
 	char *bound, *advertised;
 	struct svc_handler_wrap *handler_wraps;
 	size_t n_handler_wraps;

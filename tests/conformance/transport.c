@@ -194,8 +194,9 @@ server_start(struct server *server, int64_t max_message)
 	svc_cond_init(&server->gate.changed);
 	assert_int_equal(
 	    svc_executor_create(NULL, &server->executor, &err), SVC_OK);
-	struct svc_transport_config config = {
-	    .executor = server->executor, .limits.max_message = max_message};
+	struct svc_transport_config config = {.executor = server->executor,
+	    .limits.max_message = max_message,
+	    .tls = setup->tls};
 	assert_int_equal(
 	    server->ops->create(&config, &server->self, &err), SVC_OK);
 	if (server->ops->listen(server->self, setup->address, server_accept,
@@ -453,8 +454,9 @@ large_messages_are_whole_and_too_large_ones_end_one_stream(void **state)
 	reply_fini(&reply);
 
 	/* A client with a smaller limit than the server. */
-	struct svc_transport_config config = {
-	    .executor = server.executor, .limits.max_message = 100};
+	struct svc_transport_config config = {.executor = server.executor,
+	    .limits.max_message = 100,
+	    .tls = setup->tls};
 	void *small, *small_conn;
 	assert_int_equal(server.ops->create(&config, &small, NULL), SVC_OK);
 	assert_int_equal(server.ops->dial(small,
@@ -859,5 +861,7 @@ svc_conformance_transport(const struct svc_conformance_transport *with)
 	    cmocka_unit_test(streams_keep_order_and_count),
 	};
 	setup = with;
-	return cmocka_run_group_tests_name(with->plugin, tests, NULL, NULL);
+	return cmocka_run_group_tests_name(
+	    with->title != NULL ? with->title : with->plugin, tests, NULL,
+	    NULL);
 }

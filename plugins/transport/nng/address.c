@@ -5,18 +5,24 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The schemes that work without certificates. */
+#define INPROC "inproc://"
+
 static const struct scheme {
 	const char *prefix;
-	bool has_port, layered;
+	bool has_port, layered, tls;
 } schemes[] = {
-    {"tcp://", true, false},
-    {"tcp4://", true, false},
-    {"tcp6://", true, false},
-    {"ipc://", false, false},
-    {"unix://", false, false},
-    {"abstract://", false, false},
-    {"ws://", true, true},
+    {"tcp://", true, false, false},
+    {"tcp4://", true, false, false},
+    {"tcp6://", true, false, false},
+    {"tls+tcp://", true, false, true},
+    {"tls+tcp4://", true, false, true},
+    {"tls+tcp6://", true, false, true},
+    {"ipc://", false, false, false},
+    {"unix://", false, false, false},
+    {"abstract://", false, false, false},
+    {INPROC, false, false, false},
+    {"ws://", true, true, false},
+    {"wss://", true, true, true},
 };
 
 static svc_err
@@ -25,7 +31,8 @@ refuse(struct svc_error *err, const char *address, const char *why)
 	char quoted[96];
 	return svc_error_set(err, SVC_E_INVAL,
 	    "address %s %s; allowed are host:port, tcp://host:port, "
-	    "ipc:///path, abstract://name and ws://host:port/path",
+	    "tls+tcp://host:port, ipc:///path, abstract://name, inproc://name, "
+	    "ws://host:port/path and wss://...",
 	    svc_log_quote(address, strlen(address), quoted, sizeof(quoted)),
 	    why);
 }
@@ -55,6 +62,7 @@ parse_port(const char *authority, const char *address, bool to_listen,
 			   : refuse(err, address,
 				 "has no host:port that is valid");
 	ret->any = host[0] == 0 || strcmp(host, "*") == 0;
+	snprintf(ret->host, sizeof(ret->host), "%s", host);
 	if (!to_listen && (ret->any || port == 0))
 		return refuse(err, address,
 		    "cannot be called, as that needs a host and a port above "
@@ -63,17 +71,19 @@ parse_port(const char *authority, const char *address, bool to_listen,
 }
 
 svc_err
-address_parse(const char *address, bool to_listen, struct address *ret_address,
-    struct svc_error *err)
+address_parse(const char *address, bool to_listen, bool with_tls,
+    struct address *ret_address, struct svc_error *err)
 {
 	struct address ret = {.plain = strstr(address, "://") == NULL};
 	svc_err rc = SVC_OK;
-	if (strlen(address) > sizeof(ret.url) - sizeof("tcp://"))
+	if (strlen(address) > sizeof(ret.url) - sizeof("tls+tcp://"))
 		return refuse(err, address, "is too long");
 	if (ret.plain) {
 		rc = parse_port(address, address, to_listen, &ret, err);
 		ret.has_port = true;
-		snprintf(ret.url, sizeof(ret.url), "tcp://%s", address);
+		ret.tls = with_tls;
+		snprintf(ret.url, sizeof(ret.url), "%s%s",
+		    with_tls ? "tls+tcp://" : "tcp://", address);
 		*ret_address = ret;
 		return rc;
 	}
@@ -82,6 +92,15 @@ address_parse(const char *address, bool to_listen, struct address *ret_address,
 		return refuse(err, address, "has a scheme that is not served");
 	ret.has_port = scheme->has_port;
 	ret.layered = scheme->layered;
+	ret.tls = scheme->tls;
+	ret.inproc = strcmp(scheme->prefix, INPROC) == 0;
+	if (ret.has_port && ret.tls && !with_tls)
+		return refuse(err, address,
+		    "needs TLS, which is not set up (--tls_cert and --tls_key, "
+		    "or --tls_ca)");
+	if (ret.has_port && !ret.tls && with_tls)
+		return refuse(
+		    err, address, "has no TLS, which is demanded (--tls_...)");
 	snprintf(ret.url, sizeof(ret.url), "%s", address);
 	const char *rest = address + strlen(scheme->prefix);
 	if (!scheme->has_port) {

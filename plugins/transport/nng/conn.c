@@ -17,6 +17,8 @@
 
 #define MIN_BLOCK 4096
 #define MAX_BLOCK 65536
+#define TLS_ALERT 0x15
+#define TLS_HANDSHAKE 0x16
 #define LINGER_MS 500 /* for what is being sent when it is closed */
 
 /* Bytes being handled. The connection holds one reference, and so does the
@@ -36,7 +38,7 @@ struct conn {
 	struct listener *listener; /* of a server's */
 	struct conn_link link;
 	int64_t timeout_ms;
-	bool layered;
+	bool layered, tls;
 	int holds;                 /* atomic */
 	nng_stream_dialer *dialer; /* of a client's */
 	nng_aio *dial_aio, *send_aio, *recv_aio;
@@ -134,10 +136,25 @@ static void
 lose(struct conn *conn, int rv)
 {
 	char text[160];
-	snprintf(text, sizeof(text), "connection to %s lost: %s",
-	    conn->mux.peer,
-	    rv == NNG_ECONNSHUT || rv == NNG_ECLOSED ? "closed by the peer"
-						     : nng_strerror(rv));
+	/* Of what is wrong with a certificate nng tells no more than that. */
+	if (rv == NNG_EPEERAUTH)
+		snprintf(text, sizeof(text),
+		    "certificate of %s was refused, or it refused ours",
+		    conn->mux.peer);
+	else if (rv == NNG_ECRYPTO)
+		snprintf(text, sizeof(text),
+		    "TLS with %s failed: it has none, or one side refused the "
+		    "other's certificate",
+		    conn->mux.peer);
+	else
+		snprintf(text, sizeof(text), "connection to %s lost: %s",
+		    conn->mux.peer,
+		    rv == NNG_ECONNSHUT || rv == NNG_ECLOSED
+			? "closed by the peer"
+			: nng_strerror(rv));
+	if (conn->tls && conn->listener != NULL && !conn->mux.greeted &&
+	    (rv == NNG_EPEERAUTH || rv == NNG_ECRYPTO))
+		nng_log_refused(conn->self, text);
 	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
 }
 
@@ -360,13 +377,27 @@ handle(struct conn *conn)
 	__atomic_add_fetch(&block->refs, 1, __ATOMIC_RELAXED);
 	svc_mux_result result = svc_mux_input(
 	    &conn->mux, block->data, block->len, &conn->offset, &err);
-	block_unref(block);
 	if (result == SVC_MUX_FAILED) {
+		/* Only one of the two has TLS? Its first byte tells. */
+		uint8_t first = conn->mux.foreign && !conn->tls
+				    ? block->data[conn->offset]
+				    : 0;
+		if (first == TLS_ALERT)
+			svc_error_set(&err, SVC_E_UNAVAILABLE,
+			    "%s speaks TLS, this client does not: give "
+			    "--tls_ca (and --tls_cert, --tls_key)",
+			    conn->mux.peer);
+		else if (first == TLS_HANDSHAKE)
+			svc_error_set(&err, SVC_E_UNAVAILABLE,
+			    "%s speaks TLS, this service does not: give "
+			    "--tls_cert and --tls_key",
+			    conn->mux.peer);
 		svc_log(SVC_LOG_WARN, "nng.protocol",
 		    "closing the connection of %s: %s", conn->mux.peer,
 		    err.text);
 		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, err.text);
 	}
+	block_unref(block);
 	return result;
 }
 
@@ -657,7 +688,7 @@ conn_attach(struct conn *conn)
 
 svc_err
 conn_accept(struct nng *self, struct listener *listener, nng_stream *stream,
-    bool layered, svc_accept_cb accept, void *arg, const char *peer,
+    bool layered, bool tls, svc_accept_cb accept, void *arg, const char *peer,
     struct conn **ret_conn)
 {
 	struct conn *conn =
@@ -667,6 +698,7 @@ conn_accept(struct nng *self, struct listener *listener, nng_stream *stream,
 		return SVC_E_NOMEM;
 	}
 	conn->timeout_ms = conn->mux.config.limits.handshake_ms;
+	conn->tls = tls;
 	conn->stream = stream;
 	*ret_conn = conn;
 	return SVC_OK;
@@ -686,11 +718,25 @@ conn_dial(struct nng *self, const char *given, int64_t timeout_ms,
     struct conn **ret_conn, struct svc_error *err)
 {
 	struct address address;
-	svc_err rc = address_parse(given, false, &address, err);
+	svc_err rc = address_parse(
+	    given, false, self->certificates != NULL, &address, err);
 	if (rc != SVC_OK)
 		return rc;
 	nng_stream_dialer *dialer;
 	int rv = nng_stream_dialer_alloc(&dialer, address.url);
+	if (rv == 0 && address.tls) {
+		nng_tls_config *config;
+		unsigned generation;
+		rv = certificates_config(
+		    self->certificates, address.host, &config, &generation);
+		if (rv == 0) {
+			rv = nng_stream_dialer_set_ptr(
+			    dialer, NNG_OPT_TLS_CONFIG, config);
+			nng_tls_config_free(config);
+		}
+		if (rv != 0)
+			nng_stream_dialer_free(dialer);
+	}
 	if (rv != 0)
 		return svc_error_set(err, nng_err(rv),
 		    "address \"%s\" cannot be called: %s", given,
@@ -702,6 +748,7 @@ conn_dial(struct nng *self, const char *given, int64_t timeout_ms,
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	}
 	conn->timeout_ms = timeout_ms > 0 ? timeout_ms : 5000;
+	conn->tls = address.tls;
 	conn->dialer = dialer;
 	conn_attach(conn);
 	hold(conn);

@@ -21,6 +21,8 @@ struct listener {
 	svc_accept_cb accept;
 	void *arg;
 	bool layered;
+	bool tls, stuck; /* stuck: it cannot take new certificates */
+	unsigned generation;
 	char address[URL_MAX_LEN];
 
 	pthread_mutex_t mutex;
@@ -111,7 +113,7 @@ take_stream(struct listener *listener, nng_stream *stream)
 		address_format(&from, peer, sizeof(peer));
 	struct conn *conn;
 	if (conn_accept(listener->self, listener, stream, listener->layered,
-		listener->accept, listener->arg,
+		listener->tls, listener->accept, listener->arg,
 		peer[0] != 0 ? peer : listener->address, &conn) != SVC_OK) {
 		discount_conn(listener);
 		return;
@@ -119,6 +121,29 @@ take_stream(struct listener *listener, nng_stream *stream)
 	if (!add_conn(listener, conn))
 		conn_abort(conn);
 	conn_start(conn);
+}
+
+/* Those who come next get the certificates of now. An nng that refuses goes on
+ * with the old ones. */
+static void
+renew(struct listener *listener)
+{
+	struct certificates *certificates = listener->self->certificates;
+	nng_tls_config *config;
+	if (!listener->tls || listener->stuck ||
+	    !certificates_changed(certificates, listener->generation) ||
+	    certificates_config(
+		certificates, NULL, &config, &listener->generation) != 0)
+		return;
+	int rv = nng_stream_listener_set_ptr(
+	    listener->listener, NNG_OPT_TLS_CONFIG, config);
+	nng_tls_config_free(config);
+	listener->stuck = rv != 0;
+	if (rv != 0)
+		svc_log(SVC_LOG_WARN, "tls.reload",
+		    "%s keeps its old certificate until it is started anew: "
+		    "%s",
+		    listener->address, nng_strerror(rv));
 }
 
 static void
@@ -130,6 +155,7 @@ accepted(void *arg)
 		return;
 	if (rv == 0) {
 		take_stream(listener, nng_aio_get_output(listener->aio, 0));
+		renew(listener);
 		nng_stream_listener_accept(listener->listener, listener->aio);
 		return;
 	}
@@ -177,13 +203,24 @@ go_on(struct svc_timer *timer)
 
 /* Begins to listen on the URL. */
 static int
-open_listener(const char *url, nng_stream_listener **ret)
+open_listener(struct nng *self, const char *url, bool tls,
+    nng_stream_listener **ret, unsigned *ret_generation)
 {
 	nng_stream_listener *listener;
+	nng_tls_config *config = NULL;
 	int rv = nng_stream_listener_alloc(&listener, url);
 	if (rv != 0)
 		return rv;
-	rv = nng_stream_listener_listen(listener);
+	if (tls)
+		rv = certificates_config(
+		    self->certificates, NULL, &config, ret_generation);
+	if (tls && rv == 0) {
+		rv = nng_stream_listener_set_ptr(
+		    listener, NNG_OPT_TLS_CONFIG, config);
+		nng_tls_config_free(config);
+	}
+	if (rv == 0)
+		rv = nng_stream_listener_listen(listener);
 	if (rv != 0)
 		nng_stream_listener_free(listener);
 	else
@@ -222,9 +259,14 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
     void *arg, struct listener **ret_listener, struct svc_error *err)
 {
 	struct address address;
-	svc_err rc = address_parse(given, true, &address, err);
+	svc_err rc = address_parse(
+	    given, true, self->certificates != NULL, &address, err);
 	if (rc != SVC_OK)
 		return rc;
+	if (address.tls && self->config.tls->cert == NULL)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "a service that speaks TLS needs a certificate: give "
+		    "--tls_cert and --tls_key");
 	struct listener *listener = svc_mem_calloc(1, sizeof(*listener));
 	if (listener == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
@@ -232,13 +274,16 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
 	int rv = nng_aio_alloc(&listener->aio, accepted, listener);
 	if (rv == 0 && address.any && address.plain) {
 		/* Both families; a host without IPv6 has the other only. */
-		snprintf(
-		    every, sizeof(every), "tcp://[::]%s", strrchr(given, ':'));
-		rv = open_listener(every, &listener->listener);
+		snprintf(every, sizeof(every), "%stcp://[::]%s",
+		    address.tls ? "tls+" : "", strrchr(given, ':'));
+		rv = open_listener(self, every, address.tls,
+		    &listener->listener, &listener->generation);
 		if (rv == NNG_EADDRINVAL || rv == NNG_ENOTSUP)
-			rv = open_listener(address.url, &listener->listener);
+			rv = open_listener(self, address.url, address.tls,
+			    &listener->listener, &listener->generation);
 	} else if (rv == 0) {
-		rv = open_listener(address.url, &listener->listener);
+		rv = open_listener(self, address.url, address.tls,
+		    &listener->listener, &listener->generation);
 	}
 	if (rv != 0) {
 		nng_aio_free(listener->aio);
@@ -254,6 +299,7 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
 	listener->accept = accept;
 	listener->arg = arg;
 	listener->layered = address.layered;
+	listener->tls = address.tls;
 	listener->source.fd = -1;
 	listener->source.ready = listener_ready;
 	listener->pause.fire = go_on;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * svc frames over nng: tcp, unix sockets, abstract sockets and websockets.
+ * svc frames over nng: tcp, unix sockets, abstract sockets and websockets, and
+ * TLS over the first and the last.
  *
  * Of nng's two faces this takes its byte streams (nng_stream), not its SP
  * sockets. A call must not get lost, and SP sockets lose: pair1 in its
@@ -10,8 +11,8 @@
  * does not say which. A stream pushes back as a socket does, tells of its
  * end, and each connection is an object of its own; the engine of svc/mux.h
  * already brings the messages, which SP would have framed a second time. The
- * price is that nng's inproc, which has no streams, is not there: the memory
- * transport is for that.
+ * price is that nng's inproc, which has no streams, cannot be used: addresses
+ * inproc://name are served by the memory transport.
  *
  * Over a plain tcp address the bytes are those of the transport "tcp", so each
  * can call the other.
@@ -19,6 +20,9 @@
 #include "nng_private.h"
 
 #include <signal.h>
+#include <string.h>
+
+#define LOGS_A_SECOND 5
 
 void
 nng_busy(struct nng *self)
@@ -35,6 +39,31 @@ nng_idle(struct nng *self)
 	self->n_busy--;
 	pthread_cond_broadcast(&self->changed);
 	pthread_mutex_unlock(&self->mutex);
+}
+
+void
+nng_log_refused(struct nng *self, const char *text)
+{
+	int64_t now_ms = svc_now_ms();
+	unsigned unlogged = 0;
+	pthread_mutex_lock(&self->mutex);
+	if (now_ms - self->logs_at_ms >= 1000) {
+		self->logs_at_ms = now_ms;
+		self->logs = 0;
+		unlogged = self->unlogged;
+		self->unlogged = 0;
+	}
+	bool write = self->logs < LOGS_A_SECOND;
+	if (write)
+		self->logs++;
+	else
+		self->unlogged++;
+	pthread_mutex_unlock(&self->mutex);
+	if (unlogged > 0)
+		svc_log(SVC_LOG_WARN, "tls.refused",
+		    "%u more peers were refused meanwhile", unlogged);
+	if (write)
+		svc_log(SVC_LOG_WARN, "tls.refused", "%s", text);
 }
 
 svc_err
@@ -90,6 +119,15 @@ create(const struct svc_transport_config *config, void **ret_self,
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	self->config = *config;
 	self->config.limits = svc_transport_limits_fill(&config->limits);
+	svc_err rc = svc_transport_memory.create(config, &self->inside, err);
+	if (rc == SVC_OK && config->tls != NULL)
+		rc = certificates_create(config->tls, &self->certificates, err);
+	if (rc != SVC_OK) {
+		if (self->inside != NULL)
+			svc_transport_memory.destroy(self->inside);
+		svc_mem_free(self);
+		return rc;
+	}
 	pthread_mutex_init(&self->mutex, NULL);
 	svc_cond_init(&self->changed);
 	*ret_self = self;
@@ -106,67 +144,141 @@ destroy(void *arg)
 	while (self->n_busy > 0)
 		pthread_cond_wait(&self->changed, &self->mutex);
 	pthread_mutex_unlock(&self->mutex);
+	svc_transport_memory.destroy(self->inside);
+	certificates_destroy(self->certificates);
 	pthread_cond_destroy(&self->changed);
 	pthread_mutex_destroy(&self->mutex);
 	svc_mem_free(self);
 }
 
-static svc_err
-do_listen(void *self, const char *address, svc_accept_cb accept, void *arg,
-    void **ret_listener, struct svc_error *err)
+/*
+ * inproc:// is served by the memory transport, to which an address is a name.
+ * So listeners and connections are handed out with whom they belong to. What is
+ * done to a stream is the same for both.
+ */
+struct place {
+	const struct svc_transport_ops *inside; /* NULL: nng's */
+	void *it;
+};
+
+static bool
+is_inproc(const char *address)
 {
-	struct listener *listener;
-	svc_err rc =
-	    listener_create(self, address, accept, arg, &listener, err);
+	return strncmp(address, "inproc://", 9) == 0;
+}
+
+static svc_err
+do_listen(void *arg, const char *address, svc_accept_cb accept,
+    void *accept_arg, void **ret_listener, struct svc_error *err)
+{
+	struct nng *self = arg;
+	struct place *place = svc_mem_calloc(1, sizeof(*place));
+	svc_err rc;
+	if (place == NULL)
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	if (is_inproc(address)) {
+		struct address checked;
+		place->inside = &svc_transport_memory;
+		rc = address_parse(address, true, false, &checked, err);
+		if (rc == SVC_OK)
+			rc = place->inside->listen(self->inside, address,
+			    accept, accept_arg, &place->it, err);
+	} else {
+		struct listener *listener = NULL;
+		rc = listener_create(
+		    self, address, accept, accept_arg, &listener, err);
+		place->it = listener;
+	}
 	if (rc == SVC_OK)
-		*ret_listener = listener;
+		*ret_listener = place;
+	else
+		svc_mem_free(place);
 	return rc;
 }
 
 static const char *
-address_of(void *listener)
+address_of(void *arg)
 {
-	return listener_address(listener);
+	struct place *place = arg;
+	return place->inside != NULL
+		   ? place->inside->listener_address(place->it)
+		   : listener_address(place->it);
 }
 
 static void
-drain(void *listener)
+drain(void *arg)
 {
-	listener_drain(listener);
+	struct place *place = arg;
+	if (place->inside != NULL)
+		place->inside->drain(place->it);
+	else
+		listener_drain(place->it);
 }
 
 static void
-destroy_listener(void *listener)
+destroy_listener(void *arg)
 {
-	listener_destroy(listener);
+	struct place *place = arg;
+	if (place->inside != NULL)
+		place->inside->listener_destroy(place->it);
+	else
+		listener_destroy(place->it);
+	svc_mem_free(place);
 }
 
 static svc_err
-dial(void *self, const char *address, int64_t timeout_ms, void **ret_conn,
+dial(void *arg, const char *address, int64_t timeout_ms, void **ret_conn,
     struct svc_error *err)
 {
-	struct conn *conn;
-	svc_err rc = conn_dial(self, address, timeout_ms, &conn, err);
+	struct nng *self = arg;
+	struct place *place = svc_mem_calloc(1, sizeof(*place));
+	svc_err rc;
+	if (place == NULL)
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	if (is_inproc(address)) {
+		struct address checked;
+		place->inside = &svc_transport_memory;
+		rc = address_parse(address, false, false, &checked, err);
+		if (rc == SVC_OK)
+			rc = place->inside->dial(
+			    self->inside, address, timeout_ms, &place->it, err);
+	} else {
+		struct conn *conn = NULL;
+		rc = conn_dial(self, address, timeout_ms, &conn, err);
+		place->it = conn;
+	}
 	if (rc == SVC_OK)
-		*ret_conn = conn;
+		*ret_conn = place;
+	else
+		svc_mem_free(place);
 	return rc;
 }
 
 static void
-destroy_conn(void *conn)
+destroy_conn(void *arg)
 {
-	struct svc_mux *mux = conn_mux(conn);
-	svc_mux_finish(mux);
-	svc_mux_unref(mux);
+	struct place *place = arg;
+	if (place->inside != NULL) {
+		place->inside->conn_destroy(place->it);
+	} else {
+		struct svc_mux *mux = conn_mux(place->it);
+		svc_mux_finish(mux);
+		svc_mux_unref(mux);
+	}
+	svc_mem_free(place);
 }
 
 static svc_err
-open_stream(void *conn, const struct svc_part *first, unsigned flags,
+open_stream(void *arg, const struct svc_part *first, unsigned flags,
     const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err)
 {
+	struct place *place = arg;
+	if (place->inside != NULL)
+		return place->inside->open(
+		    place->it, first, flags, events, user, ret_stream, err);
 	return svc_mux_open(
-	    conn_mux(conn), first, flags, events, user, ret_stream, err);
+	    conn_mux(place->it), first, flags, events, user, ret_stream, err);
 }
 
 const struct svc_transport_ops nng_ops = {

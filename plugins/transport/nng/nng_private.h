@@ -10,15 +10,21 @@
 #include <svc/log.h>
 #include <svc/mux.h>
 
+#include "tls.h"
+
 #define URL_MAX_LEN 320
 
 struct nng {
 	struct svc_transport_config config;
+	struct certificates *certificates; /* NULL: without TLS */
+	void *inside; /* the memory transport, for inproc:// */
 
 	/* Connections that a loop or nng still has a hand in. */
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
 	size_t n_busy;
+	int64_t logs_at_ms;
+	unsigned logs, unlogged;
 };
 
 struct listener;
@@ -26,6 +32,8 @@ struct conn;
 
 extern const struct svc_transport_ops nng_ops;
 
+/* A few lines a second at most. */
+void nng_log_refused(struct nng *self, const char *text);
 void nng_busy(struct nng *self);
 void nng_idle(struct nng *self);
 /* The code for one of nng's. */
@@ -37,10 +45,14 @@ struct address {
 	bool has_port;
 	bool layered; /* more than bytes into a socket: websocket */
 	bool any;     /* every interface */
+	bool tls;
+	bool inproc;    /* within the process: not nng's business */
+	char host[256]; /* of one with a port */
 };
-/* From "host:port" or one of nng's URLs.
+/* From "host:port", which means TLS when there is TLS, or one of nng's URLs,
+ * which must be of the kind that is configured unless it is local to the host.
  * Errors: SVC_E_INVAL with what is wrong and what is allowed */
-svc_err address_parse(const char *address, bool to_listen,
+svc_err address_parse(const char *address, bool to_listen, bool with_tls,
     struct address *ret_address, struct svc_error *err);
 /* "host:port", "[v6]:port"; "" for what has no port. */
 void address_format(const nng_sockaddr *address, char *out, size_t size);
@@ -63,7 +75,7 @@ struct svc_mux *conn_mux(struct conn *conn);
 
 /* A server's connection. The stream is taken, also on failure. */
 svc_err conn_accept(struct nng *self, struct listener *listener,
-    nng_stream *stream, bool layered, svc_accept_cb accept, void *arg,
+    nng_stream *stream, bool layered, bool tls, svc_accept_cb accept, void *arg,
     const char *peer, struct conn **ret_conn);
 /* Begin to read; it may be freed any time after. */
 void conn_start(struct conn *conn);

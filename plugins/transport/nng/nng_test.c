@@ -179,8 +179,9 @@ addresses_are_checked(void **state)
 	    {"tcp://127.0.0.1:x", false, false, "allowed"},
 	    {"ipc://", false, false, "has no name"},
 	    {"ws://127.0.0.1/x", false, false, "allowed"},
-	    {"inproc://name", false, false, "not served"},
-	    {"tls+tcp://127.0.0.1:1", false, false, "not served"},
+	    {"inproc://", false, false, "has no name"},
+	    {"tls+tcp://127.0.0.1:1", false, false, "needs TLS"},
+	    {"wss://127.0.0.1:1/", false, false, "needs TLS"},
 	    {"http://127.0.0.1:1", false, false, "not served"},
 	    {"127.0.0.1:0", true, false, "needs a host and a port"},
 	    {":0", true, false, "needs a host and a port"},
@@ -469,10 +470,22 @@ main(void)
 	snprintf(ipc, sizeof(ipc), "ipc://%s/socket", folder);
 	snprintf(nobody, sizeof(nobody), "ipc://%s/nobody", folder);
 	const struct svc_conformance_transport setups[] = {
-	    {"nng", "127.0.0.1:0", "127.0.0.1:1", "127.0.0.1:http"},
-	    {"nng", ipc, nobody, "ipc://"},
-	    {"nng", "ws://127.0.0.1:0/svc", "ws://127.0.0.1:1/svc",
-		"ws://127.0.0.1:http/"},
+	    {.plugin = "nng",
+		.address = "127.0.0.1:0",
+		.nobody = "127.0.0.1:1",
+		.bad = "127.0.0.1:http"},
+	    {.plugin = "nng",
+		.address = ipc,
+		.nobody = nobody,
+		.bad = "ipc://"},
+	    {.plugin = "nng",
+		.address = "inproc://conformance",
+		.nobody = "inproc://nobody",
+		.bad = "inproc://"},
+	    {.plugin = "nng",
+		.address = "ws://127.0.0.1:0/svc",
+		.nobody = "ws://127.0.0.1:1/svc",
+		.bad = "ws://127.0.0.1:http/"},
 	};
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);
 	for (size_t i = 0; i < sizeof(setups) / sizeof(*setups); i++)

@@ -9,6 +9,32 @@
 
 #define MAX_POLL_MS 100 /* the clock may be a manual one */
 
+/* Something has come on such a connection: perhaps the end of the session, or
+ * only a ticket. As its reader, look. */
+static bool
+is_closed_by_tls(struct conn *conn)
+{
+	lock(conn);
+	bool take = conn->reader == READER_NONE;
+	if (take)
+		conn->reader = READER_CALLER;
+	unlock(conn);
+	if (!take)
+		return false;
+	bool closed = conn_read(conn) < 0;
+	bool left = conn->block != NULL && conn->offset < conn->block->len;
+	conn_drop_block(conn);
+	lock(conn);
+	/* What it says unasked is for the loop. */
+	bool loop = closed || left;
+	conn->reader = loop ? READER_LOOP : READER_NONE;
+	conn_set_interest(conn);
+	unlock(conn);
+	if (loop)
+		conn_kick(conn);
+	return closed;
+}
+
 /* Before a call on a connection that nobody reads: has its peer closed it
  * meanwhile? Then nothing is sent that nobody would run. */
 static bool
@@ -28,6 +54,8 @@ is_closed(struct conn *conn)
 		conn_kick(conn);
 		return true;
 	}
+	if (conn->tls != NULL)
+		return is_closed_by_tls(conn);
 	/* What it says unasked is for the loop. */
 	lock(conn);
 	if (conn->reader == READER_NONE) {
@@ -66,7 +94,7 @@ give_back(struct conn *conn, struct svc_stream_handle *stream)
 	conn_drop_block(conn);
 	lock(conn);
 	bool failed = conn->mux.failed || conn->aborted;
-	bool left = conn->block != NULL;
+	bool left = conn->block != NULL || conn_more(conn);
 	uint32_t own = svc_mux_done(stream) ? 0 : 1;
 	bool loop = failed || left || conn->mux.n_streams > own;
 	conn->reader = loop ? READER_LOOP : READER_NONE;
@@ -104,7 +132,7 @@ read_as_caller(
 		struct pollfd wait = {.fd = conn->source.fd, .events = POLLIN};
 		int ms = left == SVC_FOREVER || left > MAX_POLL_MS ? MAX_POLL_MS
 								   : (int)left;
-		if (poll(&wait, 1, ms) > 0)
+		if (conn_more(conn) || poll(&wait, 1, ms) > 0)
 			conn_read(conn);
 	}
 }

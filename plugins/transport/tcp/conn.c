@@ -24,6 +24,8 @@
 #define MIN_BLOCK 4096
 #define MAX_BLOCK 65536
 #define MAX_READS 8 /* in one turn of the loop */
+#define TLS_ALERT 0x15
+#define TLS_HANDSHAKE 0x16
 
 struct conn_link *
 conn_link(struct conn *conn)
@@ -68,7 +70,10 @@ conn_set_interest(struct conn *conn)
 		return;
 	if (conn->reader >= READER_LOOP && !conn->connecting && !conn->paused)
 		want |= SVC_IO_READ;
-	if (conn->write_blocked || conn->connecting)
+	if (conn->shake == SHAKE_READ)
+		want |= SVC_IO_READ;
+	else if (conn->write_blocked || conn->shake == SHAKE_WRITE ||
+		 (conn->connecting && conn->shake == SHAKE_NONE))
 		want |= SVC_IO_WRITE;
 	if (want == 0) /* a peer that closes an idle connection is noticed */
 		want = SVC_IO_HANGUP | SVC_IO_ONESHOT;
@@ -84,10 +89,33 @@ conn_set_interest(struct conn *conn)
 void
 conn_lose(struct conn *conn, int sys)
 {
-	char text[160];
-	snprintf(text, sizeof(text), "connection to %s lost: %s",
-	    conn->mux.peer, sys != 0 ? strerror(sys) : "closed by the peer");
-	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
+	struct tls_failure why = {.unheard = false};
+	if (conn->tls == NULL || !tls_reason(conn->tls, &why))
+		snprintf(why.text, sizeof(why.text),
+		    "connection to %s lost: %s", conn->mux.peer,
+		    sys != 0 ? strerror(sys) : "closed by the peer");
+	if (why.unheard) { /* then no handler has seen anything */
+		lock(conn);
+		conn->mux.foreign = true;
+		unlock(conn);
+	}
+	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, why.text);
+}
+
+static ssize_t
+put(struct conn *conn, const void *data, size_t len)
+{
+	if (conn->tls != NULL)
+		return tls_write(conn->tls, data, len);
+	return send(conn->source.fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static ssize_t
+get(struct conn *conn, void *data, size_t room)
+{
+	if (conn->tls != NULL)
+		return tls_read(conn->tls, data, room);
+	return recv(conn->source.fd, data, room, MSG_DONTWAIT);
 }
 
 /* As the flusher: true when all is written and the role given back. */
@@ -96,8 +124,8 @@ write_output(struct conn *conn, bool *ret_more)
 {
 	struct svc_buf *out = &conn->output;
 	while (conn->written < out->len) {
-		ssize_t n = send(conn->source.fd, out->data + conn->written,
-		    out->len - conn->written, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = put(
+		    conn, out->data + conn->written, out->len - conn->written);
 		if (n >= 0) {
 			conn->written += (size_t)n;
 		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
@@ -174,8 +202,7 @@ conn_read(struct conn *conn)
 	struct block *block = conn->block;
 	size_t room = block->cap - block->len;
 	for (;;) {
-		ssize_t n = recv(conn->source.fd, block->data + block->len,
-		    room, MSG_DONTWAIT);
+		ssize_t n = get(conn, block->data + block->len, room);
 		if (n > 0) {
 			block->len += (size_t)n;
 			if ((size_t)n == room && conn->block_size < MAX_BLOCK)
@@ -201,13 +228,27 @@ conn_handle(struct conn *conn)
 	__atomic_add_fetch(&block->refs, 1, __ATOMIC_RELAXED);
 	svc_mux_result result = svc_mux_input(
 	    &conn->mux, block->data, block->len, &conn->offset, &err);
-	block_unref(block);
 	if (result == SVC_MUX_FAILED) {
+		/* Only one of the two has TLS? Its first byte tells. */
+		uint8_t first = conn->mux.foreign && conn->tls == NULL
+				    ? block->data[conn->offset]
+				    : 0;
+		if (first == TLS_ALERT)
+			svc_error_set(&err, SVC_E_UNAVAILABLE,
+			    "%s speaks TLS, this client does not: give "
+			    "--tls_ca (and --tls_cert, --tls_key)",
+			    conn->mux.peer);
+		else if (first == TLS_HANDSHAKE)
+			svc_error_set(&err, SVC_E_UNAVAILABLE,
+			    "%s speaks TLS, this service does not: give "
+			    "--tls_cert and --tls_key",
+			    conn->mux.peer);
 		svc_log(SVC_LOG_WARN, "tcp.protocol",
 		    "closing the connection of %s: %s", conn->mux.peer,
 		    err.text);
 		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, err.text);
 	}
+	block_unref(block);
 	return result;
 }
 
@@ -253,6 +294,8 @@ read_on_loop(struct conn *conn)
 		unlock(conn);
 	}
 	conn_drop_block(conn);
+	if (conn_more(conn))
+		conn_kick(conn);
 	return true;
 }
 
@@ -309,6 +352,20 @@ timer_fired(struct svc_timer *timer)
 	conn_kick(conn);
 }
 
+void
+conn_connected(struct conn *conn)
+{
+	lock(conn);
+	conn->connecting = false;
+	conn->shake = SHAKE_NONE;
+	conn->mux.flushing = false; /* it held back the output till now */
+	conn_set_interest(conn);
+	unlock(conn);
+	if (conn->listener == NULL)
+		svc_timer_stop(conn->loop, &conn->timer);
+	conn_flush(&conn->mux);
+}
+
 static void
 connected(struct conn *conn)
 {
@@ -322,13 +379,12 @@ connected(struct conn *conn)
 		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
 		return;
 	}
-	lock(conn);
-	conn->connecting = false;
-	conn->mux.flushing = false; /* it held back the output till now */
-	conn_set_interest(conn);
-	unlock(conn);
-	svc_timer_stop(conn->loop, &conn->timer);
-	conn_flush(&conn->mux);
+	if (conn->tls != NULL) {
+		tls_use_socket(conn->tls, conn->source.fd);
+		conn_shake(conn, 0);
+	} else {
+		conn_connected(conn);
+	}
 }
 
 /* The socket is full or empty again: the loop is the flusher. */
@@ -355,8 +411,11 @@ finish(struct conn *conn)
 	/* A caller that gives the reading back may want it watched still. */
 	lock(conn);
 	conn->attached = false;
+	bool tls = conn->tls != NULL && !conn->connecting;
 	unlock(conn);
 	svc_source_detach(&conn->source);
+	if (tls)
+		tls_close(conn->tls);
 	if (conn->source.fd >= 0)
 		shutdown(conn->source.fd, SHUT_RDWR);
 	lock(conn);
@@ -394,6 +453,7 @@ conn_ready(struct svc_source *source, unsigned events)
 		run = conn->reader == READER_RUNNING;
 	}
 	bool connecting = conn->connecting;
+	bool shaking = conn->shake != SHAKE_NONE;
 	bool writes = (events & SVC_IO_WRITE) != 0 && conn->write_blocked;
 	if (writes)
 		conn->write_blocked = false;
@@ -416,7 +476,9 @@ conn_ready(struct svc_source *source, unsigned events)
 		if (!sending)
 			svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
 	}
-	if (connecting && (events & SVC_IO_WRITE))
+	if (shaking && !aborted)
+		conn_shake(conn, events);
+	else if (connecting && (events & SVC_IO_WRITE))
 		connected(conn);
 	if (writes)
 		write_on_loop(conn);
@@ -464,6 +526,7 @@ conn_free(struct svc_mux *mux)
 		listener_forget(conn->listener, conn);
 	if (conn->source.fd >= 0)
 		close(conn->source.fd);
+	tls_destroy(conn->tls);
 	block_unref(conn->block);
 	svc_buf_fini(&conn->output);
 	svc_mux_fini(mux);
@@ -497,7 +560,7 @@ static const struct svc_mux_ops mux_ops = {
 
 static struct conn *
 conn_create(struct tcp *tcp, struct listener *listener, int fd,
-    svc_accept_cb accept, void *arg, const char *peer)
+    svc_accept_cb accept, void *arg, const char *peer, const char *host)
 {
 	struct conn *conn = svc_mem_calloc(1, sizeof(*conn));
 	if (conn == NULL)
@@ -515,6 +578,20 @@ conn_create(struct tcp *tcp, struct listener *listener, int fd,
 	if (svc_mux_init(&conn->mux, &config, peer) != SVC_OK) {
 		svc_mem_free(conn);
 		return NULL;
+	}
+	if (tcp->tls != NULL) {
+		conn->tls = tls_create(tcp->tls, host, peer);
+		if (conn->tls == NULL) {
+			svc_mux_fini(&conn->mux);
+			svc_mem_free(conn);
+			return NULL;
+		}
+		if (listener != NULL) {
+			tls_use_socket(conn->tls, fd);
+			conn->shake = SHAKE_READ;
+		}
+		conn->connecting = true;
+		conn->mux.flushing = true; /* until the handshake is done */
 	}
 	conn->tcp = tcp;
 	conn->listener = listener;
@@ -537,7 +614,9 @@ conn_attach(struct conn *conn)
 	struct svc_error err;
 	svc_mux_ref(&conn->mux); /* of the loop, until finish */
 	lock(conn);
-	conn->interest = conn->connecting ? SVC_IO_WRITE : SVC_IO_READ;
+	conn->interest = conn->connecting && conn->shake == SHAKE_NONE
+			     ? SVC_IO_WRITE
+			     : SVC_IO_READ;
 	if (svc_source_attach(
 		conn->loop, &conn->source, conn->interest, &err) != SVC_OK) {
 		/* Without being watched it can only be closed, by a kick. */
@@ -557,7 +636,8 @@ svc_err
 conn_accept(struct tcp *tcp, struct listener *listener, int fd,
     svc_accept_cb accept, void *arg, const char *peer, struct conn **ret_conn)
 {
-	struct conn *conn = conn_create(tcp, listener, fd, accept, arg, peer);
+	struct conn *conn =
+	    conn_create(tcp, listener, fd, accept, arg, peer, NULL);
 	if (conn == NULL) {
 		close(fd);
 		return SVC_E_NOMEM;
@@ -627,7 +707,13 @@ conn_dial(struct tcp *tcp, const char *address, int64_t timeout_ms,
 	svc_err rc = tcp_resolve(address, false, true, &where, &len, err);
 	if (rc != SVC_OK && rc != SVC_E_AGAIN)
 		return rc;
-	struct conn *conn = conn_create(tcp, NULL, -1, NULL, NULL, address);
+	char host[256];
+	uint16_t port;
+	rc = svc_address_split(address, host, sizeof(host), &port, err);
+	if (rc != SVC_OK)
+		return rc;
+	struct conn *conn =
+	    conn_create(tcp, NULL, -1, NULL, NULL, address, host);
 	if (conn == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	snprintf(conn->address, sizeof(conn->address), "%s", address);

@@ -6,6 +6,7 @@
  * caller.c, where a thread that waits for a reply does. */
 
 #include "tcp.h"
+#include "tls.h"
 
 /* Bytes being handled. The connection holds one reference, and so does the
  * thread that handles them, which may lose the loop meanwhile. */
@@ -22,6 +23,16 @@ enum reader {
 	READER_RUNNING, /* the loop is at it */
 };
 
+/* How far the TLS handshake is. */
+enum shake {
+	SHAKE_NONE,    /* no TLS, or not connected yet, or done */
+	SHAKE_READ,    /* waits for bytes */
+	SHAKE_WRITE,   /* waits for room */
+	SHAKE_RUNNING, /* a step is with the shaker */
+	SHAKE_DONE,
+	SHAKE_FAILED,
+};
+
 struct conn {
 	struct svc_mux mux;
 	struct svc_source source;
@@ -32,12 +43,15 @@ struct conn {
 	struct conn_link link;
 	int64_t timeout_ms;
 	char address[264];
+	struct tls *tls;          /* NULL: bare */
+	struct conn *shakes_next; /* in the shaker's queue */
 
 	/* under mux.mutex */
+	enum shake shake; /* while `connecting` */
 	enum reader reader;
 	unsigned interest;
 	bool attached;
-	bool connecting;
+	bool connecting; /* until frames may move */
 	bool write_blocked;
 	bool paused; /* the peer does not read what we send */
 	bool aborted;
@@ -89,5 +103,17 @@ svc_mux_result conn_handle(struct conn *conn);
 ssize_t conn_read(struct conn *conn);
 /* As the reader: an idle connection keeps no read storage. */
 void conn_drop_block(struct conn *conn);
+/* Frames may move: send what waited for this. On the loop. */
+void conn_connected(struct conn *conn);
+
+/* TLS, shake.c: on the loop, the connection is there or its socket is ready. */
+void conn_shake(struct conn *conn, unsigned events);
+
+/* For the reader: bytes that poll does not know of. */
+static inline bool
+conn_more(const struct conn *conn)
+{
+	return conn->tls != NULL && tls_more(conn->tls);
+}
 
 #endif

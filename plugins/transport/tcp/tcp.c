@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tcp.h"
+#include "tls.h"
 
 #include <arpa/inet.h>
 #include <netdb.h>
@@ -84,6 +85,18 @@ tcp_create(const struct svc_transport_config *config, void **ret_self,
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	tcp->config = *config;
 	tcp->config.limits = svc_transport_limits_fill(&config->limits);
+	if (config->tls != NULL) {
+		svc_err rc = tls_files_create(config->tls, &tcp->tls, err);
+		if (rc == SVC_OK)
+			tcp->shaker = tcp_shaker_create(config->executor);
+		if (rc == SVC_OK && tcp->shaker == NULL)
+			rc = svc_error_set(err, SVC_E_NOMEM, "out of memory");
+		if (rc != SVC_OK) {
+			tls_files_destroy(tcp->tls);
+			svc_mem_free(tcp);
+			return rc;
+		}
+	}
 	pthread_mutex_init(&tcp->mutex, NULL);
 	svc_cond_init(&tcp->changed);
 	*ret_self = tcp;
@@ -99,6 +112,8 @@ tcp_destroy(void *self)
 	while (tcp->n_conns > 0)
 		pthread_cond_wait(&tcp->changed, &tcp->mutex);
 	pthread_mutex_unlock(&tcp->mutex);
+	tcp_shaker_destroy(tcp->shaker);
+	tls_files_destroy(tcp->tls);
 	pthread_cond_destroy(&tcp->changed);
 	pthread_mutex_destroy(&tcp->mutex);
 	svc_mem_free(tcp);
@@ -108,9 +123,13 @@ static svc_err
 tcp_listen(void *self, const char *address, svc_accept_cb accept, void *arg,
     void **ret_listener, struct svc_error *err)
 {
+	struct tcp *tcp = self;
 	struct listener *listener;
-	svc_err rc =
-	    listener_create(self, address, accept, arg, &listener, err);
+	if (tcp->tls != NULL && tcp->config.tls->cert == NULL)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "a service that speaks TLS needs a certificate: give "
+		    "--tls_cert and --tls_key");
+	svc_err rc = listener_create(tcp, address, accept, arg, &listener, err);
 	if (rc == SVC_OK)
 		*ret_listener = listener;
 	return rc;
@@ -177,6 +196,7 @@ const struct svc_transport_ops tcp_ops = {
     .release = svc_mux_release,
     .peer = svc_mux_peer,
     .cancelled = svc_mux_cancelled,
+    .identity = conn_identity,
 };
 
 SVC_PLUGIN(tcp_ops);

@@ -3,7 +3,8 @@
 #define SVC_TCP_H
 
 /* The parts of the tcp transport: tcp.c has the ops and addresses, listener.c
- * accepts, conn.c moves the frames of one connection. */
+ * accepts, conn.c moves the frames of one connection, through tls.c when there
+ * is TLS. */
 
 #include <svc/clock.h>
 #include <svc/log.h>
@@ -12,6 +13,8 @@
 
 struct tcp {
 	struct svc_transport_config config;
+	struct tls_files *tls;     /* NULL: connections are bare */
+	struct tcp_shaker *shaker; /* with tls */
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
 	int n_conns; /* not yet freed */
@@ -21,6 +24,11 @@ struct listener;
 struct conn;
 
 extern const struct svc_transport_ops tcp_ops;
+
+/* Threads for the arithmetic of handshakes, shake.c. NULL without memory. */
+struct tcp_shaker *tcp_shaker_create(struct svc_executor *executor);
+/* After the last connection. NULL is fine. */
+void tcp_shaker_destroy(struct tcp_shaker *shaker);
 
 /* Addresses of "host:port", numeric or by name (then it may block).
  * Errors: SVC_E_INVAL, SVC_E_UNAVAILABLE (the name does not resolve) */
@@ -60,6 +68,8 @@ void conn_release(struct conn *conn);
 svc_err conn_open(struct conn *conn, const struct svc_part *first,
     unsigned flags, const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err);
+/* The name in the peer's certificate, or NULL. */
+const char *conn_identity(struct svc_stream_handle *stream);
 svc_err conn_wait(struct svc_stream_handle *stream, int64_t deadline_at_ms);
 
 #endif

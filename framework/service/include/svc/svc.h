@@ -44,6 +44,11 @@ struct svc_event;
  * wrap_handler(fn, arg) wrap_call(fn, arg) tls("cert", "key", "ca")
  * log_level(str) config("file")
  *
+ * tls() names PEM files: a certificate, its key, and the CAs that peers must be
+ * certified by. A program that only calls may give NULL for the first two;
+ * without a CA those of the system count for services called, and callers are
+ * not asked for certificates. docs/security.md has the rest.
+ *
  * Nothing is connected yet. A bad option is remembered and returned by
  * svc_init with its text. Texts are copied; the variables of flag() and the
  * arguments of wrappers are borrowed until svc_free. NULL when memory ran out;
@@ -187,6 +192,10 @@ SVC_API int64_t svc_call_remaining_ms(const struct svc_call *call);
 SVC_API bool svc_call_cancelled(const struct svc_call *call);
 /** "host:port" of the caller; "" when the transport has none. */
 SVC_API const char *svc_call_peer(const struct svc_call *call);
+/** Who the caller is, by the certificate it has shown and that was verified:
+ * its first DNS name, else its common name; "" when it showed none (see
+ * --tls_ca) or the transport cannot tell. Valid until the handler returns. */
+SVC_API const char *svc_call_identity(const struct svc_call *call);
 
 /** Around every handler, the first given outermost. Call `next` to go on. */
 typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,

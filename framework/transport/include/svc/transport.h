@@ -117,8 +117,10 @@ struct svc_tls_config {
 struct svc_transport_config {
 	struct svc_executor *executor; /* borrowed until destroy */
 	struct svc_transport_limits limits;
-	const struct svc_tls_config *tls; /* NULL: bare; borrowed until destroy
-					   */
+	/* NULL: bare; borrowed until destroy. A transport that cannot encrypt
+	 * refuses it (SVC_E_UNIMPLEMENTED), unless nothing leaves the process
+	 */
+	const struct svc_tls_config *tls;
 };
 
 /** A stream was opened by a peer. `first` has HEADERS. The callee sets

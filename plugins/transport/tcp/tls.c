@@ -1,0 +1,574 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One TLS session on a socket that does not block.
+ *
+ * OpenSSL reads the socket itself, many records at a time, but what it writes
+ * is gathered and sent in one piece, however many records that is. A session
+ * cannot be used by two threads at once, so tls->mutex is held while one reads
+ * or writes, which never blocks: for as long as it takes to encrypt or decrypt
+ * 64 KiB. It guards everything but what the handshake leaves unchanged
+ * (identity) and `more`, which is the reader's. Nothing is called under it.
+ */
+#include "tls.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <openssl/x509v3.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <svc/base.h>
+#include <svc/buf.h>
+#include <sys/socket.h>
+
+#define CHUNK 65536         /* encrypted and sent in one piece */
+#define KEEP_OUT 4096       /* output storage an idle session keeps */
+#define RECORDS 1024        /* room for the heads of a chunk's records */
+#define MAX_DISCARD 1048576 /* of what a refused peer has sent already */
+#define SVC_HELLO 0xf5      /* first byte of a connection without TLS */
+
+struct tls {
+	struct tls_files *files;
+	pthread_mutex_t mutex;
+	SSL *ssl;
+	int fd;
+	bool server;
+	bool shaken; /* the handshake is done */
+	bool seen;   /* the peer's first byte was looked at */
+	bool heard;  /* something the peer said was read */
+	bool eof, failed;
+	bool refused; /* by an alert of the peer */
+	bool gone;    /* the socket failed, not TLS */
+	bool more;
+	int sys;            /* errno of the socket */
+	struct svc_buf out; /* records to be sent, from `sent` on */
+	size_t sent;
+	size_t taken; /* bytes of the caller's that are in `out` */
+	char *identity;
+	char peer[80];
+	char host[256]; /* that was dialled, or the name asked for */
+	char text[248]; /* why it failed */
+};
+
+/* ------------------------------------------------------ OpenSSL's way out */
+
+static int
+bio_read(BIO *bio, char *data, int size)
+{
+	struct tls *tls = BIO_get_data(bio);
+	BIO_clear_retry_flags(bio);
+	for (;;) {
+		ssize_t n = recv(tls->fd, data, (size_t)size, MSG_DONTWAIT);
+		if (n > 0)
+			return (int)n;
+		if (n == 0) {
+			tls->eof = true;
+			return 0;
+		}
+		if (errno == EAGAIN || errno == EWOULDBLOCK) {
+			BIO_set_retry_read(bio);
+			return -1;
+		}
+		if (errno != EINTR) {
+			tls->sys = errno;
+			return -1;
+		}
+	}
+}
+
+static int
+bio_write(BIO *bio, const char *data, int size)
+{
+	struct tls *tls = BIO_get_data(bio);
+	BIO_clear_retry_flags(bio);
+	if (svc_buf_append(&tls->out, data, (size_t)size) == SVC_OK)
+		return size;
+	tls->sys = ENOMEM;
+	return -1;
+}
+
+static long
+bio_ctrl(BIO *bio, int command, long number, void *pointer)
+{
+	struct tls *tls = BIO_get_data(bio);
+	(void)number;
+	(void)pointer;
+	if (command == BIO_CTRL_EOF)
+		return tls->eof;
+	return command == BIO_CTRL_FLUSH;
+}
+
+static BIO_METHOD *method;
+static pthread_once_t method_once = PTHREAD_ONCE_INIT;
+
+static void
+make_method(void)
+{
+	method = BIO_meth_new(
+	    BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "svc socket");
+	if (method == NULL)
+		return;
+	BIO_meth_set_read(method, bio_read);
+	BIO_meth_set_write(method, bio_write);
+	BIO_meth_set_ctrl(method, bio_ctrl);
+}
+
+/* With the mutex: send what is gathered. 1 when all went, 0 when the socket is
+ * full, -1 when it failed. */
+static int
+push(struct tls *tls)
+{
+	while (tls->sent < tls->out.len) {
+		ssize_t n = send(tls->fd, tls->out.data + tls->sent,
+		    tls->out.len - tls->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n >= 0) {
+			tls->sent += (size_t)n;
+		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+			return 0;
+		} else if (errno != EINTR) {
+			tls->sys = errno;
+			return -1;
+		}
+	}
+	tls->sent = 0;
+	if (tls->out.cap > KEEP_OUT) {
+		size_t max = tls->out.max;
+		svc_buf_fini(&tls->out);
+		svc_buf_init(&tls->out, max);
+	} else {
+		svc_buf_clear(&tls->out);
+	}
+	return 1;
+}
+
+/* -------------------------------------------------------------- reasons */
+
+static void SVC_PRINTF(2, 3) say(struct tls *tls, const char *format, ...)
+{
+	va_list args;
+	va_start(args, format);
+	vsnprintf(tls->text, sizeof(tls->text), format, args);
+	va_end(args);
+}
+
+/* The peer said why it gives up. */
+static void
+explain_alert(struct tls *tls, int alert)
+{
+	const char *what = tls->server ? "service" : "client";
+	tls->refused = true;
+	switch (alert) {
+	case SSL_AD_CERTIFICATE_REQUIRED:
+		say(tls,
+		    "%s demands a certificate of this %s: give --tls_cert "
+		    "and --tls_key",
+		    tls->peer, what);
+		break;
+	case SSL_AD_BAD_CERTIFICATE:
+	case SSL_AD_UNSUPPORTED_CERTIFICATE:
+	case SSL_AD_CERTIFICATE_REVOKED:
+	case SSL_AD_CERTIFICATE_EXPIRED:
+	case SSL_AD_CERTIFICATE_UNKNOWN:
+	case SSL_AD_UNKNOWN_CA:
+	case SSL_AD_ACCESS_DENIED:
+	case SSL_AD_DECRYPT_ERROR:
+		say(tls, "%s refused the certificate of this %s: %s", tls->peer,
+		    what, SSL_alert_desc_string_long(alert));
+		break;
+	default:
+		say(tls, "%s ended the TLS handshake: %s", tls->peer,
+		    SSL_alert_desc_string_long(alert));
+	}
+}
+
+static void
+explain_certificate(struct tls *tls, long verified)
+{
+	if (verified == X509_V_ERR_HOSTNAME_MISMATCH ||
+	    verified == X509_V_ERR_IP_ADDRESS_MISMATCH)
+		say(tls,
+		    "certificate of %s was refused: it is not for \"%s\" (see "
+		    "--tls_name)",
+		    tls->peer, tls->host);
+	else
+		say(tls, "certificate of %s was refused: %s", tls->peer,
+		    X509_verify_cert_error_string(verified));
+}
+
+/* With the mutex: after OpenSSL gave up. */
+static void
+explain(struct tls *tls)
+{
+	unsigned long code = ERR_peek_last_error();
+	int reason =
+	    ERR_GET_LIB(code) == ERR_LIB_SSL ? ERR_GET_REASON(code) : 0;
+	long verified = SSL_get_verify_result(tls->ssl);
+	tls->failed = true;
+	if (tls->text[0] != 0)
+		return;
+	if (reason > SSL_AD_REASON_OFFSET) {
+		explain_alert(tls, reason - SSL_AD_REASON_OFFSET);
+	} else if (!tls->shaken && reason == SSL_R_CERTIFICATE_VERIFY_FAILED) {
+		explain_certificate(tls, verified);
+	} else if (reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE) {
+		say(tls, "%s was refused: it showed no certificate", tls->peer);
+	} else if (tls->sys != 0 || tls->eof) {
+		tls->gone = true;
+		say(tls,
+		    tls->shaken ? "connection to %s lost: %s"
+				: "%s left the TLS handshake: %s",
+		    tls->peer,
+		    tls->sys != 0 ? strerror(tls->sys) : "closed by the peer");
+	} else {
+		const char *why = ERR_reason_error_string(code);
+		say(tls, "TLS with %s failed: %s", tls->peer,
+		    why != NULL ? why : "unknown reason");
+	}
+}
+
+bool
+tls_reason(struct tls *tls, struct tls_failure *ret)
+{
+	char scratch[4096];
+	size_t n;
+	pthread_mutex_lock(&tls->mutex);
+	/* Whoever finds the connection broken while writing has not read what
+	 * the peer said before. */
+	if (!tls->failed && tls->ssl != NULL && tls->shaken) {
+		ERR_clear_error();
+		while (SSL_read_ex(tls->ssl, scratch, sizeof(scratch), &n) == 1)
+			tls->heard = true;
+		if (SSL_get_error(tls->ssl, 0) == SSL_ERROR_SSL && !tls->eof &&
+		    tls->sys == 0)
+			explain(tls);
+		ERR_clear_error();
+	}
+	bool has = tls->failed && tls->text[0] != 0;
+	memcpy(ret->text, tls->text, sizeof(ret->text));
+	ret->unheard = tls->refused && !tls->heard;
+	ret->gone = tls->gone;
+	pthread_mutex_unlock(&tls->mutex);
+	return has;
+}
+
+/* ---------------------------------------------------------- making, ending */
+
+struct tls *
+tls_create(struct tls_files *files, const char *host, const char *peer)
+{
+	const struct svc_tls_config *config = tls_files_config(files);
+	struct tls *tls = svc_mem_calloc(1, sizeof(*tls));
+	pthread_once(&method_once, make_method);
+	if (tls == NULL || method == NULL) {
+		svc_mem_free(tls);
+		return NULL;
+	}
+	tls->files = files;
+	tls->fd = -1;
+	tls->server = host == NULL;
+	if (host != NULL && config->name != NULL)
+		host = config->name;
+	snprintf(tls->peer, sizeof(tls->peer), "%s", peer);
+	snprintf(tls->host, sizeof(tls->host), "%s", host != NULL ? host : "");
+	svc_buf_init(&tls->out, SIZE_MAX / 2);
+	pthread_mutex_init(&tls->mutex, NULL);
+	return tls;
+}
+
+void
+tls_destroy(struct tls *tls)
+{
+	if (tls == NULL)
+		return;
+	SSL_free(tls->ssl);
+	svc_buf_fini(&tls->out);
+	svc_mem_free(tls->identity);
+	pthread_mutex_destroy(&tls->mutex);
+	svc_mem_free(tls);
+}
+
+void
+tls_use_socket(struct tls *tls, int fd)
+{
+	tls->fd = fd;
+}
+
+/* With the certificates of this moment. */
+static bool
+start(struct tls *tls)
+{
+	const struct svc_tls_config *config = tls_files_config(tls->files);
+	SSL_CTX *context = tls_files_context(tls->files);
+	BIO *bio = BIO_new(method);
+	tls->ssl = SSL_new(context);
+	SSL_CTX_free(context);
+	if (tls->ssl == NULL || bio == NULL) {
+		BIO_free(bio);
+		return false;
+	}
+	BIO_set_data(bio, tls);
+	BIO_set_init(bio, 1);
+	SSL_set_bio(tls->ssl, bio, bio);
+	if (tls->server) {
+		int mode = SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
+		if (config->anonymous)
+			mode = SSL_VERIFY_PEER;
+		if (config->ca == NULL)
+			mode = SSL_VERIFY_NONE;
+		SSL_set_verify(tls->ssl, mode, NULL);
+		SSL_set_accept_state(tls->ssl);
+		return true;
+	}
+	SSL_set_verify(tls->ssl, SSL_VERIFY_PEER, NULL);
+	SSL_set_connect_state(tls->ssl);
+	unsigned char ip[16];
+	if (inet_pton(AF_INET, tls->host, ip) == 1 ||
+	    inet_pton(AF_INET6, tls->host, ip) == 1)
+		return X509_VERIFY_PARAM_set1_ip_asc(
+			   SSL_get0_param(tls->ssl), tls->host) == 1;
+	SSL_set_hostflags(tls->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+	return SSL_set1_host(tls->ssl, tls->host) == 1 &&
+	       SSL_set_tlsext_host_name(tls->ssl, tls->host) == 1;
+}
+
+/* -------------------------------------------------------------- handshake */
+
+static char *
+copy_name(const ASN1_STRING *name)
+{
+	unsigned char *utf8 = NULL;
+	int len = ASN1_STRING_to_UTF8(&utf8, name);
+	char *copy = NULL;
+	/* A name with a zero byte is meant to be taken for another. */
+	if (len > 0 && strlen((char *)utf8) == (size_t)len)
+		copy = svc_mem_strdup((char *)utf8);
+	OPENSSL_free(utf8);
+	return copy;
+}
+
+static char *
+name_of(X509 *certificate)
+{
+	GENERAL_NAMES *names =
+	    X509_get_ext_d2i(certificate, NID_subject_alt_name, NULL, NULL);
+	char *found = NULL;
+	for (int i = 0; i < sk_GENERAL_NAME_num(names) && found == NULL; i++) {
+		const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
+		if (name->type == GEN_DNS)
+			found = copy_name(name->d.dNSName);
+	}
+	GENERAL_NAMES_free(names);
+	const X509_NAME *subject = X509_get_subject_name(certificate);
+	int at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
+	if (found == NULL && at >= 0)
+		found = copy_name(
+		    X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
+	return found;
+}
+
+/* Whether the peer speaks svc frames without TLS: its first byte tells. */
+static bool
+is_bare(struct tls *tls)
+{
+	uint8_t byte;
+	if (tls->seen || recv(tls->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 1)
+		return false;
+	tls->seen = true;
+	if (byte != SVC_HELLO)
+		return false;
+	if (tls->server) {
+		/* An alert of version 1.2: "protocol version". */
+		static const uint8_t alert[] = {0x15, 3, 3, 0, 2, 2, 70};
+		say(tls,
+		    "%s was refused: it speaks without TLS, which this "
+		    "service demands",
+		    tls->peer);
+		svc_buf_append(&tls->out, alert, sizeof(alert));
+	} else {
+		say(tls,
+		    "%s speaks without TLS, which this client demands: "
+		    "give that service --tls_cert and --tls_key",
+		    tls->peer);
+	}
+	return true;
+}
+
+/* Ends what failed so that the peer gets to read why: a socket that is closed
+ * with bytes unread is reset. */
+static tls_step
+give_up(struct tls *tls)
+{
+	char scratch[4096];
+	size_t n = 0;
+	ssize_t got;
+	tls->failed = true;
+	push(tls);
+	shutdown(tls->fd, SHUT_WR);
+	while (n < MAX_DISCARD && (got = recv(tls->fd, scratch, sizeof(scratch),
+				       MSG_DONTWAIT)) > 0)
+		n += (size_t)got;
+	return TLS_FAILED;
+}
+
+static tls_step
+shake(struct tls *tls)
+{
+	if (tls->ssl == NULL && !start(tls)) {
+		say(tls,
+		    "cannot begin TLS with %s: out of memory, or \"%s\" "
+		    "is no host",
+		    tls->peer, tls->host);
+		return give_up(tls);
+	}
+	if (is_bare(tls))
+		return give_up(tls);
+	ERR_clear_error();
+	int rc = tls->shaken ? 1 : SSL_do_handshake(tls->ssl);
+	if (rc != 1 && SSL_get_error(tls->ssl, rc) != SSL_ERROR_WANT_READ) {
+		explain(tls);
+		ERR_clear_error();
+		return give_up(tls);
+	}
+	if (rc == 1 && !tls->shaken) {
+		X509 *peer = SSL_get0_peer_certificate(tls->ssl);
+		tls->shaken = true;
+		if (peer != NULL &&
+		    SSL_get_verify_result(tls->ssl) == X509_V_OK)
+			tls->identity = name_of(peer);
+		/* OpenSSL may hold bytes already. */
+		tls->more = true;
+	}
+	int pushed = push(tls);
+	if (pushed < 0) {
+		explain(tls);
+		return TLS_FAILED;
+	}
+	if (pushed == 0)
+		return TLS_WANT_WRITE;
+	return rc == 1 ? TLS_DONE : TLS_WANT_READ;
+}
+
+tls_step
+tls_shake(struct tls *tls)
+{
+	pthread_mutex_lock(&tls->mutex);
+	tls_step step = shake(tls);
+	pthread_mutex_unlock(&tls->mutex);
+	return step;
+}
+
+/* ------------------------------------------------------------------- bytes */
+
+/* With the mutex, after OpenSSL did not do it: the errno for the caller. */
+static int
+break_down(struct tls *tls)
+{
+	explain(tls);
+	ERR_clear_error();
+	return tls->sys != 0 ? tls->sys : EPROTO;
+}
+
+ssize_t
+tls_write(struct tls *tls, const void *data, size_t len)
+{
+	ssize_t done = -1;
+	int error = EAGAIN;
+	pthread_mutex_lock(&tls->mutex);
+	if (tls->taken == 0 && !tls->failed) {
+		size_t n = len < CHUNK ? len : CHUNK, written = 0;
+		svc_buf_reserve(&tls->out, n + RECORDS);
+		ERR_clear_error();
+		while (tls->taken < n && SSL_write_ex(tls->ssl,
+					     (const uint8_t *)data + tls->taken,
+					     n - tls->taken, &written) == 1)
+			tls->taken += written;
+		if (tls->taken < n)
+			error = break_down(tls);
+	}
+	int pushed = tls->failed ? -1 : push(tls);
+	if (pushed > 0) {
+		done = (ssize_t)tls->taken;
+		tls->taken = 0;
+	} else if (pushed < 0) {
+		error = tls->sys != 0 ? tls->sys : EPROTO;
+	}
+	pthread_mutex_unlock(&tls->mutex);
+	if (done < 0)
+		errno = error;
+	return done;
+}
+
+ssize_t
+tls_read(struct tls *tls, void *data, size_t room)
+{
+	size_t got = 0, n = 0;
+	int error = 0;
+	bool closed = false;
+	pthread_mutex_lock(&tls->mutex);
+	tls->more = false;
+	ERR_clear_error();
+	while (!tls->failed && got < room) {
+		if (SSL_read_ex(
+			tls->ssl, (uint8_t *)data + got, room - got, &n) == 1) {
+			got += n;
+			tls->heard = true;
+			tls->more = SSL_has_pending(tls->ssl) != 0;
+			if (!tls->more)
+				break;
+			continue;
+		}
+		tls->more = false;
+		int why = SSL_get_error(tls->ssl, 0);
+		if (why == SSL_ERROR_WANT_READ)
+			error = EAGAIN;
+		else if (why == SSL_ERROR_ZERO_RETURN ||
+			 (tls->eof && tls->sys == 0))
+			closed = true;
+		else
+			error = break_down(tls);
+		break;
+	}
+	if (tls->failed && error == 0)
+		error = tls->sys != 0 ? tls->sys : EPROTO;
+	if (got > 0 && (closed || tls->failed))
+		tls->more = true; /* the next read tells of it */
+	/* An answer to the peer's change of keys, seldom. */
+	if (tls->out.len > tls->sent && tls->taken == 0 && !tls->failed)
+		push(tls);
+	pthread_mutex_unlock(&tls->mutex);
+	ERR_clear_error();
+	if (got > 0)
+		return (ssize_t)got;
+	if (closed)
+		return 0;
+	errno = error;
+	return -1;
+}
+
+bool
+tls_more(const struct tls *tls)
+{
+	return tls->more;
+}
+
+void
+tls_close(struct tls *tls)
+{
+	pthread_mutex_lock(&tls->mutex);
+	if (tls->shaken && !tls->failed && tls->out.len == tls->sent) {
+		ERR_clear_error();
+		SSL_shutdown(tls->ssl);
+		push(tls);
+		ERR_clear_error();
+	}
+	pthread_mutex_unlock(&tls->mutex);
+}
+
+const char *
+tls_identity(const struct tls *tls)
+{
+	return tls->identity;
+}

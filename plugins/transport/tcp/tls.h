@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_TCP_TLS_H
+#define SVC_TCP_TLS_H
+
+/*
+ * TLS between a socket and the frames: tls_files.c keeps the certificates of a
+ * transport and reads them again when they change, tls.c is one connection's
+ * session, shake.c its handshake within the connection's life. OpenSSL is seen
+ * by the first two only.
+ */
+
+#include <svc/transport.h>
+#include <sys/types.h>
+
+/* ------------------------------------------------- certificates, tls_files.c
+ */
+
+struct tls_files;
+/* Reads the files. Errors: SVC_E_INVAL (which file, why, what to do),
+ * SVC_E_NOMEM. `config` is borrowed until destroyed. */
+svc_err tls_files_create(const struct svc_tls_config *config,
+    struct tls_files **ret_files, struct svc_error *err);
+/* NULL is fine. */
+void tls_files_destroy(struct tls_files *files);
+const struct svc_tls_config *tls_files_config(const struct tls_files *files);
+/* The SSL_CTX of the newest usable files, which are looked at once a second at
+ * most; with a reference that is the caller's. May block on the disk. */
+void *tls_files_context(struct tls_files *files);
+/* Log that a peer was refused; a flood of them is counted, not written. */
+void tls_files_refused(struct tls_files *files, const char *text);
+
+/* ------------------------------------------------------- one session, tls.c
+ */
+
+struct tls;
+typedef enum tls_step {
+	TLS_DONE,
+	TLS_WANT_READ,
+	TLS_WANT_WRITE,
+	TLS_FAILED, /* tls_reason says why */
+} tls_step;
+
+/* For the socket `fd`, whose other side is called `peer` in texts. `host` is
+ * the host dialled; NULL for an accepted connection. NULL without memory. */
+struct tls *tls_create(
+    struct tls_files *files, const char *host, const char *peer);
+void tls_destroy(struct tls *tls); /* NULL is fine */
+/* Once, before the first step. */
+void tls_use_socket(struct tls *tls, int fd);
+/* One step of the handshake; its arithmetic takes a millisecond or so. Nobody
+ * else may use the session meanwhile. */
+tls_step tls_shake(struct tls *tls);
+
+/* As send: bytes that are with the operating system; -1 with errno, EAGAIN
+ * when the socket is full, and then the next call must begin with the same
+ * bytes. Any one thread at a time, while another reads. */
+ssize_t tls_write(struct tls *tls, const void *data, size_t len);
+/* As recv: 0 when the peer has closed. Any one thread at a time. */
+ssize_t tls_read(struct tls *tls, void *data, size_t room);
+/* For the reader: the last read left bytes that poll does not know of. */
+bool tls_more(const struct tls *tls);
+/* Tell the peer that no more follows, if the socket takes that. */
+void tls_close(struct tls *tls);
+
+struct tls_failure {
+	char text[248];
+	bool unheard; /* the peer refused the session: it has not looked at
+		       * what it was sent */
+	bool gone;    /* the peer went away, that was all */
+};
+/* Why it failed; false when it was not TLS's doing. */
+bool tls_reason(struct tls *tls, struct tls_failure *ret);
+/* The name in the peer's verified certificate; NULL when it showed none. */
+const char *tls_identity(const struct tls *tls);
+
+#endif
