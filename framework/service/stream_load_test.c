@@ -148,17 +148,6 @@ order_and_count_are_exact(void **state)
 	svc_free(s);
 }
 
-static bool
-has_credit(void)
-{
-	const void *ops;
-	if (svc_catalogue_find(
-		&svc_transport_interface, transport_name, &ops, NULL) != SVC_OK)
-		return false;
-	const struct svc_transport_ops *t = ops;
-	return SVC_OPS_HAS(t, credit);
-}
-
 /* Of both sides, for one stream: what either may have sent that was not
  * received, what waits in the connections, and the tables of it all. */
 #define MAX_GROWTH ((size_t)8 << 20)
