@@ -796,6 +796,56 @@ an_endpoint_has_its_limit(void **state)
 	svc_free(s);
 }
 
+static svc_err
+stays(struct svc_stream *stream, void *arg)
+{
+	struct seen *seen = arg;
+	struct svc_message m;
+	svc_err code;
+	gate_add(&seen->in);
+	while ((code = svc_stream_recv(stream, &m)) == SVC_OK)
+		;
+	gate_add(&seen->out);
+	return code;
+}
+
+/* Each holds a thread, so their number has a limit, which hurts nothing else.
+ */
+static void
+a_service_runs_so_many_streams(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL), *c;
+	struct seen seen;
+	seen_init(&seen);
+	svc_handle_stream(s, "Student.Stays", stays, &seen);
+	svc_handle(s, "Student.Greet", greet, NULL);
+	must_start(s);
+	struct svc_client *client = client_of(&c);
+	struct svc_stream *streams[192 + 1];
+	const int most = 192;
+	for (int i = 0; i < most; i++) {
+		streams[i] = svc_open(client, "student", "Student.Stays");
+		assert_non_null(streams[i]);
+	}
+	gate_wait(&seen.in, most);
+	streams[most] =
+	    svc_open(client, "student", "Student.Stays", retries(0));
+	must_end(streams[most], SVC_E_EXHAUSTED,
+	    "too many streams run in this service");
+	svc_stream_free(streams[most]);
+	assert_int_equal(svc_call(client, "student", "Student.Greet", NULL,
+			     NULL, timeout_ms(PATIENCE_MS)),
+	    SVC_OK);
+	svc_stream_free(streams[0]);
+	gate_wait(&seen.out, 1);
+	for (int i = 1; i < most; i++)
+		svc_stream_free(streams[i]);
+	gate_wait(&seen.out, most);
+	svc_free(c);
+	svc_free(s);
+}
+
 static void
 the_registry_knows_of_streams(void **state)
 {
@@ -839,6 +889,7 @@ main(void)
 	    TEST(a_call_reaches_a_stream_and_back),
 	    TEST(a_handler_forgets_its_memory),
 	    TEST(an_endpoint_has_its_limit),
+	    TEST(a_service_runs_so_many_streams),
 	    TEST(the_registry_knows_of_streams),
 	};
 	int failed = 0;
