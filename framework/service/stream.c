@@ -297,6 +297,9 @@ await(struct svc_stream *stream)
 			break;
 		if (stream->ended) {
 			code = fail_ended(stream);
+			/* Nothing comes or goes any more. */
+			if (!stream->server)
+				svc_stream_release(stream, code);
 			break;
 		}
 		if (stream->in_done) {
