@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 svc_err
 school_open(
@@ -109,4 +110,105 @@ school_enrol(struct svc_call *call, const struct svc_message *req,
 	if (code == SVC_OK)
 		code = svc_write(call, rsp, &entry->student->base);
 	return code;
+}
+
+/* The next name that comes; it lives until svc_stream_forget. */
+static svc_err
+receive_name(struct svc_stream *stream, const char **ret_name)
+{
+	struct svc_message message;
+	struct ProtobufCMessage *name;
+	svc_err code = svc_stream_recv(stream, &message);
+	if (code == SVC_OK)
+		code = svc_read(svc_stream_call(stream), &message,
+		    &school__name__descriptor, &name);
+	if (code == SVC_OK)
+		*ret_name = ((const School__Name *)name)->name;
+	return code;
+}
+
+static svc_err
+send_student(struct svc_stream *stream, const School__Student *student)
+{
+	struct svc_message message = {0};
+	svc_err code =
+	    svc_write(svc_stream_call(stream), &message, &student->base);
+	if (code == SVC_OK)
+		code = svc_stream_send(stream, &message);
+	return code;
+}
+
+svc_err
+school_list(struct svc_stream *stream, void *arg)
+{
+	const struct school *school = arg;
+	const char *name = NULL;
+	svc_err code = receive_name(stream, &name);
+	if (code == SVC_E_EOF)
+		return svc_fail(svc_stream_call(stream), SVC_E_INVAL,
+		    "a Name must come first; an empty one asks for everybody");
+	/* A copy: what was received is forgotten before each answer. */
+	char begins[256];
+	snprintf(begins, sizeof(begins), "%s", code == SVC_OK ? name : "");
+	for (size_t i = 0; code == SVC_OK && i < school->roster.n; i++) {
+		const School__Student *student =
+		    school->roster.by_name[i]->student;
+		svc_stream_forget(stream);
+		if (strncmp(student->name, begins, strlen(begins)) == 0)
+			code = send_student(stream, student);
+	}
+	return code;
+}
+
+svc_err
+school_find(struct svc_stream *stream, void *arg)
+{
+	const struct school *school = arg;
+	const char *name;
+	svc_err code;
+	while ((code = receive_name(stream, &name)) == SVC_OK) {
+		const struct roster_entry *entry =
+		    roster_find(&school->roster, name);
+		if (entry == NULL)
+			return svc_fail(svc_stream_call(stream),
+			    SVC_E_NOT_FOUND, "no student is called \"%s\"",
+			    name);
+		code = send_student(stream, entry->student);
+		if (code != SVC_OK)
+			break;
+		svc_stream_forget(stream);
+	}
+	/* SVC_E_EOF: the client needs no more. That is a good end. */
+	return code;
+}
+
+svc_err
+school_serve(struct school *school, struct svc_service *service)
+{
+	static const struct {
+		const char *endpoint;
+		svc_handler fn;
+	} calls[] = {
+	    {"Student.Get", school_get},
+	    {"Student.Enrol", school_enrol},
+	};
+	static const struct {
+		const char *endpoint;
+		svc_stream_handler fn;
+	} streams[] = {
+	    {"Student.List", school_list},
+	    {"Student.Find", school_find},
+	};
+	svc_err err = SVC_OK;
+	for (size_t i = 0; err == SVC_OK && i < 2; i++)
+		err = svc_handle(service, calls[i].endpoint, calls[i].fn,
+		    school, idempotent(),
+		    types(&school__name__descriptor,
+			&school__student__descriptor));
+	for (size_t i = 0; err == SVC_OK && i < 2; i++)
+		err = svc_handle_stream(service, streams[i].endpoint,
+		    streams[i].fn, school, idempotent(),
+		    types(&school__name__descriptor,
+			&school__student__descriptor));
+	return err;
 }

@@ -10,7 +10,7 @@
 /** The header of each reply with the id of the node that gave it. */
 #define SCHOOL_NODE_HEADER "Student-Node"
 
-/** What the handlers need; the `arg` of both. */
+/** What the handlers need; the `arg` of each. */
 struct school {
 	const char *path; /* --roster */
 	struct roster roster;
@@ -32,5 +32,15 @@ svc_err school_get(struct svc_call *call, const struct svc_message *req,
  * changes nothing and announces the same once more. */
 svc_err school_enrol(struct svc_call *call, const struct svc_message *req,
     struct svc_message *rsp, void *arg);
+
+/** Student.List: streams every student whose name begins with the Name that
+ * opens it; all of them for an empty one. */
+svc_err school_list(struct svc_stream *stream, void *arg);
+/** Student.Find: each Name that comes is answered by its Student at once, as
+ * long as the client likes. */
+svc_err school_find(struct svc_stream *stream, void *arg);
+
+/** Adds all of these endpoints. */
+svc_err school_serve(struct school *school, struct svc_service *service);
 
 #endif

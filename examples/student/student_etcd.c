@@ -10,15 +10,7 @@ main(int argc, char *argv[])
 	    svc_new(name("student"), registry(etcd), ttl(10));
 	svc_err err = school_open(&school, s, argc, argv);
 	if (err == SVC_OK)
-		err = svc_handle(s, "Student.Get", school_get, &school,
-		    idempotent(),
-		    types(&school__name__descriptor,
-			&school__student__descriptor));
-	if (err == SVC_OK)
-		err = svc_handle(s, "Student.Enrol", school_enrol, &school,
-		    idempotent(),
-		    types(&school__name__descriptor,
-			&school__student__descriptor));
+		err = school_serve(&school, s);
 	if (err == SVC_OK)
 		err = svc_run(s);
 	return school_close(&school, s, err);

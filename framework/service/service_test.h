@@ -174,6 +174,19 @@ has_transport(const char *name)
 	return has;
 }
 
+/* Whether the group's transport has flow control and trailers, which came
+ * together. */
+static UNUSED bool
+has_credit(void)
+{
+	const void *ops;
+	if (svc_catalogue_find(
+		&svc_transport_interface, transport_name, &ops, NULL) != SVC_OK)
+		return false;
+	const struct svc_transport_ops *t = ops;
+	return SVC_OPS_HAS(t, credit);
+}
+
 /* Runs the group over each transport there is. */
 #define EACH_TRANSPORT(failed, tests)                                    \
 	do {                                                             \

@@ -266,12 +266,15 @@ give_credit(struct svc_stream *stream)
 	if (stream->n_consumed == 0 || handle == NULL || stream->in_done ||
 	    !SVC_OPS_HAS(handle->ops, credit))
 		return false;
-	size_t bytes = stream->consumed;
+	size_t bytes = stream->consumed, n = stream->n_consumed;
 	stream->consumed = 0;
 	stream->n_consumed = 0;
 	stream->busy++;
 	pthread_mutex_unlock(&stream->lock);
-	handle->ops->credit(handle, bytes);
+	/* A message without bytes counts too, by a call of its own. */
+	do
+		handle->ops->credit(handle, bytes);
+	while (bytes == 0 && --n > 0);
 	pthread_mutex_lock(&stream->lock);
 	leave(stream);
 	return true;
@@ -294,6 +297,9 @@ await(struct svc_stream *stream)
 			break;
 		if (stream->ended) {
 			code = fail_ended(stream);
+			/* Nothing comes or goes any more. */
+			if (!stream->server)
+				svc_stream_release(stream, code);
 			break;
 		}
 		if (stream->in_done) {

@@ -148,20 +148,52 @@ order_and_count_are_exact(void **state)
 	svc_free(s);
 }
 
-static bool
-has_credit(void)
-{
-	const void *ops;
-	if (svc_catalogue_find(
-		&svc_transport_interface, transport_name, &ops, NULL) != SVC_OK)
-		return false;
-	const struct svc_transport_ops *t = ops;
-	return SVC_OPS_HAS(t, credit);
-}
-
 /* Of both sides, for one stream: what either may have sent that was not
  * received, what waits in the connections, and the tables of it all. */
 #define MAX_GROWTH ((size_t)8 << 20)
+
+static void *
+send_nothing(void *arg)
+{
+	struct sender *sender = arg;
+	struct svc_message nothing = {0};
+	for (uint32_t i = 0; i < sender->n && sender->code == SVC_OK; i++)
+		sender->code = svc_stream_send(sender->stream, &nothing);
+	if (sender->code == SVC_OK)
+		sender->code = svc_stream_close_send(sender->stream);
+	return NULL;
+}
+
+/* They take none of the window's bytes, but must not pass it by either. */
+static void
+empty_messages_flow_too(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL), *c;
+	svc_handle_stream(s, "Student.Echo", echo, NULL);
+	must_start(s);
+	struct svc_client *client = client_of(&c);
+	struct sender sender = {
+	    .stream = svc_open(
+		client, "student", "Student.Echo", timeout_ms(PATIENCE_MS)),
+	    .n = 50000,
+	};
+	assert_non_null(sender.stream);
+	assert_int_equal(
+	    svc_thread_start(&sender.thread, "sender", send_nothing, &sender),
+	    SVC_OK);
+	struct svc_message m;
+	for (uint32_t i = 0; i < sender.n; i++) {
+		must(sender.stream, svc_stream_recv(sender.stream, &m));
+		assert_int_equal(m.len, 0);
+	}
+	assert_int_equal(svc_stream_recv(sender.stream, &m), SVC_E_EOF);
+	svc_thread_join(sender.thread);
+	must(sender.stream, sender.code);
+	svc_stream_free(sender.stream);
+	svc_free(c);
+	svc_free(s);
+}
 
 static void
 a_slow_reader_stops_the_writer(void **state)
@@ -574,6 +606,7 @@ main(void)
 	    cmocka_run_group_tests_name("processes", forks, NULL, NULL);
 	const struct CMUnitTest tests[] = {
 	    TEST(order_and_count_are_exact),
+	    TEST(empty_messages_flow_too),
 	    TEST(a_slow_reader_stops_the_writer),
 	    TEST(large_messages_pass_whole),
 	    TEST(a_size_limit_ends_no_stream),

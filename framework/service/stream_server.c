@@ -31,9 +31,12 @@ on_part(struct svc_stream_handle *handle, const struct svc_part *part)
 {
 	struct svc_stream *stream = handle->user;
 	pthread_mutex_lock(&stream->lock);
-	stream->heard = true;
+	bool over = stream->ended;
 	if ((part->flags & SVC_PART_MESSAGE) != 0)
 		svc_stream_take_message(stream, part);
+	/* Too much, or no memory: the handler may take long to see it. */
+	if (stream->ended && !over)
+		svc_stream_put_end(stream, stream->end.code, stream->end.text);
 	if ((part->flags & SVC_PART_END) != 0 && !stream->in_done) {
 		svc_stream_take_trailers(stream, part);
 		stream->in_done = true;

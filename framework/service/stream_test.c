@@ -304,6 +304,75 @@ headers_and_types_pass(void **state)
 	svc_free(s);
 }
 
+static svc_err
+with_trailers(struct svc_stream *stream, void *arg)
+{
+	struct svc_call *call = svc_stream_call(stream);
+	struct svc_message m;
+	svc_err code;
+	int n = 0;
+	while ((code = svc_stream_recv(stream, &m)) == SVC_OK)
+		n++;
+	const char *sum = svc_stream_trailer(stream, "sum");
+	if (code != SVC_E_EOF || sum == NULL || strcmp(sum, "7") != 0)
+		return svc_fail(call, SVC_E_INVAL, "no sum");
+	if (svc_stream_set_header(stream, "mood", "calm") != SVC_OK ||
+	    svc_stream_set_trailer(
+		stream, "count", svc_printf(call, "%d", n)) != SVC_OK)
+		return SVC_E_INTERNAL;
+	if (arg != NULL)
+		return svc_fail(call, SVC_E_ABORTED, "%s", (const char *)arg);
+	return n > 1 ? send_text(stream, "many") : SVC_OK;
+}
+
+static void
+trailers_come_with_the_end(void **state)
+{
+	(void)state;
+	if (!has_credit()) {
+		test_lacks("trailers");
+		return;
+	}
+	struct svc_service *s = make("student", NULL), *c;
+	static char cause[] = "too few";
+	svc_handle_stream(s, "Student.Trailers", with_trailers, NULL);
+	svc_handle_stream(s, "Student.Fails", with_trailers, cause);
+	must_start(s);
+	struct svc_client *client = client_of(&c);
+	for (int n = 0; n < 3; n++) {
+		struct svc_stream *stream =
+		    svc_open(client, "student", "Student.Trailers");
+		for (int i = 0; i < n; i++)
+			must_send(stream, "x");
+		assert_int_equal(
+		    svc_stream_set_trailer(stream, "a b", "7"), SVC_E_INVAL);
+		assert_int_equal(
+		    svc_stream_set_trailer(stream, "sum", "7"), SVC_OK);
+		assert_int_equal(svc_stream_close_send(stream), SVC_OK);
+		assert_int_equal(svc_stream_set_trailer(stream, "sum", "8"),
+		    SVC_E_PRECONDITION);
+		if (n > 1)
+			must_receive(stream, "many");
+		must_end(stream, SVC_E_EOF, NULL);
+		char count[12];
+		snprintf(count, sizeof(count), "%d", n);
+		assert_string_equal(svc_stream_trailer(stream, "count"), count);
+		assert_string_equal(svc_stream_header(stream, "mood"), "calm");
+		assert_null(svc_stream_trailer(stream, "mood"));
+		assert_null(svc_stream_header(stream, "count"));
+		svc_stream_free(stream);
+	}
+	struct svc_stream *stream =
+	    svc_open(client, "student", "Student.Fails");
+	svc_stream_set_trailer(stream, "sum", "7");
+	svc_stream_close_send(stream);
+	must_end(stream, SVC_E_ABORTED, "too few");
+	assert_string_equal(svc_stream_trailer(stream, "count"), "0");
+	svc_stream_free(stream);
+	svc_free(c);
+	svc_free(s);
+}
+
 /* ------------------------------------------------------------------- errors */
 
 static void
@@ -727,6 +796,56 @@ an_endpoint_has_its_limit(void **state)
 	svc_free(s);
 }
 
+static svc_err
+stays(struct svc_stream *stream, void *arg)
+{
+	struct seen *seen = arg;
+	struct svc_message m;
+	svc_err code;
+	gate_add(&seen->in);
+	while ((code = svc_stream_recv(stream, &m)) == SVC_OK)
+		;
+	gate_add(&seen->out);
+	return code;
+}
+
+/* Each holds a thread, so their number has a limit, which hurts nothing else.
+ */
+static void
+a_service_runs_so_many_streams(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL), *c;
+	struct seen seen;
+	seen_init(&seen);
+	svc_handle_stream(s, "Student.Stays", stays, &seen);
+	svc_handle(s, "Student.Greet", greet, NULL);
+	must_start(s);
+	struct svc_client *client = client_of(&c);
+	struct svc_stream *streams[192 + 1];
+	const int most = 192;
+	for (int i = 0; i < most; i++) {
+		streams[i] = svc_open(client, "student", "Student.Stays");
+		assert_non_null(streams[i]);
+	}
+	gate_wait(&seen.in, most);
+	streams[most] =
+	    svc_open(client, "student", "Student.Stays", retries(0));
+	must_end(streams[most], SVC_E_EXHAUSTED,
+	    "too many streams run in this service");
+	svc_stream_free(streams[most]);
+	assert_int_equal(svc_call(client, "student", "Student.Greet", NULL,
+			     NULL, timeout_ms(PATIENCE_MS)),
+	    SVC_OK);
+	svc_stream_free(streams[0]);
+	gate_wait(&seen.out, 1);
+	for (int i = 1; i < most; i++)
+		svc_stream_free(streams[i]);
+	gate_wait(&seen.out, most);
+	svc_free(c);
+	svc_free(s);
+}
+
 static void
 the_registry_knows_of_streams(void **state)
 {
@@ -759,6 +878,7 @@ main(void)
 	    TEST(both_sides_send_and_receive),
 	    TEST(one_side_streams),
 	    TEST(headers_and_types_pass),
+	    TEST(trailers_come_with_the_end),
 	    TEST(errors_come_with_their_text),
 	    TEST(opening_fails_with_the_reason),
 	    TEST(a_client_cancels),
@@ -769,6 +889,7 @@ main(void)
 	    TEST(a_call_reaches_a_stream_and_back),
 	    TEST(a_handler_forgets_its_memory),
 	    TEST(an_endpoint_has_its_limit),
+	    TEST(a_service_runs_so_many_streams),
 	    TEST(the_registry_knows_of_streams),
 	};
 	int failed = 0;

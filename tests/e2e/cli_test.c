@@ -205,7 +205,12 @@ test_usage(void **state)
 	    "svc: there is no command \"lst\"; did you mean \"list\"?\n");
 	expect(WORDS("frobnicate"), NULL, 2, "",
 	    "svc: there is no command \"frobnicate\"; there are list, get, "
-	    "call, publish, subscribe, watch and help\n");
+	    "call, stream, publish, subscribe, watch and help\n");
+	expect_part(WORDS("help", "stream"), 0,
+	    "Usage: svc stream NAME ENDPOINT [JSON...]", "");
+	expect(WORDS("stream", "a", "A.B", "1", "{]"), NULL, 2, "",
+	    "svc: a message is not JSON: line 1, column 2: expected a name in "
+	    "\"\"\n");
 	expect(WORDS("call", "student"), NULL, 2, "",
 	    "svc: something is missing: svc call NAME ENDPOINT [JSON]\n");
 	expect(WORDS("list", "more"), NULL, 2, "",
@@ -242,6 +247,8 @@ test_nobody(void **state)
 	expect(WORDS("call", "nobody", "A.B"), NULL, 1, "",
 	    "svc: service not found: nobody\n");
 	expect(WORDS("call", "nobody", "A.B", "--json"), NULL, 1, "",
+	    "svc: service not found: nobody\n");
+	expect(WORDS("stream", "nobody", "A.B", "1"), NULL, 1, "",
 	    "svc: service not found: nobody\n");
 }
 
@@ -315,6 +322,47 @@ on_slow(struct svc_call *call, const struct svc_message *req,
 }
 
 static svc_err
+on_echo(struct svc_stream *stream, void *arg)
+{
+	struct svc_call *call = svc_stream_call(stream);
+	const char *trace = svc_stream_header(stream, "trace");
+	struct svc_message m, answer = {0};
+	svc_err rc;
+
+	(void)arg;
+	while ((rc = svc_stream_recv(stream, &m)) == SVC_OK) {
+		if (m.len == 4 && memcmp(m.data, "null", 4) == 0)
+			return svc_fail(call, SVC_E_INVAL, "null is nothing");
+		rc = svc_reply_text(call, &answer, "application/json",
+		    "{\"got\":%.*s,\"trace\":\"%s\"}", (int)m.len,
+		    (const char *)m.data, trace != NULL ? trace : "");
+		if (rc == SVC_OK)
+			rc = svc_stream_send(stream, &answer);
+		if (rc != SVC_OK)
+			return rc;
+		svc_stream_forget(stream);
+	}
+	return rc;
+}
+
+/* Sends more than anybody wants. */
+static svc_err
+on_tick(struct svc_stream *stream, void *arg)
+{
+	struct svc_message m = {
+	    .content_type = "application/octet-stream",
+	    .data = "\xff\xfe\xfd!",
+	    .len = 4,
+	};
+	svc_err rc;
+
+	(void)arg;
+	while ((rc = svc_stream_send(stream, &m)) == SVC_OK)
+		;
+	return rc;
+}
+
+static svc_err
 on_event(struct svc_event *event, void *arg)
 {
 	const struct svc_message *m = svc_event_message(event);
@@ -347,6 +395,10 @@ start_service(const char *called)
 	assert_int_equal(
 	    svc_handle(s, "Student.Bytes", on_bytes, NULL), SVC_OK);
 	assert_int_equal(svc_handle(s, "Student.Slow", on_slow, NULL), SVC_OK);
+	assert_int_equal(
+	    svc_handle_stream(s, "Student.Echo", on_echo, NULL), SVC_OK);
+	assert_int_equal(
+	    svc_handle_stream(s, "Student.Tick", on_tick, NULL), SVC_OK);
 	assert_int_equal(
 	    svc_subscribe(s, "student.seen", on_event, NULL), SVC_OK);
 	if (svc_init(s, 4, argv) != SVC_OK || svc_start(s) != SVC_OK)
@@ -384,7 +436,8 @@ check_calls(void)
 	    "svc: no student 7\n");
 	expect(WORDS("call", "student", "Student.Nope"), NULL, 1, "",
 	    "svc: student has no endpoint Student.Nope; it has Student.Big, "
-	    "Student.Bytes, Student.Fail, Student.Get, Student.Slow\n");
+	    "Student.Bytes, Student.Echo, Student.Fail, Student.Get, "
+	    "Student.Slow, Student.Tick\n");
 	expect(WORDS("call", "student", "Student.Bytes"), NULL, 0,
 	    "\xff\xfe\xfd!", "");
 	expect(WORDS("call", "student", "Student.Bytes", "--json"), NULL, 0,
@@ -395,6 +448,46 @@ check_calls(void)
 	    1, "", "500");
 	expect_part(WORDS("call", "student", "Student.Slow", "--timeout=200ms"),
 	    1, "", "svc: ");
+}
+
+static void
+check_streams(void)
+{
+	expect(WORDS("stream", "student", "Student.Echo", "1", "[2, 3]",
+		   "--header=trace=abc"),
+	    "\"not read\"", 0,
+	    "{\"got\":1,\"trace\":\"abc\"}\n"
+	    "{\"got\":[2, 3],\"trace\":\"abc\"}\n",
+	    "");
+	/* Lines of standard input, the last one without an end. */
+	expect(WORDS("stream", "student", "Student.Echo", "--json"),
+	    "{\"id\": 1}\n\n[\"b\"]\r\n2", 0,
+	    "{\"got\":{\"id\":1},\"trace\":\"\"}\n"
+	    "{\"got\":[\"b\"],\"trace\":\"\"}\n"
+	    "{\"got\":2,\"trace\":\"\"}\n",
+	    "");
+	expect(WORDS("stream", "student", "Student.Echo"), NULL, 0, "", "");
+	expect(WORDS("stream", "student", "Student.Echo", "1", "null", "2"),
+	    NULL, 1, "{\"got\":1,\"trace\":\"\"}\n", "svc: null is nothing\n");
+	expect(WORDS("stream", "student", "Student.Echo"), "{]\n", 2, "",
+	    "svc: a line of standard input is not JSON: line 1, column 2: "
+	    "expected a name in \"\"\n");
+	expect(
+	    WORDS("stream", "student", "Student.Tick", "--count=2", "--json"),
+	    NULL, 0, "{\"base64\":\"//79IQ==\"}\n{\"base64\":\"//79IQ==\"}\n",
+	    "");
+	expect(WORDS("stream", "student", "Student.Nope", "1"), NULL, 1, "",
+	    "svc: student has no endpoint Student.Nope; it has Student.Big, "
+	    "Student.Bytes, Student.Echo, Student.Fail, Student.Get, "
+	    "Student.Slow, Student.Tick\n");
+	/* The other way round, each takes one message. */
+	expect(WORDS("stream", "student", "Student.Get", "7"), NULL, 0,
+	    "{\"got\":7,\"trace\":\"\"}\n", "");
+	expect(WORDS("call", "student", "Student.Echo", "7"), NULL, 0,
+	    "{\"got\":7,\"trace\":\"\"}\n", "");
+	expect_part(WORDS("stream", "student", "Student.Tick", "--json",
+			"--timeout=200ms"),
+	    1, "", "svc: the deadline of the stream passed");
 }
 
 static void
@@ -511,6 +604,7 @@ check_all(void)
 	svc_cond_init(&got.cond);
 	s = start_service("student");
 	check_calls();
+	check_streams();
 	check_discovery();
 	check_watch();
 	check_events(s);

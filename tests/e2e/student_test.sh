@@ -27,6 +27,21 @@ answer=$("$bin/svc" call student Student.Get "{\"name\":$name}" "${flags[@]}")
 grep -q 'no student is called "Nobody"' "$work/nobody" ||
 	failed "$(cat "$work/nobody")"
 
+# Students by streams: those who begin with a letter, and one after the other.
+wanted=$(grep -c '^{"name":"A' "$roster")
+"$bin/svc" stream student Student.List '{"name":"A"}' "${flags[@]}" \
+	>"$work/listed"
+[ "$(grep -c '^{"name":"A' "$work/listed")" = "$wanted" ] &&
+	[ "$(grep -c . "$work/listed")" = "$wanted" ] ||
+	failed "listed $(cat "$work/listed")"
+sed 's/^{"name":\("[^"]*"\).*/{"name":\1}/' "$roster" |
+	"$bin/svc" stream student Student.Find "${flags[@]}" >"$work/found"
+cmp -s "$work/found" "$roster" || failed "found $(cat "$work/found")"
+! "$bin/svc" stream student Student.Find '{"name":"Nobody"}' "${flags[@]}" \
+	>"$work/nobody" 2>&1 || failed "found a student who is not there"
+grep -q 'no student is called "Nobody"' "$work/nobody" ||
+	failed "$(cat "$work/nobody")"
+
 # Everybody, in both encodings.
 total=$(grep -c . "$roster")
 for type in application/json application/protobuf; do

@@ -5,9 +5,8 @@
 
 #include <string.h>
 
-/* Which endpoints there are, when the one called is not among them. */
-static bool
-explain_endpoint(
+bool
+tool_explain_endpoint(
     const struct tool *tool, const char *service, const char *endpoint)
 {
 	struct svc_record_list list = {0};
@@ -40,8 +39,8 @@ explain_endpoint(
 	return !has;
 }
 
-static int
-print_reply(const struct tool *tool, const struct svc_message *reply)
+int
+tool_print_message(const struct tool *tool, const struct svc_message *reply)
 {
 	const char *type =
 	    reply->content_type != NULL ? reply->content_type : "";
@@ -59,7 +58,7 @@ print_reply(const struct tool *tool, const struct svc_message *reply)
 		json_format(&line, reply->data, reply->len, true);
 	} else if (out_is_terminal() && !out_is_text(reply->data, reply->len)) {
 		svc_buf_fini(&line);
-		out_error("the reply is %zu bytes of %s, not printed on a "
+		out_error("%zu bytes of %s came, not printed on a "
 			  "terminal; use --json or redirect it",
 		    reply->len, type[0] != '\0' ? type : "an unknown type");
 		return EXIT_OK;
@@ -74,10 +73,10 @@ print_reply(const struct tool *tool, const struct svc_message *reply)
 	return tool_print_line(&line);
 }
 
-/* Header options, then the others and the end. */
-static struct svc_option *
-make_options(const struct tool *tool, struct svc_error *err)
+struct svc_option *
+tool_call_options(const struct tool *tool, struct svc_error *err)
 {
+	/* Headers, then the others and the end. */
 	size_t n = 0, count = svc_headers_count(tool->headers);
 	struct svc_option *options =
 	    svc_mem_calloc(count + 3, sizeof(*options));
@@ -113,7 +112,7 @@ run_call(struct tool *tool)
 	if (body == NULL)
 		return status;
 	request.data = body;
-	options = make_options(tool, &err);
+	options = tool_call_options(tool, &err);
 	if (options == NULL) {
 		svc_mem_free(body);
 		return tool_no_memory();
@@ -121,9 +120,9 @@ run_call(struct tool *tool)
 	rc = svc_call_options(svc_client_of(tool->service), service, endpoint,
 	    &request, &reply, options);
 	if (rc == SVC_OK)
-		status = print_reply(tool, &reply);
+		status = tool_print_message(tool, &reply);
 	else if (rc == SVC_E_UNIMPLEMENTED &&
-		 explain_endpoint(tool, service, endpoint))
+		 tool_explain_endpoint(tool, service, endpoint))
 		status = EXIT_FAILED;
 	else
 		status = tool_failed(rc, &err);

@@ -4,6 +4,7 @@
 #include "tool.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -31,6 +32,15 @@ static const struct command {
 	"--json every\nreply becomes one line of JSON.\n\n"
 	"  svc call student Student.Get '{\"name\":\"Mei Chen\"}'\n"
 	"  svc call student Student.Get - --timeout=500ms <request.json"},
+    {"stream", "NAME ENDPOINT [JSON...]",
+	"Open a stream, send messages and print what comes",
+	"json header timeout count", 2, INT_MAX, run_stream,
+	"Each JSON is one message. Without any, each line of standard input is "
+	"one, unless\nit is a terminal. Then the sending side is closed; it "
+	"ends when the other side ends.\nWhat comes is printed as by `svc "
+	"call`, each message on a line.\n\n"
+	"  svc stream student Student.List '{}'\n"
+	"  svc stream student Student.Import <students.jsonl"},
     {"publish", "TOPIC [JSON]", "Publish an event", "json header", 1, 2,
 	run_publish,
 	"JSON is the body, {} when left out; - reads it from standard input."
@@ -174,9 +184,9 @@ print_usage(FILE *to)
 {
 	fprintf(to, "Usage: svc %s\n\nCommands:\n", usage);
 	for (size_t i = 0; i < N_COMMANDS; i++)
-		fprintf(to, "  %-9s %-21s %s\n", commands[i].name,
+		fprintf(to, "  %-9s %-23s %s\n", commands[i].name,
 		    commands[i].words, commands[i].about);
-	fprintf(to, "  %-9s %-21s %s\n", "help", "[COMMAND]",
+	fprintf(to, "  %-9s %-23s %s\n", "help", "[COMMAND]",
 	    "Explain a command, or list all flags");
 }
 
@@ -268,7 +278,7 @@ unknown_command(const char *name)
 		    quoted, commands[nearest].name);
 	else
 		out_error("there is no command %s; there are list, get, call, "
-			  "publish, subscribe, watch and help",
+			  "stream, publish, subscribe, watch and help",
 		    quoted);
 	return EXIT_USAGE;
 }

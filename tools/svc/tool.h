@@ -32,11 +32,22 @@ int tool_failed(svc_err code, const struct svc_error *err);
 int tool_no_memory(void);
 /** Prints the line and frees it. */
 int tool_print_line(struct svc_buf *line);
+/** Prints what a call or stream answered; returns the exit status. */
+int tool_print_message(
+    const struct tool *tool, const struct svc_message *message);
+/** What the flags say of a call, with `err` for its detail. To be freed with
+ * svc_mem_free; NULL when memory ran out. */
+struct svc_option *tool_call_options(
+    const struct tool *tool, struct svc_error *err);
+/** Prints which endpoints there are, when this one is not among them. */
+bool tool_explain_endpoint(
+    const struct tool *tool, const char *service, const char *endpoint);
 
 int run_list(struct tool *tool);
 int run_get(struct tool *tool);
 int run_watch(struct tool *tool);
 int run_call(struct tool *tool);
+int run_stream(struct tool *tool);
 int run_publish(struct tool *tool);
 int run_subscribe(struct tool *tool);
 
