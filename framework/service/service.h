@@ -29,6 +29,13 @@ struct svc_values {
 	char *codec;
 	int64_t request_timeout_ms, retries;
 	int64_t max_message_size, drain_timeout_ms;
+	/* Of struct svc_transport_limits; times of 0 mean never. */
+	int64_t max_header_size, max_streams, max_connections;
+	int64_t handshake_timeout_ms, idle_timeout_ms, keepalive_ms;
+	int64_t stream_window, connection_window;
+	int64_t threads, loops; /* loops 0: one a processor */
+	int64_t max_handlers;   /* 0: none */
+	int64_t queue_timeout_ms;
 	char *log_level, *log_format;
 	char *config;
 	bool help; /* only to be listed: flags are searched for it first */

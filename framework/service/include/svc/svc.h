@@ -105,6 +105,14 @@ struct svc_options {
 	int retries;
 	int64_t max_message_size;
 	int weight;
+	/* Limits, as docs/configuration.md describes them. */
+	int64_t max_header_size, max_streams, max_connections;
+	int64_t handshake_timeout_ms;
+	int64_t idle_timeout_ms, keepalive_ms; /* 0: never */
+	int64_t stream_window, connection_window;
+	int threads, loops;
+	int64_t max_handlers; /* 0: any number */
+	int64_t queue_timeout_ms;
 };
 SVC_API const struct svc_options *svc_options_of(
     const struct svc_service *service);
