@@ -159,18 +159,18 @@ reader_ready(struct svc_source *source, unsigned events)
 	while (read(source->fd, &byte, 1) == 1) {
 		svc_loop_enter(reader->loop);
 		assert_null(svc_loop_current());
-		assert_false(svc_loop_lost());
+		assert_true(svc_loop_held());
 		if (byte == 'b') {
 			if (reader->says_so)
 				svc_will_block();
 			count_up(&reader->blocked);
 			count_await(&reader->gate, 1);
 		}
-		bool lost = svc_loop_lost();
+		bool held = svc_loop_held();
 		bool owner = svc_loop_leave(reader->loop);
-		assert_true(owner || lost || !reader->says_so);
-		assert_false(owner && lost);
-		assert_false(svc_loop_lost());
+		assert_true(held || !owner);
+		assert_false(byte == 'b' && reader->says_so && held);
+		assert_false(svc_loop_held());
 		if (!owner)
 			atomic_fetch_add(&reader->lost, 1);
 		count_up(&reader->done);

@@ -154,11 +154,11 @@ svc_loop_leave(struct svc_loop *loop)
 }
 
 bool
-svc_loop_lost(void)
+svc_loop_held(void)
 {
-	return self.entered &&
-	       (self.loop == NULL || atomic_load_explicit(&self.loop->token,
-					 memory_order_relaxed) != self.token);
+	return self.entered && self.loop != NULL &&
+	       atomic_load_explicit(&self.loop->token, memory_order_relaxed) ==
+		   self.token;
 }
 
 void

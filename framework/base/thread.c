@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 struct start {
@@ -48,6 +49,16 @@ svc_thread_start(
 	}
 	*ret_thread = thread;
 	return SVC_OK;
+}
+
+unsigned
+svc_thread_number(void)
+{
+	static atomic_uint threads;
+	static _Thread_local unsigned mine; /* plus 1; 0: not asked yet */
+	if (mine == 0)
+		mine = atomic_fetch_add(&threads, 1) + 1;
+	return mine - 1;
 }
 
 void

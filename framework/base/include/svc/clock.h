@@ -57,6 +57,10 @@ SVC_API svc_err svc_thread_start(pthread_t *ret_thread, const char *name,
 /** Waits for its end. */
 SVC_API void svc_thread_join(pthread_t thread);
 
+/** A small number that the calling thread keeps, given out in the order in
+ * which threads first ask: for counters that threads keep apart. */
+SVC_API unsigned svc_thread_number(void);
+
 /** A well-mixed random number from the kernel's generator; for ids, jitter and
  * choices, not for keys. Seeded per thread, so no lock. */
 SVC_API uint64_t svc_random(void);

@@ -152,9 +152,9 @@ SVC_API void svc_loop_enter(struct svc_loop *loop);
 /** After it: true when the thread still owns the loop. */
 SVC_API bool svc_loop_leave(struct svc_loop *loop);
 
-/** Within foreign code: whether the loop that it began on has been given to
- * another thread. False outside of foreign code. */
-SVC_API bool svc_loop_lost(void);
+/** Whether the calling thread is in foreign code on a loop and still owns that
+ * loop: false also when it never did. */
+SVC_API bool svc_loop_held(void);
 
 /**
  * Say that the calling handler is about to block: its loop is given to another

@@ -146,7 +146,7 @@ typedef svc_err (*svc_handler)(struct svc_call *call,
     const struct svc_message *req, struct svc_message *rsp, void *arg);
 
 /** Options: idempotent() (published with the endpoint: clients may retry it)
- * limit(n) (calls at once; beyond it callers get SVC_E_EXHAUSTED)
+ * limit(n) (calls at once; beyond it callers get SVC_E_EXHAUSTED at once)
  * metadata("key", "value") types(&request_descriptor, &response_descriptor)
  * (protobuf-c descriptors, published with the endpoint).
  * `endpoint` is "Type.Method". Before svc_start.
