@@ -46,7 +46,7 @@ struct svc_loop {
 };
 
 /* What the calling thread runs. */
-static _Thread_local struct {
+static SVC_THREAD_LOCAL struct {
 	struct svc_loop *loop; /* NULL when it owns none */
 	uint64_t token;        /* of the foreign code it is in */
 	bool entered;

@@ -108,7 +108,7 @@ svc_admission_enter(struct svc_server *server, struct svc_server_shard *shard)
 }
 
 /* The server whose calls this thread takes from the queue. */
-static _Thread_local struct svc_server *queue_of;
+static SVC_THREAD_LOCAL struct svc_server *queue_of;
 
 static void run_waiting(void *arg);
 
