@@ -193,6 +193,52 @@ a_call_waits_only_so_long(void **state)
 	svc_free(s);
 }
 
+/* A stream takes a place for as long as its handler runs, and does not wait for
+ * one. */
+static svc_err
+join_by_stream(struct svc_stream *stream, void *arg)
+{
+	(void)stream;
+	return join_crowd(NULL, NULL, NULL, arg);
+}
+
+static void
+streams_take_places_too(void **state)
+{
+	(void)state;
+	struct crowd crowd;
+	crowd_init(&crowd);
+	struct svc_service *s =
+	    LIMITED("--max_handlers=1", "--queue_timeout=0");
+	svc_handle_stream(s, "Student.Stream", join_by_stream, &crowd);
+	svc_handle(s, "Student.Join", join_crowd, &crowd);
+	must_start(s);
+	struct svc_client *client = svc_client_of(s);
+	struct svc_stream *first =
+	    svc_open(client, "student", "Student.Stream");
+	assert_non_null(first);
+	gate_wait(&crowd.entered, 1);
+	struct svc_message message;
+	struct svc_error err = {0};
+	struct svc_stream *second =
+	    svc_open(client, "student", "Student.Stream", retries(0));
+	assert_non_null(second);
+	assert_int_equal(svc_stream_recv(second, &message), SVC_E_EXHAUSTED);
+	svc_stream_free(second);
+	assert_int_equal(svc_call(client, "student", "Student.Join", NULL, NULL,
+			     retries(0), detail(&err)),
+	    SVC_E_EXHAUSTED);
+	assert_non_null(strstr(err.text, "--max_handlers"));
+	gate_add(&crowd.go);
+	assert_int_equal(svc_stream_recv(first, &message), SVC_E_EOF);
+	svc_stream_free(first);
+	assert_int_equal(crowd.entered.count, 1);
+	/* The place is free a moment before the stream's end is sent. */
+	assert_int_equal(
+	    svc_call(client, "student", "Student.Join", NULL, NULL), SVC_OK);
+	svc_free(s);
+}
+
 /* ------------------------------------------------------ handlers that call */
 
 static atomic_int inner_runs;
@@ -305,6 +351,7 @@ main(void)
 	    TEST(calls_beyond_the_limit_wait),
 	    TEST(refused_calls_go_to_other_nodes),
 	    TEST(a_call_waits_only_so_long),
+	    TEST(streams_take_places_too),
 	    TEST(without_threads_calls_time_out_and_loops_come_back),
 	    TEST(with_a_limit_inner_calls_are_refused_instead),
 	};
