@@ -39,6 +39,8 @@ function(svc_room name)
 	target_include_directories(svc_${name} PUBLIC
 		${CMAKE_CURRENT_SOURCE_DIR}/include)
 	target_link_libraries(svc_${name} PRIVATE svc_warnings)
+	# Nobody replaces functions of libsvc: they call each other directly.
+	target_compile_options(svc_${name} PRIVATE -fno-semantic-interposition)
 	foreach(room ${arg_ROOMS})
 		target_include_directories(svc_${name} PUBLIC
 			${PROJECT_SOURCE_DIR}/framework/${room}/include)

@@ -3,9 +3,9 @@
  * Threads of the executor: who runs which loop, spare threads for take-overs
  * and jobs, and the monitor that notices handlers that do not return.
  *
- * Locks: executor->mutex guards the work queue and the threads. Nothing is
- * called under it. loop.c has the loops themselves, which need no lock: the
- * right to run one is its ownership token.
+ * Locks: executor->mutex guards the threads and what they are given to do.
+ * Nothing is called under it. loop.c has the loops themselves, which need no
+ * lock: the right to run one is its ownership token.
  */
 #include "loop_private.h"
 
@@ -20,134 +20,157 @@
 #define MAX_LOOPS 64
 #define DEFAULT_THREADS 256
 
-/* The monitor looks every TICK; after a take-over, when more are likely, every
- * FAST_TICK for a while. After QUIET ticks without work it parks. */
+/* The monitor looks every TICK; after it took a loop over, when more such work
+ * is likely, every FAST_TICK for a while. Handlers that say themselves that
+ * they block need no faster looks. After QUIET ticks without work it parks. */
 #define TICK_NS 1000000
 #define FAST_TICK_NS 50000
 #define FAST_TICKS 400
 #define QUIET_TICKS 100
 
-struct work {
-	struct work *next;
-	struct svc_loop *loop; /* run this loop, or */
+/* A spare thread that was idle for so long ends. */
+#define IDLE_MS 10000
+
+/* One thread. While it has nothing to do it is in `idle`. */
+struct worker {
+	struct worker *next; /* in `idle` */
+	struct svc_executor *executor;
+	pthread_t thread;
+	pthread_cond_t wake;
+	bool busy;             /* one of these is to be run: */
+	struct svc_loop *loop; /* this loop, or */
 	void (*job)(void *arg);
 	void *arg;
 };
 
 struct svc_executor {
 	pthread_mutex_t mutex;
-	pthread_cond_t wake; /* spare threads wait here */
-	struct work *first, **last;
-	int queued;
-	int spare;    /* threads waiting for work */
-	int reserved; /* spare or new threads promised to take-overs */
+	pthread_cond_t none_left; /* no thread runs any more */
+	/* The last to become idle is the first to work again, so that those
+	 * that are too many stay idle long enough to end. */
+	struct worker *idle;
+	struct worker *ended; /* to be joined by the next that ends */
+	int n_idle;
 	int n_threads;
 	int max_threads;
-	pthread_t *threads;
+	int unstarted; /* loops without a thread: room is kept for them */
 	bool stopping;
 
 	struct svc_loop *loops[MAX_LOOPS];
-	_Atomic int started[MAX_LOOPS];
+	_Atomic bool started[MAX_LOOPS];
 	int n_loops;
 	_Atomic unsigned next_loop;
+	_Atomic int off_loop; /* threads in jobs, or in code that lost a loop */
 
 	pthread_t monitor;
 	bool has_monitor;
-	_Atomic uint32_t parked;    /* futex */
-	_Atomic uint32_t takeovers; /* tells the monitor to look faster */
+	_Atomic uint32_t parked; /* futex */
+	_Atomic uint64_t takeovers, looks;
 	_Atomic bool monitor_stop;
 };
 
-static void *spare_thread(void *arg);
+static void *worker_thread(void *arg);
 static void *monitor_thread(void *arg);
 
-/* Called with the mutex held. */
-static svc_err
-add_thread(struct svc_executor *executor)
+/* An idle thread, a new one if need be; NULL when there can be none. It stays
+ * in `idle` until it is given something. Called with the mutex held. */
+static struct worker *
+find_idle(struct svc_executor *executor, int kept_free)
 {
-	if (executor->n_threads == executor->max_threads)
-		return SVC_E_EXHAUSTED;
-	svc_err rc = svc_thread_start(&executor->threads[executor->n_threads],
-	    "svc-run", spare_thread, executor);
-	if (rc == SVC_OK)
-		executor->n_threads++;
-	return rc;
+	if (executor->idle != NULL)
+		return executor->idle;
+	if (executor->n_threads + kept_free >= executor->max_threads)
+		return NULL;
+	struct worker *worker = svc_mem_calloc(1, sizeof(*worker));
+	if (worker == NULL)
+		return NULL;
+	worker->executor = executor;
+	svc_cond_init(&worker->wake);
+	if (svc_thread_start(
+		&worker->thread, "svc-run", worker_thread, worker) != SVC_OK) {
+		pthread_cond_destroy(&worker->wake);
+		svc_mem_free(worker);
+		return NULL;
+	}
+	executor->n_threads++;
+	executor->n_idle++;
+	executor->idle = worker;
+	return worker;
+}
+
+/* Gives the thread at the top of `idle` something to do. */
+static void
+give(struct svc_executor *executor, struct svc_loop *loop,
+    void (*job)(void *arg), void *arg)
+{
+	struct worker *worker = executor->idle;
+	executor->idle = worker->next;
+	executor->n_idle--;
+	worker->loop = loop;
+	worker->job = job;
+	worker->arg = arg;
+	worker->busy = true;
+	pthread_cond_signal(&worker->wake);
+}
+
+/* Waits for something to do; false when it is time to end. */
+static bool
+await(struct svc_executor *executor, struct worker *worker)
+{
+	int64_t deadline_at_ms = svc_deadline(IDLE_MS);
+	while (!worker->busy && !executor->stopping &&
+	       svc_cond_wait(&worker->wake, &executor->mutex, deadline_at_ms) ==
+		   SVC_OK)
+		;
+	if (worker->busy)
+		return true;
+	struct worker **place = &executor->idle;
+	while (*place != worker)
+		place = &(*place)->next;
+	*place = worker->next;
+	executor->n_idle--;
+	return false;
 }
 
 static void
-push_work(struct svc_executor *executor, struct work *work)
+join(struct worker *ended)
 {
-	work->next = NULL;
-	*executor->last = work;
-	executor->last = &work->next;
-	executor->queued++;
-	pthread_cond_signal(&executor->wake);
-}
-
-/* Makes sure that a thread will take one more piece of work soon. Called with
- * the mutex held. */
-static bool
-reserve_thread(struct svc_executor *executor)
-{
-	if (executor->stopping)
-		return false;
-	if (executor->spare <= executor->queued + executor->reserved &&
-	    add_thread(executor) != SVC_OK)
-		return false;
-	executor->reserved++;
-	return true;
-}
-
-static svc_err
-queue_work(struct svc_executor *executor, struct svc_loop *loop,
-    void (*job)(void *arg), void *arg)
-{
-	struct work *work = svc_mem_calloc(1, sizeof(*work));
-	if (work == NULL)
-		return SVC_E_NOMEM;
-	work->loop = loop;
-	work->job = job;
-	work->arg = arg;
-	pthread_mutex_lock(&executor->mutex);
-	svc_err rc = executor->stopping         ? SVC_E_CLOSED
-		     : reserve_thread(executor) ? SVC_OK
-						: SVC_E_EXHAUSTED;
-	if (rc == SVC_OK) {
-		executor->reserved--;
-		push_work(executor, work);
-	}
-	pthread_mutex_unlock(&executor->mutex);
-	if (rc != SVC_OK)
-		svc_mem_free(work);
-	return rc;
+	if (ended == NULL)
+		return;
+	svc_thread_join(ended->thread);
+	pthread_cond_destroy(&ended->wake);
+	svc_mem_free(ended);
 }
 
 static void *
-spare_thread(void *arg)
+worker_thread(void *arg)
 {
-	struct svc_executor *executor = arg;
+	struct worker *worker = arg;
+	struct svc_executor *executor = worker->executor;
 	pthread_mutex_lock(&executor->mutex);
-	for (;;) {
-		executor->spare++;
-		while (executor->first == NULL && !executor->stopping)
-			pthread_cond_wait(&executor->wake, &executor->mutex);
-		executor->spare--;
-		struct work *work = executor->first;
-		if (work == NULL)
-			break;
-		executor->first = work->next;
-		if (executor->first == NULL)
-			executor->last = &executor->first;
-		executor->queued--;
+	while (await(executor, worker)) {
 		pthread_mutex_unlock(&executor->mutex);
-		if (work->loop != NULL)
-			svc_loop_run(work->loop);
+		bool off_loop = true;
+		if (worker->loop != NULL)
+			off_loop = svc_loop_run(worker->loop);
 		else
-			work->job(work->arg);
-		svc_mem_free(work);
+			worker->job(worker->arg);
+		if (off_loop)
+			atomic_fetch_sub(&executor->off_loop, 1);
 		pthread_mutex_lock(&executor->mutex);
+		worker->busy = false;
+		worker->next = executor->idle;
+		executor->idle = worker;
+		executor->n_idle++;
 	}
+	/* Each that ends joins the one before, and so all stacks but one are
+	 * given back at once. */
+	struct worker *before = executor->ended;
+	executor->ended = worker;
+	if (--executor->n_threads == 0)
+		pthread_cond_signal(&executor->none_left);
 	pthread_mutex_unlock(&executor->mutex);
+	join(before);
 	return NULL;
 }
 
@@ -164,6 +187,8 @@ svc_executor_create(const struct svc_executor_config *config,
 			    : 1;
 		if (loops > MAX_LOOPS)
 			loops = MAX_LOOPS;
+		if (threads > 1 && loops >= threads)
+			loops = threads - 1;
 	}
 	if (threads == 0)
 		threads = DEFAULT_THREADS;
@@ -179,20 +204,16 @@ svc_executor_create(const struct svc_executor_config *config,
 	if (executor == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	pthread_mutex_init(&executor->mutex, NULL);
-	svc_cond_init(&executor->wake);
-	executor->last = &executor->first;
+	pthread_cond_init(&executor->none_left, NULL);
 	executor->max_threads = threads;
 	svc_err rc = SVC_OK;
-	executor->threads =
-	    svc_mem_calloc((size_t)threads, sizeof(*executor->threads));
-	if (executor->threads == NULL)
-		rc = svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	while (rc == SVC_OK && executor->n_loops < loops) {
 		rc = svc_loop_create(
 		    executor, &executor->loops[executor->n_loops], err);
 		if (rc == SVC_OK)
 			executor->n_loops++;
 	}
+	executor->unstarted = executor->n_loops;
 	if (rc == SVC_OK) {
 		rc = svc_thread_start(&executor->monitor, "svc-monitor",
 		    monitor_thread, executor);
@@ -228,14 +249,17 @@ svc_executor_destroy(struct svc_executor *executor)
 		return;
 	pthread_mutex_lock(&executor->mutex);
 	executor->stopping = true;
-	pthread_cond_broadcast(&executor->wake);
-	int n = executor->n_threads;
+	for (struct worker *at = executor->idle; at != NULL; at = at->next)
+		pthread_cond_signal(&at->wake);
 	pthread_mutex_unlock(&executor->mutex);
 	for (int i = 0; i < executor->n_loops; i++)
 		svc_loop_stop(executor->loops[i]);
 	/* No thread is added any more, and the last to run a loop ends it. */
-	for (int i = 0; i < n; i++)
-		svc_thread_join(executor->threads[i]);
+	pthread_mutex_lock(&executor->mutex);
+	while (executor->n_threads > 0)
+		pthread_cond_wait(&executor->none_left, &executor->mutex);
+	pthread_mutex_unlock(&executor->mutex);
+	join(executor->ended);
 	if (executor->has_monitor) {
 		atomic_store(&executor->monitor_stop, true);
 		unpark(executor);
@@ -243,58 +267,108 @@ svc_executor_destroy(struct svc_executor *executor)
 	}
 	for (int i = 0; i < executor->n_loops; i++)
 		svc_loop_destroy(executor->loops[i]);
-	pthread_cond_destroy(&executor->wake);
+	pthread_cond_destroy(&executor->none_left);
 	pthread_mutex_destroy(&executor->mutex);
-	svc_mem_free(executor->threads);
 	svc_mem_free(executor);
+}
+
+static bool
+start_loop(struct svc_executor *executor, int i)
+{
+	pthread_mutex_lock(&executor->mutex);
+	bool started = atomic_load(&executor->started[i]);
+	if (!started && !executor->stopping &&
+	    find_idle(executor, executor->unstarted - 1) != NULL) {
+		give(executor, executor->loops[i], NULL, NULL);
+		executor->unstarted--;
+		started = true;
+		atomic_store(&executor->started[i], true);
+	}
+	pthread_mutex_unlock(&executor->mutex);
+	return started;
 }
 
 struct svc_loop *
 svc_executor_loop(struct svc_executor *executor)
 {
 	unsigned turn = atomic_fetch_add(&executor->next_loop, 1);
-	int i = (int)(turn % (unsigned)executor->n_loops);
-	if (atomic_load(&executor->started[i]) == 0 &&
-	    atomic_exchange(&executor->started[i], 1) == 0 &&
-	    queue_work(executor, executor->loops[i], NULL, NULL) != SVC_OK) {
-		/* No thread for it: the first loop has one, or will get it at
-		 * the next try. */
-		atomic_store(&executor->started[i], 0);
-		i = 0;
+	int first = (int)(turn % (unsigned)executor->n_loops);
+	for (int i = 0; i < executor->n_loops; i++) {
+		int at = (first + i) % executor->n_loops;
+		if (atomic_load(&executor->started[at]) ||
+		    start_loop(executor, at))
+			return executor->loops[at];
 	}
-	return executor->loops[i];
+	/* The system gives no thread at all now; the next call tries again. */
+	return executor->loops[0];
 }
 
 svc_err
 svc_executor_run(
     struct svc_executor *executor, void (*job)(void *arg), void *arg)
 {
-	return queue_work(executor, NULL, job, arg);
+	svc_err rc = SVC_OK;
+	pthread_mutex_lock(&executor->mutex);
+	if (executor->stopping) {
+		rc = SVC_E_CLOSED;
+	} else if (find_idle(executor, executor->unstarted) == NULL) {
+		rc = SVC_E_EXHAUSTED;
+	} else {
+		atomic_fetch_add(&executor->off_loop, 1);
+		give(executor, NULL, job, arg);
+	}
+	pthread_mutex_unlock(&executor->mutex);
+	return rc;
 }
 
 bool
 svc_executor_take_over(
     struct svc_executor *executor, struct svc_loop *loop, uint64_t token)
 {
-	struct work *work = svc_mem_calloc(1, sizeof(*work));
-	if (work == NULL)
-		return false;
-	work->loop = loop;
 	pthread_mutex_lock(&executor->mutex);
-	bool taken = reserve_thread(executor);
+	bool taken = !executor->stopping &&
+		     find_idle(executor, executor->unstarted) != NULL &&
+		     svc_loop_disown(loop, token);
 	if (taken) {
-		executor->reserved--;
-		taken = svc_loop_disown(loop, token);
-		if (taken)
-			push_work(executor, work);
+		atomic_fetch_add(&executor->off_loop, 1);
+		give(executor, loop, NULL, NULL);
 	}
 	pthread_mutex_unlock(&executor->mutex);
-	if (!taken) {
-		svc_mem_free(work);
-		return false;
-	}
-	atomic_fetch_add(&executor->takeovers, 1);
-	return true;
+	if (taken)
+		atomic_fetch_add_explicit(
+		    &executor->takeovers, 1, memory_order_relaxed);
+	return taken;
+}
+
+int
+svc_executor_off_loop(const struct svc_executor *executor)
+{
+	return atomic_load(&executor->off_loop);
+}
+
+int
+svc_executor_loops(const struct svc_executor *executor)
+{
+	return executor->n_loops;
+}
+
+int
+svc_executor_max_threads(const struct svc_executor *executor)
+{
+	return executor->max_threads;
+}
+
+void
+svc_executor_count(
+    struct svc_executor *executor, struct svc_executor_counts *ret_counts)
+{
+	pthread_mutex_lock(&executor->mutex);
+	ret_counts->threads = executor->n_threads;
+	ret_counts->idle = executor->n_idle;
+	pthread_mutex_unlock(&executor->mutex);
+	ret_counts->takeovers = atomic_load(&executor->takeovers);
+	ret_counts->looks = atomic_load(&executor->looks);
+	ret_counts->parked = atomic_load(&executor->parked) != 0;
 }
 
 void
@@ -322,7 +396,6 @@ monitor_thread(void *arg)
 {
 	struct svc_executor *executor = arg;
 	uint64_t seen[MAX_LOOPS] = {0};
-	uint32_t known = 0;
 	int fast = 0, quiet = 0;
 
 	while (!atomic_load(&executor->monitor_stop)) {
@@ -332,15 +405,14 @@ monitor_thread(void *arg)
 			uint64_t token = svc_loop_token(loop);
 			if (token != seen[i])
 				active = true;
-			else if (token & 1)
-				svc_executor_take_over(executor, loop, token);
+			else if ((token & 1) != 0 &&
+				 svc_executor_take_over(executor, loop, token))
+				fast = FAST_TICKS;
 			seen[i] = token;
 			active = active || !svc_loop_asleep(loop);
 		}
-		uint32_t takeovers = atomic_load(&executor->takeovers);
-		if (takeovers != known)
-			fast = FAST_TICKS;
-		known = takeovers;
+		atomic_fetch_add_explicit(
+		    &executor->looks, 1, memory_order_relaxed);
 		quiet = active ? 0 : quiet + 1;
 		if (quiet > QUIET_TICKS) {
 			atomic_exchange(&executor->parked, 1);

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cmocka.h>
-#include <svc/clock.h>
 #include <svc/executor.h>
+
+#include "clock_private.h"
 
 #define WAIT_MS 20000
 
@@ -155,13 +159,18 @@ reader_ready(struct svc_source *source, unsigned events)
 	while (read(source->fd, &byte, 1) == 1) {
 		svc_loop_enter(reader->loop);
 		assert_null(svc_loop_current());
+		assert_true(svc_loop_held());
 		if (byte == 'b') {
 			if (reader->says_so)
 				svc_will_block();
 			count_up(&reader->blocked);
 			count_await(&reader->gate, 1);
 		}
+		bool held = svc_loop_held();
 		bool owner = svc_loop_leave(reader->loop);
+		assert_true(held || !owner);
+		assert_false(byte == 'b' && reader->says_so && held);
+		assert_false(svc_loop_held());
 		if (!owner)
 			atomic_fetch_add(&reader->lost, 1);
 		count_up(&reader->done);
@@ -340,6 +349,372 @@ kicks_between_two_runs_are_one(void **state)
 	count_fini(&kicked.hold);
 }
 
+/* ------------------------------------------------------- threads and limits */
+
+/* A job that waits until the test lets it go. */
+struct waiting {
+	struct count began, gate, ended;
+};
+
+static void
+waiting_init(struct waiting *waiting)
+{
+	count_init(&waiting->began);
+	count_init(&waiting->gate);
+	count_init(&waiting->ended);
+}
+
+static void
+waiting_fini(struct waiting *waiting)
+{
+	count_fini(&waiting->began);
+	count_fini(&waiting->gate);
+	count_fini(&waiting->ended);
+}
+
+static void
+waiting_run(void *arg)
+{
+	struct waiting *waiting = arg;
+	count_up(&waiting->began);
+	pthread_mutex_lock(&waiting->gate.mutex);
+	while (waiting->gate.value == 0)
+		pthread_cond_wait(&waiting->gate.changed, &waiting->gate.mutex);
+	pthread_mutex_unlock(&waiting->gate.mutex);
+	count_up(&waiting->ended);
+}
+
+/* The counts change a moment after what the test can see. */
+static void
+await_counts(struct svc_executor *executor, int threads, int idle)
+{
+	struct svc_executor_counts counts;
+	int64_t deadline = svc_now_us() + (int64_t)WAIT_MS * 1000;
+	do {
+		svc_executor_count(executor, &counts);
+		assert_true(svc_clock_is_manual() || svc_now_us() < deadline);
+		sched_yield();
+	} while (counts.threads != threads || counts.idle != idle);
+}
+
+static void
+idle_threads_end(void **state)
+{
+	(void)state;
+	enum { JOBS = 40 };
+	struct waiting waiting;
+	waiting_init(&waiting);
+	svc_clock_manual();
+	struct svc_executor *executor = create(1, 64);
+	for (int i = 0; i < JOBS; i++)
+		assert_int_equal(
+		    svc_executor_run(executor, waiting_run, &waiting), SVC_OK);
+	await_counts(executor, JOBS, 0);
+	assert_int_equal(svc_executor_off_loop(executor), JOBS);
+	count_up(&waiting.gate);
+	await_counts(executor, JOBS, JOBS);
+	assert_int_equal(svc_executor_off_loop(executor), 0);
+	svc_clock_advance(5000);
+	/* Whoever is used again is used first, so that the others can end. */
+	for (int i = 0; i < 5; i++) {
+		assert_int_equal(
+		    svc_executor_run(executor, waiting_run, &waiting), SVC_OK);
+		await_counts(executor, JOBS, JOBS);
+	}
+	svc_clock_advance(5000);
+	await_counts(executor, 1, 1);
+	svc_clock_advance(5000);
+	await_counts(executor, 0, 0);
+	/* And new ones come when there is work. */
+	assert_int_equal(
+	    svc_executor_run(executor, waiting_run, &waiting), SVC_OK);
+	await_counts(executor, 1, 1);
+	assert_int_equal(waiting.ended.value, JOBS + 6);
+	svc_executor_destroy(executor);
+	svc_clock_real();
+	waiting_fini(&waiting);
+}
+
+static void
+task_count(struct svc_task *task)
+{
+	struct numbered *numbered = (struct numbered *)(void *)task;
+	count_up(numbered->count);
+}
+
+static void
+jobs_leave_threads_for_the_loops(void **state)
+{
+	(void)state;
+	struct waiting waiting;
+	struct count ran;
+	waiting_init(&waiting);
+	count_init(&ran);
+	struct svc_executor *executor = create(2, 5);
+	assert_int_equal(svc_executor_loops(executor), 2);
+	assert_int_equal(svc_executor_max_threads(executor), 5);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(
+		    svc_executor_run(executor, waiting_run, &waiting), SVC_OK);
+	assert_int_equal(
+	    svc_executor_run(executor, waiting_run, &waiting), SVC_E_EXHAUSTED);
+	struct numbered tasks[2];
+	for (int i = 0; i < 2; i++) {
+		tasks[i] =
+		    (struct numbered){.task.run = task_count, .count = &ran};
+		svc_loop_post(svc_executor_loop(executor), &tasks[i].task);
+	}
+	count_await(&ran, 2);
+	assert_int_equal(
+	    svc_executor_run(executor, waiting_run, &waiting), SVC_E_EXHAUSTED);
+	count_up(&waiting.gate);
+	count_await(&waiting.ended, 3);
+	svc_executor_destroy(executor);
+	waiting_fini(&waiting);
+	count_fini(&ran);
+}
+
+/* Handlers that block although no thread is left keep their loop, and it goes
+ * on when they return; no thread is made beyond the limit meanwhile, however
+ * often the monitor tries. */
+static void
+loops_come_back_when_no_thread_was_left(void **state)
+{
+	(void)state;
+	struct reader reader = {.says_so = false};
+	struct svc_executor_counts before, counts;
+	int ends[2];
+	assert_int_equal(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
+	struct svc_executor *executor = create(1, 3);
+	reader.loop = svc_executor_loop(executor);
+	reader.source.fd = ends[0];
+	reader.source.ready = reader_ready;
+	reader.detach.run = reader_detach;
+	count_init(&reader.done);
+	count_init(&reader.blocked);
+	count_init(&reader.detached);
+	count_init(&reader.gate);
+	assert_int_equal(
+	    svc_source_attach(reader.loop, &reader.source, SVC_IO_READ, NULL),
+	    SVC_OK);
+	/* Two lose the loop, the third keeps it: it has no thread to go to. */
+	assert_int_equal(write(ends[1], "xbbbxx", 6), 6);
+	count_await(&reader.blocked, 3);
+	assert_int_equal(reader.done.value, 1);
+	svc_executor_count(executor, &before);
+	assert_int_equal(before.threads, 3);
+	do
+		svc_executor_count(executor, &counts);
+	while (counts.looks < before.looks + 20);
+	assert_int_equal(counts.threads, 3);
+	assert_int_equal(counts.takeovers, 2);
+	assert_int_equal(svc_executor_off_loop(executor), 2);
+	count_up(&reader.gate);
+	count_await(&reader.done, 6);
+	/* As soon as the two are back their threads take part again. */
+	svc_loop_post(reader.loop, &reader.detach);
+	count_await(&reader.detached, 1);
+	await_counts(executor, 3, 2);
+	svc_executor_destroy(executor);
+	close(ends[0]);
+	close(ends[1]);
+	count_fini(&reader.done);
+	count_fini(&reader.blocked);
+	count_fini(&reader.detached);
+	count_fini(&reader.gate);
+}
+
+/* Of all threads of this process but the calling one. */
+static long
+switches(void)
+{
+	struct rusage all, own;
+	getrusage(RUSAGE_SELF, &all);
+	getrusage(RUSAGE_THREAD, &own);
+	return all.ru_nvcsw - own.ru_nvcsw;
+}
+
+static void
+idle_loops_wake_nobody(void **state)
+{
+	(void)state;
+	struct svc_executor_counts counts, later;
+	struct count ran;
+	count_init(&ran);
+	struct svc_executor *executor = create(2, 8);
+	for (int round = 1; round <= 2; round++) {
+		struct numbered task = {.task.run = task_count, .count = &ran};
+		svc_loop_post(svc_executor_loop(executor), &task.task);
+		count_await(&ran, round);
+		/* Nothing is waited for in the poll: being idle is what is
+		 * measured. It may take a few looks to get there. */
+		int64_t deadline = svc_deadline(WAIT_MS);
+		long more;
+		do {
+			assert_true(svc_now_ms() < deadline);
+			svc_executor_count(executor, &counts);
+			more = -switches();
+			poll(NULL, 0, 200);
+			more += switches();
+			svc_executor_count(executor, &later);
+		} while (
+		    !later.parked || later.looks != counts.looks || more > 2);
+	}
+	svc_executor_destroy(executor);
+	count_fini(&ran);
+}
+
+/* ------------------------------------------------------- many descriptors */
+
+/* A loop that is kept busy until all that is to be ready at once is. */
+struct held_loop {
+	struct svc_task task;
+	struct waiting waiting;
+};
+
+static void
+held_run(struct svc_task *task)
+{
+	struct held_loop *held = (struct held_loop *)(void *)task;
+	waiting_run(&held->waiting);
+}
+
+static void
+held_begin(struct held_loop *held, struct svc_loop *loop)
+{
+	waiting_init(&held->waiting);
+	held->task.run = held_run;
+	svc_loop_post(loop, &held->task);
+	count_await(&held->waiting.began, 1);
+}
+
+static void
+held_end(struct held_loop *held)
+{
+	count_up(&held->waiting.gate);
+	count_await(&held->waiting.ended, 1);
+}
+
+struct rival {
+	struct svc_source source;
+	int write_end;
+	struct rival *other;
+	struct count *ready;
+	int left;         /* turns it asks for */
+	char *order, own; /* who had a turn, in order */
+};
+
+static void
+rival_init(struct rival *rival, struct svc_loop *loop, struct count *ready,
+    void (*fn)(struct svc_source *source, unsigned events))
+{
+	int ends[2];
+	assert_int_equal(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
+	rival->source.fd = ends[0];
+	rival->source.ready = fn;
+	rival->write_end = ends[1];
+	rival->ready = ready;
+	assert_int_equal(
+	    svc_source_attach(loop, &rival->source, SVC_IO_READ, NULL), SVC_OK);
+}
+
+static void
+detach_the_other(struct svc_source *source, unsigned events)
+{
+	struct rival *rival = (struct rival *)(void *)source;
+	(void)events;
+	svc_source_detach(&rival->other->source);
+	svc_source_detach(source);
+	count_up(rival->ready);
+}
+
+/* Both are ready in the same look at the descriptors; the first one closes the
+ * second, whose event is waiting. */
+static void
+events_of_a_detached_source_are_dropped(void **state)
+{
+	(void)state;
+	struct rival rivals[2] = {{.left = 0}, {.left = 0}};
+	struct held_loop held;
+	struct count ready, after;
+	count_init(&ready);
+	count_init(&after);
+	struct svc_executor *executor = create(1, 4);
+	struct svc_loop *loop = svc_executor_loop(executor);
+	held_begin(&held, loop);
+	for (int i = 0; i < 2; i++) {
+		rivals[i].other = &rivals[1 - i];
+		rival_init(&rivals[i], loop, &ready, detach_the_other);
+		assert_int_equal(write(rivals[i].write_end, "x", 1), 1);
+	}
+	held_end(&held);
+	count_await(&ready, 1);
+	for (int i = 1; i <= 3; i++) {
+		struct numbered task = {
+		    .task.run = task_count, .count = &after};
+		svc_loop_post(loop, &task.task);
+		count_await(&after, i);
+	}
+	svc_executor_destroy(executor);
+	assert_int_equal(ready.value, 1);
+	for (int i = 0; i < 2; i++) {
+		close(rivals[i].source.fd);
+		close(rivals[i].write_end);
+	}
+	waiting_fini(&held.waiting);
+	count_fini(&ready);
+	count_fini(&after);
+}
+
+/* Takes one byte a turn, or, without bytes, one of the turns it has. */
+static void
+take_a_turn(struct svc_source *source, unsigned events)
+{
+	struct rival *rival = (struct rival *)(void *)source;
+	char byte;
+	(void)events;
+	bool has_byte = read(source->fd, &byte, 1) == 1;
+	if (!has_byte && rival->left == 0)
+		return;
+	size_t n = strlen(rival->order);
+	rival->order[n] = rival->own;
+	rival->order[n + 1] = '\0';
+	if (rival->left > 0 && --rival->left > 0)
+		assert_true(svc_source_yield(source));
+	count_up(rival->ready);
+}
+
+/* One source has work for six turns, the other one a byte at a time, which is
+ * always there when the loop looks: they alternate. */
+static void
+who_yields_comes_after_the_others(void **state)
+{
+	(void)state;
+	char order[32] = "";
+	struct rival busy = {.left = 6, .order = order, .own = 'a'};
+	struct rival other = {.left = 0, .order = order, .own = 'b'};
+	struct held_loop held;
+	struct count turns;
+	count_init(&turns);
+	struct svc_executor *executor = create(1, 4);
+	struct svc_loop *loop = svc_executor_loop(executor);
+	held_begin(&held, loop);
+	rival_init(&busy, loop, &turns, take_a_turn);
+	rival_init(&other, loop, &turns, take_a_turn);
+	assert_true(svc_source_kick(&busy.source));
+	assert_int_equal(write(other.write_end, "xxxxx", 5), 5);
+	held_end(&held);
+	count_await(&turns, 11);
+	assert_string_equal(order, "abababababa");
+	svc_executor_destroy(executor);
+	close(busy.source.fd);
+	close(busy.write_end);
+	close(other.source.fd);
+	close(other.write_end);
+	waiting_fini(&held.waiting);
+	count_fini(&turns);
+}
+
 int
 main(void)
 {
@@ -350,6 +725,12 @@ main(void)
 	    cmocka_unit_test(a_handler_may_say_that_it_will_block),
 	    cmocka_unit_test(timers_fire_in_order_by_the_clock),
 	    cmocka_unit_test(kicks_between_two_runs_are_one),
+	    cmocka_unit_test(idle_threads_end),
+	    cmocka_unit_test(jobs_leave_threads_for_the_loops),
+	    cmocka_unit_test(loops_come_back_when_no_thread_was_left),
+	    cmocka_unit_test(idle_loops_wake_nobody),
+	    cmocka_unit_test(events_of_a_detached_source_are_dropped),
+	    cmocka_unit_test(who_yields_comes_after_the_others),
 	};
 	return cmocka_run_group_tests_name("executor", tests, NULL, NULL);
 }

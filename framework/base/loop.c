@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define EVENTS 64
+#define MAX_ROUNDS 16 /* of tasks, while descriptors and yielders wait */
 
 struct svc_loop {
 	struct svc_executor *executor;
@@ -34,6 +35,10 @@ struct svc_loop {
 	uint64_t sequence;
 	struct svc_source *current; /* whose `ready` runs */
 	struct svc_task *tasks;     /* taken from the inbox, oldest first */
+	/* Sources that gave way: those since the last look at the descriptors,
+	 * and those whose turn has come. */
+	struct svc_task *yielded, *due;
+	int rounds; /* of tasks since then */
 	struct epoll_event events[EVENTS];
 	int n_events, next_event;
 	struct svc_timer **timers; /* a heap, from index 1 */
@@ -41,7 +46,7 @@ struct svc_loop {
 };
 
 /* What the calling thread runs. */
-static _Thread_local struct {
+static SVC_THREAD_LOCAL struct {
 	struct svc_loop *loop; /* NULL when it owns none */
 	uint64_t token;        /* of the foreign code it is in */
 	bool entered;
@@ -146,6 +151,14 @@ svc_loop_leave(struct svc_loop *loop)
 		return true;
 	self.loop = NULL;
 	return false;
+}
+
+bool
+svc_loop_held(void)
+{
+	return self.entered && self.loop != NULL &&
+	       atomic_load_explicit(&self.loop->token, memory_order_relaxed) ==
+		   self.token;
 }
 
 void
@@ -263,6 +276,25 @@ svc_source_kick(struct svc_source *source)
 	return true;
 }
 
+static void
+append(struct svc_task **list, struct svc_task *tasks)
+{
+	while (*list != NULL)
+		list = &(*list)->next;
+	*list = tasks;
+}
+
+bool
+svc_source_yield(struct svc_source *source)
+{
+	if (__atomic_exchange_n(&source->kicked, 1, __ATOMIC_SEQ_CST) != 0)
+		return false;
+	source->kick.run = kick_run;
+	source->kick.next = NULL;
+	append(&source->kick_loop->yielded, &source->kick);
+	return true;
+}
+
 /* Moves what is in the inbox behind the tasks at hand, oldest first. */
 static void
 take_inbox(struct svc_loop *loop)
@@ -275,10 +307,7 @@ take_inbox(struct svc_loop *loop)
 		oldest_first = list;
 		list = next;
 	}
-	struct svc_task **end = &loop->tasks;
-	while (*end != NULL)
-		end = &(*end)->next;
-	*end = oldest_first;
+	append(&loop->tasks, oldest_first);
 }
 
 static void
@@ -360,6 +389,14 @@ static void
 wait_for_events(struct svc_loop *loop)
 {
 	int timeout = -1;
+	loop->rounds = 0;
+	if (loop->tasks != NULL || loop->yielded != NULL) {
+		/* Only a look: it does not go to sleep. */
+		int n = epoll_wait(loop->epoll, loop->events, EVENTS, 0);
+		loop->n_events = n > 0 ? n : 0;
+		loop->next_event = 0;
+		return;
+	}
 	if (loop->n_timers > 0 && !svc_clock_is_manual()) {
 		int64_t ms = svc_remaining(loop->timers[1]->at_ms);
 		timeout = ms > 60000 ? 60000 : (int)ms;
@@ -415,23 +452,31 @@ run(struct svc_loop *loop)
 			if (self.loop == NULL)
 				return;
 		}
+		append(&loop->tasks, loop->due);
+		loop->due = NULL;
 		take_inbox(loop);
-		if (loop->tasks != NULL)
+		if (loop->tasks != NULL && ++loop->rounds < MAX_ROUNDS)
 			continue;
-		if (atomic_load(&loop->stopping))
+		if (loop->tasks == NULL && loop->yielded == NULL &&
+		    atomic_load(&loop->stopping))
 			break;
 		wait_for_events(loop);
+		/* Behind the events that came meanwhile. */
+		loop->due = loop->yielded;
+		loop->yielded = NULL;
 		take_inbox(loop);
 	}
 	atomic_store(&loop->sleeping, true);
 }
 
-void
+bool
 svc_loop_run(struct svc_loop *loop)
 {
 	self.loop = loop;
 	loop->sequence = atomic_load(&loop->token) >> 1;
 	atomic_store(&loop->sleeping, false);
 	run(loop);
+	bool lost = self.loop == NULL;
 	self.loop = NULL;
+	return lost;
 }

@@ -12,8 +12,8 @@
 svc_err svc_loop_create(struct svc_executor *executor,
     struct svc_loop **ret_loop, struct svc_error *err);
 void svc_loop_destroy(struct svc_loop *loop);
-/* Run it on the calling thread until it stops or is taken over. */
-void svc_loop_run(struct svc_loop *loop);
+/* Run it on the calling thread until it stops or, then true, is taken over. */
+bool svc_loop_run(struct svc_loop *loop);
 void svc_loop_stop(struct svc_loop *loop);
 
 /* The ownership token: a number unique to each run of foreign code, shifted

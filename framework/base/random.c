@@ -4,7 +4,7 @@
 #include <sys/random.h>
 
 /* xoshiro256** of Blackman and Vigna (public domain), one state a thread. */
-static _Thread_local struct {
+static SVC_THREAD_LOCAL struct {
 	uint64_t s[4];
 	bool seeded;
 } state;

@@ -2,8 +2,12 @@
 #include <svc/clock.h>
 
 #include <errno.h>
+#include <linux/membarrier.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 struct start {
 	void *(*run)(void *arg);
@@ -48,6 +52,35 @@ svc_thread_start(
 	}
 	*ret_thread = thread;
 	return SVC_OK;
+}
+
+unsigned
+svc_thread_number(void)
+{
+	static atomic_uint threads;
+	static SVC_THREAD_LOCAL unsigned mine; /* plus 1; 0: not asked yet */
+	if (mine == 0)
+		mine = atomic_fetch_add(&threads, 1) + 1;
+	return mine - 1;
+}
+
+static bool can_fence;
+
+static void
+ask_for_fences(void)
+{
+	can_fence = syscall(SYS_membarrier,
+			MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
+
+bool
+svc_thread_fence_others(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	pthread_once(&once, ask_for_fences);
+	if (can_fence)
+		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+	return can_fence;
 }
 
 void

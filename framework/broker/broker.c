@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define DEFAULT_TIMEOUT_MS 5000
-#define DEFAULT_MESSAGE ((int64_t)4 << 20)
+#define DEFAULT_MESSAGE ((int64_t)64 << 20)
 #define DEFAULT_QUEUED 1000
 #define MAX_TOPIC 255
 

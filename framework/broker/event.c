@@ -11,7 +11,7 @@
 #include <strings.h>
 
 /* The JSON of one event; a body takes four thirds of its size. */
-#define MAX_JSON ((size_t)64 << 20)
+#define MAX_JSON ((size_t)96 << 20)
 #define MAX_HEADERS 256
 
 static const char content_type_name[] = "Content-Type";

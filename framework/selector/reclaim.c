@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "reclaim.h"
 
+#include <svc/clock.h>
+
 #include <sched.h>
 
 /*
@@ -8,10 +10,13 @@
  * retirement->lock, readers_lock.
  *
  * Why no reader is missed: it stores its era and then loads the pointers; a
- * writer changes the pointer and then loads the eras, all of it sequentially
- * consistent. So when the writer does not see the reader's era, the reader
- * does not see the old pointer.
+ * writer changes the pointer and then loads the eras, both with a full barrier
+ * in between. So when the writer does not see the reader's era, the reader
+ * does not see the old pointer. Where the writer can make all threads pass a
+ * barrier, the reader has none of its own.
  */
+#define BRIEF UINT64_C(1)
+
 static pthread_mutex_t readers_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct svc_reader *readers;
 static _Atomic uint64_t era = 1;
@@ -19,7 +24,8 @@ static _Atomic uint64_t era = 1;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static bool have_key;
-static _Thread_local struct svc_reader *self;
+static bool asymmetric; /* the writer's barrier is the readers' too */
+static SVC_THREAD_LOCAL struct svc_reader *self;
 
 static void
 forget(void *arg)
@@ -40,6 +46,7 @@ static void
 make_key(void)
 {
 	have_key = pthread_key_create(&key, forget) == 0;
+	asymmetric = svc_thread_fence_others();
 }
 
 static struct svc_reader *
@@ -53,6 +60,7 @@ join(void)
 	reader = svc_mem_calloc(1, sizeof(*reader));
 	if (reader == NULL)
 		return NULL;
+	reader->place = svc_thread_number() % SVC_PLACES;
 	if (pthread_setspecific(key, reader) != 0) {
 		svc_mem_free(reader);
 		return NULL;
@@ -68,8 +76,8 @@ join(void)
 	return reader;
 }
 
-struct svc_reader *
-svc_reader_enter(void)
+static struct svc_reader *
+enter(uint64_t kind)
 {
 	struct svc_reader *reader = self;
 
@@ -78,9 +86,27 @@ svc_reader_enter(void)
 		if (reader == NULL)
 			return NULL;
 	}
-	atomic_store(
-	    &reader->era, atomic_load_explicit(&era, memory_order_relaxed));
+	uint64_t now =
+	    atomic_load_explicit(&era, memory_order_relaxed) << 1 | kind;
+	if (asymmetric) {
+		atomic_store_explicit(&reader->era, now, memory_order_relaxed);
+		atomic_signal_fence(memory_order_seq_cst);
+	} else {
+		atomic_store(&reader->era, now);
+	}
 	return reader;
+}
+
+struct svc_reader *
+svc_reader_enter(void)
+{
+	return enter(0);
+}
+
+struct svc_reader *
+svc_reader_enter_briefly(void)
+{
+	return enter(BRIEF);
 }
 
 void
@@ -107,17 +133,24 @@ svc_reader_scratch(struct svc_reader *reader, size_t n)
 	return reader->scratch;
 }
 
-/* The era of the longest running read; UINT64_MAX when nobody reads. */
+/* The era of the longest running read, and of the longest brief one;
+ * UINT64_MAX when nobody reads. */
 static uint64_t
-oldest_reader(void)
+oldest_reader(uint64_t *ret_brief)
 {
 	uint64_t oldest = UINT64_MAX, at;
 
+	*ret_brief = UINT64_MAX;
+	svc_thread_fence_others();
 	pthread_mutex_lock(&readers_lock);
 	for (struct svc_reader *r = readers; r != NULL; r = r->next) {
 		at = atomic_load(&r->era);
-		if (at != 0 && at < oldest)
-			oldest = at;
+		if (at == 0)
+			continue;
+		if ((at & BRIEF) != 0 && at >> 1 < *ret_brief)
+			*ret_brief = at >> 1;
+		if (at >> 1 < oldest)
+			oldest = at >> 1;
 	}
 	pthread_mutex_unlock(&readers_lock);
 	return oldest;
@@ -145,31 +178,47 @@ free_all(struct svc_retired *object)
 void
 svc_retirement_fini(struct svc_retirement *retirement)
 {
-	free_all(retirement->first);
-	retirement->first = NULL;
+	struct svc_retired *first;
+
+	/* What is freed may retire more. */
+	while ((first = retirement->first) != NULL) {
+		retirement->first = NULL;
+		free_all(first);
+	}
 	pthread_mutex_destroy(&retirement->lock);
 }
 
-void
-svc_retirement_collect(struct svc_retirement *retirement)
+/* True when a brief read is in the way of the rest. */
+static bool
+collect(struct svc_retirement *retirement)
 {
 	struct svc_retired *unread = NULL, **at, *object;
-	uint64_t oldest;
+	uint64_t oldest, brief;
+	bool again = false;
 
 	pthread_mutex_lock(&retirement->lock);
-	oldest = oldest_reader();
+	oldest = oldest_reader(&brief);
 	for (at = &retirement->first; (object = *at) != NULL;) {
 		if (object->era <= oldest) {
 			*at = object->next;
 			object->next = unread;
 			unread = object;
 		} else {
+			again = again || object->era > brief;
 			at = &object->next;
 		}
 	}
 	atomic_store(&retirement->waiting, retirement->first != NULL);
 	pthread_mutex_unlock(&retirement->lock);
 	free_all(unread);
+	return again;
+}
+
+void
+svc_retirement_collect(struct svc_retirement *retirement)
+{
+	while (collect(retirement))
+		sched_yield();
 }
 
 void

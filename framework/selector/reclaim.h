@@ -18,10 +18,15 @@
 
 #define SVC_READER_SLOTS 8
 
+/** Counters that threads keep apart have this many places; a thread has the one
+ * of its number. */
+#define SVC_PLACES 8u
+
 /** The private half of one thread. Only `era` is seen by others. */
 struct svc_reader {
 	char front[64];       /* keeps `era` in a cache line of its own */
-	_Atomic uint64_t era; /* 0: not reading */
+	_Atomic uint64_t era; /* shifted left, with BRIEF; 0: not reading */
+	unsigned place;       /* below SVC_PLACES */
 	struct svc_reader *next, **link;
 	struct svc_reader_slot {
 		uint64_t owner; /* a number never used twice; 0: empty */
@@ -34,8 +39,13 @@ struct svc_reader {
 	char back[64];
 };
 
-/** Begin to read; does not nest. NULL when memory ran out. */
+/** Begin to read; does not nest. NULL when memory ran out. Costs no barrier
+ * where the system has fences for other threads. */
 struct svc_reader *svc_reader_enter(void);
+/** The same for a read that calls nothing and waits for nothing: whoever
+ * retires an object waits until it is over, so nothing needs to be collected
+ * afterwards. */
+struct svc_reader *svc_reader_enter_briefly(void);
 void svc_reader_leave(struct svc_reader *reader);
 /** Room for `n` pointers, valid until the next call on this thread; NULL when
  * memory ran out. */

@@ -159,7 +159,7 @@ again:
 	/* A node on probation is for one; another may just have taken it. */
 	if (!all && !svc_peer_claim(target->peer, now_ms))
 		goto again;
-	svc_target_hold(&target->seen);
+	svc_target_hold_in_read(reader, target);
 	*ret_target = &target->seen;
 	return SVC_OK;
 }

@@ -28,12 +28,42 @@ struct svc_peer {
 	int64_t failed_at_ms[]; /* a ring of selector->failures */
 };
 
+/*
+ * The holds of picks, counted apart by thread: a count for each of 64 targets
+ * in each row, and a row for each place, with a cache line's room behind it.
+ */
+#define SVC_HOLD_TARGETS 64
+struct svc_hold_chunk {
+	struct svc_hold_chunk *next;
+	uint64_t used; /* a bit for each target */
+	struct svc_hold_row {
+		_Atomic int32_t counts[SVC_HOLD_TARGETS];
+		char room[64];
+	} rows[SVC_PLACES];
+};
+
+/*
+ * `refs` counts who can find it: the view and the snapshots. While there are
+ * any, a hold is counted in `holds`, by the row of its thread, and given back
+ * in that of the thread that does so; only the sum means something, and nobody
+ * asks for it. When the last of refs goes, `dying` is set, and holds are
+ * counted in `late` from then on; once no reader is left that has not seen
+ * this, the rows are summed up into it. `late` is kept from reaching 0 before
+ * by SVC_HOLD_BIAS.
+ */
+#define SVC_HOLD_BIAS (INT64_C(1) << 40)
 struct svc_held_target {
 	struct svc_target seen; /* first: what the world sees */
+	struct svc_peer *peer;  /* held */
+	struct svc_hold_row *holds;
+	unsigned index; /* in a row */
+	atomic_bool dying;
+	_Atomic int64_t late;
 	atomic_size_t refs;
-	struct svc_peer *peer;        /* held */
+	struct svc_hold_chunk *chunk;
 	struct svc_record *own;       /* seen.record */
 	struct svc_held_target *next; /* of those to be let go */
+	struct svc_retired retired;
 };
 
 /** The nodes of one service at one moment. Immutable. */
@@ -70,6 +100,7 @@ struct svc_entry {
 	uint64_t round;   /* counts the watches */
 	struct svc_held_target **nodes; /* sorted by node id */
 	size_t n_nodes, cap_nodes;
+	struct svc_hold_chunk *chunks;
 };
 
 #define SVC_SELECTOR_BUCKETS 256
@@ -111,10 +142,21 @@ svc_err svc_entry_prepare(struct svc_selector *selector, const char *service,
 bool svc_entry_await_full(
     struct svc_selector *selector, const char *service, int64_t deadline_at_ms);
 
-/** `previous`, when not NULL, is the same node before: its peer is shared. */
+/** `previous`, when not NULL, is the same node before: its peer is shared.
+ * Under entry->lock. */
 struct svc_held_target *svc_target_create(struct svc_entry *entry,
     const struct svc_record *record, const struct svc_held_target *previous);
+/** Without a lock. */
 void svc_target_unref(struct svc_held_target *target);
+/** A hold for a target found in a read that still goes on. */
+static inline void
+svc_target_hold_in_read(
+    struct svc_reader *reader, struct svc_held_target *target)
+{
+	atomic_fetch_add_explicit(
+	    &target->holds[reader->place].counts[target->index], 1,
+	    memory_order_relaxed);
+}
 
 static inline struct svc_held_target *
 svc_held(struct svc_target *target)

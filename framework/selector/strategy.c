@@ -32,8 +32,18 @@ const struct svc_strategy_ops svc_strategy_random = {
  */
 #define TURNS 16
 
+/*
+ * Each thread goes round by itself, which makes the whole go round too, and
+ * from places of their own, so that they do not walk in step. So threads share
+ * no counter; those with the same place do.
+ */
+#define PLACES 8
+
 struct turns {
-	_Atomic uint64_t next[TURNS];
+	struct {
+		_Atomic uint64_t next[TURNS];
+		char room[64];
+	} places[PLACES];
 };
 
 static svc_err
@@ -48,10 +58,12 @@ turns_create(const struct svc_target *const *targets, size_t n,
 	if (turns == NULL)
 		return SVC_E_NOMEM;
 	/* The high bits stay free, so that counting up never wraps. */
-	for (size_t i = 0; i < TURNS; i++)
-		atomic_init(&turns->next[i], before != NULL
-						 ? atomic_load(&before->next[i])
-						 : svc_random() >> 16);
+	for (size_t i = 0; i < PLACES; i++)
+		for (size_t j = 0; j < TURNS; j++)
+			atomic_init(&turns->places[i].next[j],
+			    before != NULL
+				? atomic_load(&before->places[i].next[j])
+				: svc_random() >> 16);
 	*ret_state = turns;
 	return SVC_OK;
 }
@@ -91,9 +103,12 @@ turns_pick(void *state, const struct svc_target *const *candidates, size_t n,
 		hash = mix(hash, pick->node);
 		which = 2 + (hash >> 8) % (TURNS - 2);
 	}
-	return (size_t)(atomic_fetch_add_explicit(
-			    &turns->next[which], 1, memory_order_relaxed) %
-			n);
+	uint64_t turn = atomic_fetch_add_explicit(
+	    &turns->places[svc_thread_number() % PLACES].next[which], 1,
+	    memory_order_relaxed);
+	/* A division of half the width takes half the time. */
+	return n <= UINT32_MAX ? (uint32_t)turn % (uint32_t)n
+			       : (size_t)(turn % n);
 }
 
 const struct svc_strategy_ops svc_strategy_round_robin = {

@@ -11,6 +11,46 @@
  * failed and for the first success after that, never by a pick. Innermost.
  */
 
+/* ------------------------------------------------- counters for the holds */
+
+/* Under entry->lock. */
+static bool
+find_counters(struct svc_entry *entry, struct svc_held_target *target)
+{
+	struct svc_hold_chunk *chunk = entry->chunks;
+
+	while (chunk != NULL && chunk->used == UINT64_MAX)
+		chunk = chunk->next;
+	if (chunk == NULL) {
+		chunk = svc_mem_calloc(1, sizeof(*chunk));
+		if (chunk == NULL)
+			return false;
+		chunk->next = entry->chunks;
+		entry->chunks = chunk;
+	}
+	target->index = (unsigned)__builtin_ctzll(~chunk->used);
+	chunk->used |= UINT64_C(1) << target->index;
+	target->chunk = chunk;
+	target->holds = chunk->rows;
+	return true;
+}
+
+/* Under entry->lock. What the counters held, which then are 0 again. */
+static int64_t
+drop_counters(struct svc_held_target *target)
+{
+	int64_t sum = 0;
+
+	for (unsigned i = 0; i < SVC_PLACES; i++)
+		sum +=
+		    atomic_exchange(&target->holds[i].counts[target->index], 0);
+	target->chunk->used &= ~(UINT64_C(1) << target->index);
+	return sum;
+}
+
+/* -------------------------------------------------------------- the targets
+ */
+
 static struct svc_peer *
 peer_create(struct svc_entry *entry)
 {
@@ -57,6 +97,8 @@ svc_target_create(struct svc_entry *entry, const struct svc_record *record,
 	target->own = svc_record_copy(record);
 	if (target->own == NULL)
 		goto fail;
+	if (!find_counters(entry, target))
+		goto fail;
 	if (previous != NULL) {
 		target->peer = previous->peer;
 		atomic_fetch_add(&target->peer->refs, 1);
@@ -66,13 +108,43 @@ svc_target_create(struct svc_entry *entry, const struct svc_record *record,
 			goto fail;
 	}
 	atomic_init(&target->refs, 1);
+	atomic_init(&target->late, SVC_HOLD_BIAS);
 	target->seen.record = target->own;
 	target->seen.node = &target->own->nodes[0];
 	return target;
 fail:
+	if (target->chunk != NULL)
+		drop_counters(target);
 	svc_record_destroy(target->own);
 	svc_mem_free(target);
 	return NULL;
+}
+
+static void
+count_late(struct svc_held_target *target, int64_t change)
+{
+	if (atomic_fetch_add(&target->late, change) + change != 0)
+		return;
+	peer_unref(target->peer);
+	svc_record_destroy(target->own);
+	svc_mem_free(target);
+}
+
+/* Nobody counts in the rows any more. */
+static void
+unfound(struct svc_retired *object)
+{
+	struct svc_held_target *target =
+	    (struct svc_held_target *)(void *)((char *)object -
+					       offsetof(struct svc_held_target,
+						   retired));
+	struct svc_entry *entry = target->peer->entry;
+	int64_t sum;
+
+	pthread_mutex_lock(&entry->lock);
+	sum = drop_counters(target);
+	pthread_mutex_unlock(&entry->lock);
+	count_late(target, sum - SVC_HOLD_BIAS);
 }
 
 void
@@ -80,16 +152,34 @@ svc_target_unref(struct svc_held_target *target)
 {
 	if (atomic_fetch_sub(&target->refs, 1) != 1)
 		return;
-	peer_unref(target->peer);
-	svc_record_destroy(target->own);
-	svc_mem_free(target);
+	atomic_store(&target->dying, true);
+	target->retired.free = unfound;
+	svc_retire(
+	    &target->peer->entry->selector->retirement, &target->retired);
+}
+
+static void
+change_holds(struct svc_held_target *target, int32_t change)
+{
+	struct svc_reader *reader = svc_reader_enter_briefly();
+
+	if (reader != NULL && !atomic_load(&target->dying)) {
+		atomic_fetch_add_explicit(
+		    &target->holds[reader->place].counts[target->index], change,
+		    memory_order_release);
+		svc_reader_leave(reader);
+		return;
+	}
+	if (reader != NULL)
+		svc_reader_leave(reader);
+	/* Without memory to become a reader this is right as well. */
+	count_late(target, change);
 }
 
 void
 svc_target_hold(struct svc_target *target)
 {
-	atomic_fetch_add_explicit(
-	    &svc_held(target)->refs, 1, memory_order_relaxed);
+	change_holds(svc_held(target), 1);
 }
 
 void *
@@ -211,5 +301,5 @@ svc_target_done(
 			undecided(peer);
 		break;
 	}
-	svc_target_unref(held);
+	change_holds(held, -1);
 }

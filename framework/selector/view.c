@@ -62,6 +62,11 @@ svc_entry_unref(struct svc_entry *entry)
 {
 	if (atomic_fetch_sub(&entry->refs, 1) != 1)
 		return;
+	while (entry->chunks != NULL) {
+		struct svc_hold_chunk *chunk = entry->chunks;
+		entry->chunks = chunk->next;
+		svc_mem_free(chunk);
+	}
 	pthread_cond_destroy(&entry->cond);
 	pthread_mutex_destroy(&entry->lock);
 	svc_mem_free(entry->nodes);
@@ -124,10 +129,14 @@ svc_entry_find(struct svc_reader *reader, struct svc_selector *selector,
     const char *service)
 {
 	uint64_t version = atomic_load(&selector->version);
-	struct svc_reader_slot *slot;
-	struct svc_entry *entry;
+	struct svc_reader_slot *slot = &reader->slots[reader->last];
+	struct svc_entry *entry = slot->found;
 
-	for (unsigned i = 0; i < SVC_READER_SLOTS; i++) {
+	/* Nearly always it is the one of the last time. */
+	if (slot->owner == selector->id && slot->version == version &&
+	    strcmp(entry->service, service) == 0)
+		return entry;
+	for (unsigned i = 1; i < SVC_READER_SLOTS; i++) {
 		unsigned at = (reader->last + i) % SVC_READER_SLOTS;
 
 		slot = &reader->slots[at];

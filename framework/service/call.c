@@ -33,7 +33,7 @@ struct kept {
 	struct svc_headers *headers;
 	bool watched; /* its end is known to `at_exit` */
 };
-static _Thread_local struct kept kept;
+static SVC_THREAD_LOCAL struct kept kept;
 static pthread_key_t at_exit;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 

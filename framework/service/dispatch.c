@@ -28,11 +28,8 @@ unconst(const struct svc_headers *headers)
 static struct svc_server_shard *
 count_in(struct svc_server *server)
 {
-	static atomic_uint threads;
-	static _Thread_local unsigned mine; /* 0: not chosen yet */
-	if (mine == 0)
-		mine = atomic_fetch_add(&threads, 1) % SVC_SERVER_SHARDS + 1;
-	struct svc_server_shard *shard = &server->shards[mine - 1];
+	struct svc_server_shard *shard =
+	    &server->shards[svc_thread_number() % SVC_SERVER_SHARDS];
 	atomic_fetch_add(&shard->running, 1);
 	return shard;
 }
@@ -75,25 +72,18 @@ answer(struct svc_server *server, struct svc_server_shard *shard,
 	svc_server_count_out(server, shard);
 }
 
-static void
-refuse(struct svc_server *server, struct svc_server_shard *shard,
+void
+svc_server_refuse(struct svc_server *server, struct svc_server_shard *shard,
     struct svc_stream_handle *stream, svc_err code, bool not_run,
     const char *text)
 {
-	struct svc_headers *headers = NULL;
-	if (not_run) {
-		headers = svc_headers_create();
-		if (headers != NULL)
-			svc_headers_set(headers, SVC_NOT_RUN_HEADER, "true");
-	}
 	struct svc_part part = {
 	    .flags = SVC_PART_HEADERS | SVC_PART_END,
-	    .headers = headers,
+	    .headers = not_run ? server->not_run : NULL,
 	    .status = code,
 	    .status_text = text,
 	};
 	answer(server, shard, stream, &part);
-	svc_headers_destroy(headers);
 }
 
 /* --------------------------------------------------------- running a call */
@@ -191,8 +181,8 @@ admit(struct svc_server *server, const struct svc_part *first,
 	return NULL;
 }
 
-static void
-serve(struct svc_server *server, struct svc_server_shard *shard,
+void
+svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
     struct svc_stream_handle *stream, const struct svc_part *first,
     const void *data, size_t len)
 {
@@ -202,7 +192,8 @@ serve(struct svc_server *server, struct svc_server_shard *shard,
 	struct svc_server_endpoint *endpoint =
 	    admit(server, first, &code, &not_run, text, sizeof(text));
 	if (endpoint == NULL) {
-		refuse(server, shard, stream, code, not_run, text);
+		svc_admission_leave(server, shard);
+		svc_server_refuse(server, shard, stream, code, not_run, text);
 		return;
 	}
 
@@ -221,10 +212,14 @@ serve(struct svc_server *server, struct svc_server_shard *shard,
 	if (first->timeout_ms > 0)
 		call.deadline_at_ms = svc_deadline(first->timeout_ms);
 
-	if (code == SVC_OK)
+	if (code == SVC_OK) {
+		bool on_loop = svc_pace_begin(&endpoint->pace);
 		code = endpoint->fn(&call, &req, &rsp, endpoint->arg);
+		svc_pace_end(&endpoint->pace, on_loop);
+	}
 	if (endpoint->limit != 0)
 		atomic_fetch_sub(&endpoint->running, 1);
+	svc_admission_leave(server, shard);
 	int64_t most = server->service->values.max_message_size;
 	if (code == SVC_OK && rsp.len > (uint64_t)most)
 		code = svc_fail(&call, SVC_E_EXHAUSTED,
@@ -248,6 +243,23 @@ serve(struct svc_server *server, struct svc_server_shard *shard,
 	}
 	answer(server, shard, stream, &part);
 	svc_call_end(&call);
+}
+
+/* Lets the call in, queues or refuses it. */
+static void
+serve(struct svc_server *server, struct svc_server_shard *shard,
+    struct svc_stream_handle *stream, const struct svc_part *first,
+    const void *data, size_t len)
+{
+	if (svc_admission_enter(server, shard)) {
+		svc_server_serve(server, shard, stream, first, data, len);
+		return;
+	}
+	char text[sizeof(((struct svc_error *)0)->text)];
+	svc_err code = svc_admission_wait(
+	    server, shard, stream, first, data, len, text, sizeof(text));
+	if (code != SVC_OK)
+		svc_server_refuse(server, shard, stream, code, true, text);
 }
 
 /* ---------------------------------------------- requests in several parts */
@@ -314,7 +326,7 @@ gather_part(struct svc_stream_handle *stream, const struct svc_part *part)
 	if (second || nomem) {
 		stream->user = NULL;
 		stream->events = &call_events;
-		refuse(gather->server, gather->shard, stream,
+		svc_server_refuse(gather->server, gather->shard, stream,
 		    second ? SVC_E_INVAL : SVC_E_NOMEM, true,
 		    second ? "this endpoint takes one message, two were sent"
 			   : "out of memory");
@@ -377,7 +389,8 @@ gather_start(struct svc_server *server, struct svc_server_shard *shard,
 nomem:
 	if (gather != NULL)
 		gather_free(gather);
-	refuse(server, shard, stream, SVC_E_NOMEM, true, "out of memory");
+	svc_server_refuse(
+	    server, shard, stream, SVC_E_NOMEM, true, "out of memory");
 }
 
 /* -------------------------------------------------------------- stream calls
@@ -390,6 +403,16 @@ stream_start(struct svc_server *server, struct svc_server_shard *shard,
 	svc_err code = SVC_OK;
 	bool not_run;
 	char text[sizeof(((struct svc_error *)0)->text)];
+	/* A stream does not wait for a place: it would be kept for long. */
+	if (!svc_admission_enter(server, shard)) {
+		snprintf(text, sizeof(text),
+		    "the service runs %lld handlers, its limit "
+		    "(--max_handlers)",
+		    (long long)server->admission.limit);
+		svc_server_refuse(
+		    server, shard, stream, SVC_E_EXHAUSTED, true, text);
+		return;
+	}
 	struct svc_server_endpoint *endpoint =
 	    admit(server, first, &code, &not_run, text, sizeof(text));
 	const char *why = text;
@@ -404,7 +427,8 @@ stream_start(struct svc_server *server, struct svc_server_shard *shard,
 		stream->user = NULL;
 		stream->events = &call_events;
 	}
-	refuse(server, shard, stream, code, not_run, why);
+	svc_admission_leave(server, shard);
+	svc_server_refuse(server, shard, stream, code, not_run, why);
 }
 
 /* Also what has more parts to come and no endpoint: it is refused at once. */

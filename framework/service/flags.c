@@ -79,7 +79,45 @@ static const struct {
 	"Calls"},
     {"max_message_size", NULL, SVC_SETTING_SIZE, AT(max_message_size), "BYTES",
 	"The largest request, reply or event", NULL, 1, INT64_C(1) << 30, 0,
-	"Calls"},
+	"Limits"},
+    {"threads", NULL, SVC_SETTING_INT, AT(threads), "NUMBER",
+	"The most threads for event loops and for handlers that block", NULL, 2,
+	10000, 0, "Limits"},
+    {"loops", NULL, SVC_SETTING_INT, AT(loops), "NUMBER",
+	"Event loops; 0 means one a processor", NULL, 0, 64, 0, "Limits"},
+    {"max_handlers", NULL, SVC_SETTING_INT, AT(max_handlers), "NUMBER",
+	"Handlers that may run at once; 0 means any number, -1 as many as "
+	"--threads leaves room for",
+	NULL, -1, 1000000, 0, "Limits"},
+    {"queue_timeout", NULL, SVC_SETTING_DURATION, AT(queue_timeout_ms),
+	"SECONDS",
+	"How long a call waits when --max_handlers run, before it is refused",
+	NULL, 0, DAY_MS, 1000, "Limits"},
+    {"max_header_size", NULL, SVC_SETTING_SIZE, AT(max_header_size), "BYTES",
+	"The largest header block of a message", NULL, 256, 65536, 0, "Limits"},
+    {"max_streams", NULL, SVC_SETTING_INT, AT(max_streams), "NUMBER",
+	"Calls and streams that may be open at once in one connection", NULL, 1,
+	1000000, 0, "Limits"},
+    {"max_connections", NULL, SVC_SETTING_INT, AT(max_connections), "NUMBER",
+	"Connections that the service accepts at once", NULL, 1, 10000000, 0,
+	"Limits"},
+    {"handshake_timeout", NULL, SVC_SETTING_DURATION, AT(handshake_timeout_ms),
+	"SECONDS", "A new connection that says no hello for so long is closed",
+	NULL, 1, DAY_MS, 1000, "Limits"},
+    {"idle_timeout", NULL, SVC_SETTING_DURATION, AT(idle_timeout_ms), "SECONDS",
+	"An accepted connection without calls for so long is closed; 0 means "
+	"never",
+	NULL, 0, 3650 * DAY_MS, 1000, "Limits"},
+    {"keepalive", NULL, SVC_SETTING_DURATION, AT(keepalive_ms), "SECONDS",
+	"A peer that gives no sign of life for so long during a call is dead; "
+	"0 means never",
+	NULL, 0, DAY_MS, 1000, "Limits"},
+    {"stream_window", NULL, SVC_SETTING_SIZE, AT(stream_window), "BYTES",
+	"What a peer may send ahead on one stream", NULL, 1024,
+	INT64_C(1) << 30, 0, "Limits"},
+    {"connection_window", NULL, SVC_SETTING_SIZE, AT(connection_window),
+	"BYTES", "What a peer may send ahead on all streams of a connection",
+	NULL, 1024, INT64_C(1) << 30, 0, "Limits"},
     {"tls_cert", NULL, SVC_SETTING_TEXT, AT(tls_cert), "FILE",
 	"Certificate that this service shows, PEM, with those between it and "
 	"its CA behind it; turns TLS on",
@@ -249,6 +287,23 @@ settle_times(struct svc_service *service, struct svc_error *err)
 }
 
 static svc_err
+settle_limits(struct svc_values *v, struct svc_error *err)
+{
+	if (v->threads <= v->loops)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "threads (%lld) must be more than loops (%lld), so that "
+		    "one is left for handlers that block",
+		    (long long)v->threads, (long long)v->loops);
+	if (v->connection_window < v->stream_window)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "connection_window (%lld bytes) must not be below "
+		    "stream_window (%lld)",
+		    (long long)v->connection_window,
+		    (long long)v->stream_window);
+	return SVC_OK;
+}
+
+static svc_err
 settle_id(struct svc_values *v)
 {
 	if (v->id != NULL)
@@ -268,6 +323,9 @@ svc_values_settle(struct svc_service *service, struct svc_error *err)
 {
 	struct svc_values *v = &service->values;
 	svc_err code = settle_times(service, err);
+	if (code != SVC_OK)
+		return code;
+	code = settle_limits(v, err);
 	if (code != SVC_OK)
 		return code;
 	code = svc_service_name_check(v->name, err);

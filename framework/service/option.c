@@ -16,7 +16,18 @@ svc_values_init(struct svc_values *values)
 	    .registry_timeout_ms = 5000,
 	    .request_timeout_ms = 5000,
 	    .retries = 1,
-	    .max_message_size = INT64_C(4) << 20,
+	    .max_message_size = INT64_C(64) << 20,
+	    .max_header_size = 65536,
+	    .max_streams = 4096,
+	    .max_connections = 65536,
+	    .handshake_timeout_ms = 10000,
+	    .idle_timeout_ms = 300000,
+	    .keepalive_ms = 10000,
+	    .stream_window = 262144,
+	    .connection_window = INT64_C(4) << 20,
+	    .threads = 256,
+	    .max_handlers = -1, /* as many as the threads allow */
+	    .queue_timeout_ms = 100,
 	    .drain_timeout_ms = 10000,
 	};
 	const struct {

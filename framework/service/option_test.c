@@ -54,8 +54,20 @@ defaults_are_documented_ones(void **state)
 	assert_int_equal(o->interval_ms, 10000);
 	assert_int_equal(o->request_timeout_ms, 5000);
 	assert_int_equal(o->retries, 1);
-	assert_int_equal(o->max_message_size, 4 << 20);
+	assert_int_equal(o->max_message_size, 64 << 20);
 	assert_int_equal(o->weight, 1);
+	assert_int_equal(o->max_header_size, 65536);
+	assert_int_equal(o->max_streams, 4096);
+	assert_int_equal(o->max_connections, 65536);
+	assert_int_equal(o->handshake_timeout_ms, 10000);
+	assert_int_equal(o->idle_timeout_ms, 300000);
+	assert_int_equal(o->keepalive_ms, 10000);
+	assert_int_equal(o->stream_window, 256 << 10);
+	assert_int_equal(o->connection_window, 4 << 20);
+	assert_int_equal(o->threads, 256);
+	assert_true(o->loops >= 1);
+	assert_int_equal(o->max_handlers, 256 - 16 - o->loops);
+	assert_int_equal(o->queue_timeout_ms, 100);
 	assert_string_equal(svc_string(s), "svc");
 	assert_string_equal(svc_error_text(s), "");
 	assert_false(svc_registered(s));
@@ -274,6 +286,69 @@ flags_win_over_environment_over_code(void **state)
 	svc_free(s);
 }
 
+/* The last transport made by the plugin "limits", which is the memory one. */
+static struct svc_transport_config limits_seen;
+
+static svc_err
+limits_create(const struct svc_transport_config *config, void **ret_self,
+    struct svc_error *err)
+{
+	limits_seen = *config;
+	return svc_transport_memory.create(config, ret_self, err);
+}
+
+static void
+limits_reach_the_transport(void **state)
+{
+	(void)state;
+	static struct svc_transport_ops ops;
+	ops = svc_transport_memory;
+	ops.name = "limits";
+	ops.create = limits_create;
+	assert_int_equal(svc_plugin_add(&ops), SVC_OK);
+	struct svc_service *s =
+	    svc_new(registry(memory), transport(limits), broker(memory));
+	assert_int_equal(
+	    init_with(
+		s, FLAGS("--max_message_size=3m", "--max_header_size=4k",
+		       "--max_streams=17", "--max_connections=18",
+		       "--handshake_timeout=1500ms", "--idle_timeout=1m",
+		       "--keepalive=2", "--stream_window=128k",
+		       "--connection_window=1m", "--threads=20", "--loops=3",
+		       "--max_handlers=7", "--queue_timeout=250ms")),
+	    SVC_OK);
+	const struct svc_transport_limits *l = &limits_seen.limits;
+	assert_int_equal(l->max_message, 3 << 20);
+	assert_int_equal(l->max_headers, 4096);
+	assert_int_equal(l->max_streams, 17);
+	assert_int_equal(l->max_connections, 18);
+	assert_int_equal(l->handshake_ms, 1500);
+	assert_int_equal(l->idle_ms, 60000);
+	assert_int_equal(l->keepalive_ms, 2000);
+	assert_int_equal(l->stream_window, 128 << 10);
+	assert_int_equal(l->conn_window, 1 << 20);
+	assert_int_equal(svc_executor_loops(limits_seen.executor), 3);
+	assert_int_equal(svc_executor_max_threads(limits_seen.executor), 20);
+	const struct svc_options *o = svc_options_of(s);
+	assert_int_equal(o->max_connections, 18);
+	assert_int_equal(o->keepalive_ms, 2000);
+	assert_int_equal(o->threads, 20);
+	assert_int_equal(o->loops, 3);
+	assert_int_equal(o->max_handlers, 7);
+	assert_int_equal(o->queue_timeout_ms, 250);
+	svc_free(s);
+
+	s = svc_new(registry(memory), transport(limits), broker(memory));
+	assert_int_equal(init_with(s, FLAGS("--keepalive=0", "--idle_timeout=0",
+					  "--max_handlers=0", "--threads=2")),
+	    SVC_OK);
+	assert_int_equal(l->keepalive_ms, SVC_FOREVER);
+	assert_int_equal(l->idle_ms, SVC_FOREVER);
+	assert_int_equal(svc_options_of(s)->max_handlers, 0);
+	assert_int_equal(svc_options_of(s)->loops, 1);
+	svc_free(s);
+}
+
 static void
 an_address_in_code_is_only_for_its_plugin(void **state)
 {
@@ -332,6 +407,18 @@ bad_flags_are_usage_errors(void **state)
 	    {"--name=a/b", "a/b"},
 	    {"--id=a b", "a b"},
 	    {"stray", "stray"},
+	    {"--max_handlers=-2", "max_handlers"},
+	    {"--max_header_size=1m", "256 to 64k"},
+	    {"--max_streams=0", "max_streams"},
+	    {"--max_connections=many", "max_connections"},
+	    {"--handshake_timeout=0", "handshake_timeout"},
+	    {"--idle_timeout=-1s", "idle_timeout"},
+	    {"--keepalive=x", "keepalive"},
+	    {"--stream_window=1", "1k to 1g"},
+	    {"--stream_window=8m", "connection_window (4194304 bytes)"},
+	    {"--threads=1", "threads"},
+	    {"--loops=65", "64"},
+	    {"--queue_timeout=-5", "queue_timeout"},
 	};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		struct svc_service *s = svc_new(
@@ -467,6 +554,7 @@ main(void)
 	    cmocka_unit_test(bad_options_are_told_by_init),
 	    cmocka_unit_test(unknown_plugins_are_named_with_those_there_are),
 	    cmocka_unit_test(flags_win_over_environment_over_code),
+	    cmocka_unit_test(limits_reach_the_transport),
 	    cmocka_unit_test(an_address_in_code_is_only_for_its_plugin),
 	    cmocka_unit_test(own_flags),
 	    cmocka_unit_test(bad_flags_are_usage_errors),

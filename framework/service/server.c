@@ -42,7 +42,13 @@ svc_server_create(struct svc_service *service)
 	server->service = service;
 	pthread_mutex_init(&server->lock, NULL);
 	svc_cond_init(&server->idle);
+	svc_admission_init(&server->admission);
 	service->server = server;
+	server->not_run = svc_headers_create();
+	if (server->not_run == NULL ||
+	    svc_headers_set(server->not_run, SVC_NOT_RUN_HEADER, "true") !=
+		SVC_OK)
+		return SVC_E_NOMEM;
 	return svc_server_add(server, SVC_EVENT_ENDPOINT, svc_event_receive,
 	    NULL, NULL, true, NULL);
 }
@@ -66,6 +72,8 @@ svc_server_destroy(struct svc_server *server)
 	for (size_t i = 0; i < server->n_endpoints; i++)
 		free_endpoint(server->endpoints[i]);
 	svc_mem_free(server->endpoints);
+	svc_headers_destroy(server->not_run);
+	svc_admission_fini(&server->admission);
 	pthread_mutex_destroy(&server->lock);
 	pthread_cond_destroy(&server->idle);
 	svc_mem_free(server);
@@ -317,6 +325,7 @@ svc_server_listen(struct svc_server *server, struct svc_error *err)
 	if (code != SVC_OK)
 		return code;
 	server->ops = use->ops;
+	svc_admission_start(&server->admission, service);
 	code = use->ops->listen(use->self, service->values.address,
 	    svc_server_accept, server, &server->listener, err);
 	if (code != SVC_OK)

@@ -20,6 +20,39 @@ svc_err svc_server_stream_start(struct svc_server *server,
     struct svc_server_shard *shard, struct svc_server_endpoint *endpoint,
     struct svc_stream_handle *handle, const struct svc_part *first,
     const char **ret_why);
+/* Runs a call that was let in, on the calling thread, and answers it. */
+void svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
+    struct svc_stream_handle *stream, const struct svc_part *first,
+    const void *data, size_t len);
+/* Answers with an error and gives the stream and the count back. */
+void svc_server_refuse(struct svc_server *server,
+    struct svc_server_shard *shard, struct svc_stream_handle *stream,
+    svc_err code, bool not_run, const char *text);
+
+/* Around a handler. `begin` gives the loop away if the endpoint is known to be
+ * slow; what it returns is for `end`. */
+bool svc_pace_begin(struct svc_pace *pace);
+void svc_pace_end(struct svc_pace *pace, bool on_loop);
+
+void svc_admission_init(struct svc_admission *admission);
+/* Once the settings are known. */
+void svc_admission_start(
+    struct svc_admission *admission, struct svc_service *service);
+void svc_admission_fini(struct svc_admission *admission);
+/* A place for one more handler; true when there is one, which is given back by
+ * leave. */
+bool svc_admission_enter(
+    struct svc_server *server, struct svc_server_shard *shard);
+void svc_admission_leave(
+    struct svc_server *server, struct svc_server_shard *shard);
+/* Lets a call wait that found no place: svc_server_serve or svc_server_refuse
+ * follows. What is passed is copied.
+ * Errors: SVC_E_EXHAUSTED, with the reason in `text`: it may not wait */
+svc_err svc_admission_wait(struct svc_server *server,
+    struct svc_server_shard *shard, struct svc_stream_handle *stream,
+    const struct svc_part *first, const void *data, size_t len, char *text,
+    size_t size);
+
 /* The handler of SVC_EVENT_ENDPOINT. */
 svc_err svc_event_receive(struct svc_call *call, const struct svc_message *req,
     struct svc_message *rsp, void *arg);

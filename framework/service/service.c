@@ -190,9 +190,19 @@ static svc_err
 make(struct svc_service *service, struct svc_error *err)
 {
 	struct svc_values *v = &service->values;
-	svc_err code = svc_executor_create(NULL, &service->executor, err);
+	struct svc_executor_config threads = {
+	    .loops = (int)v->loops, .max_threads = (int)v->threads};
+	svc_err code = svc_executor_create(&threads, &service->executor, err);
 	if (code != SVC_OK)
 		return code;
+	v->loops = svc_executor_loops(service->executor);
+	if (v->max_handlers < 0) {
+		/* Each may hold a thread, beside those of the loops and a few
+		 * for other work. */
+		v->max_handlers = v->threads - v->loops - v->threads / 16;
+		if (v->max_handlers < 1)
+			v->max_handlers = 1;
+	}
 	struct svc_transport_use *use;
 	code = svc_transport_get(service, v->transport, &use, err);
 	if (code != SVC_OK)
@@ -240,6 +250,18 @@ show_options(struct svc_service *service)
 	    .request_timeout_ms = v->request_timeout_ms,
 	    .retries = (int)v->retries,
 	    .max_message_size = v->max_message_size,
+	    .max_header_size = v->max_header_size,
+	    .max_streams = v->max_streams,
+	    .max_connections = v->max_connections,
+	    .handshake_timeout_ms = v->handshake_timeout_ms,
+	    .idle_timeout_ms = v->idle_timeout_ms,
+	    .keepalive_ms = v->keepalive_ms,
+	    .stream_window = v->stream_window,
+	    .connection_window = v->connection_window,
+	    .threads = (int)v->threads,
+	    .loops = (int)v->loops,
+	    .max_handlers = v->max_handlers,
+	    .queue_timeout_ms = v->queue_timeout_ms,
 	    .weight = v->weight > 0 ? (int)v->weight : 1,
 	};
 }
@@ -490,9 +512,23 @@ svc_transport_get(struct svc_service *service, const char *name,
 	if (use == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	use->ops = ops;
+	const struct svc_values *v = &service->values;
 	struct svc_transport_config config = {
 	    .executor = service->executor,
-	    .limits = {.max_message = service->values.max_message_size},
+	    .limits =
+		{
+		    .max_message = v->max_message_size,
+		    .max_headers = (uint32_t)v->max_header_size,
+		    .max_streams = (uint32_t)v->max_streams,
+		    .max_connections = (uint32_t)v->max_connections,
+		    .handshake_ms = v->handshake_timeout_ms,
+		    .stream_window = (uint32_t)v->stream_window,
+		    .conn_window = (uint32_t)v->connection_window,
+		    .keepalive_ms =
+			v->keepalive_ms > 0 ? v->keepalive_ms : SVC_FOREVER,
+		    .idle_ms = v->idle_timeout_ms > 0 ? v->idle_timeout_ms
+						      : SVC_FOREVER,
+		},
 	    .tls = service->has_tls ? &service->tls : NULL,
 	};
 	code = use->ops->create(&config, &use->self, err);

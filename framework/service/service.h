@@ -30,6 +30,13 @@ struct svc_values {
 	char *tls_cert, *tls_key, *tls_ca, *tls_name, *tls_client_auth;
 	int64_t request_timeout_ms, retries;
 	int64_t max_message_size, drain_timeout_ms;
+	/* Of struct svc_transport_limits; times of 0 mean never. */
+	int64_t max_header_size, max_streams, max_connections;
+	int64_t handshake_timeout_ms, idle_timeout_ms, keepalive_ms;
+	int64_t stream_window, connection_window;
+	int64_t threads, loops; /* loops 0: one a processor */
+	int64_t max_handlers;   /* 0: none */
+	int64_t queue_timeout_ms;
 	char *log_level, *log_format;
 	char *config;
 	bool help; /* only to be listed: flags are searched for it first */
@@ -147,6 +154,29 @@ struct svc_handler_link { /* one wrapper's place in the chain of an endpoint */
 	void *next_arg;
 };
 
+/* How fast the handler of an endpoint has been; pace.c. */
+struct svc_pace {
+	_Atomic int32_t score;
+	_Atomic uint32_t since_probe, probe_every;
+};
+
+/* The limit of handlers and the queue before it; admission.c. */
+struct svc_waiting_call;
+struct svc_admission {
+	struct svc_executor *executor;
+	int64_t limit;  /* 0: none */
+	int64_t unseen; /* with no more threads off the loops, no counting */
+	int64_t wait_ms;
+	_Atomic int64_t n_waiting;
+	pthread_mutex_t lock; /* guards what follows */
+	struct svc_waiting_call *first, **last;
+	size_t bytes;
+	bool armed; /* the timer runs, or `arm` is posted */
+	struct svc_loop *loop;
+	struct svc_task arm;
+	struct svc_timer timer;
+};
+
 struct svc_server_endpoint {
 	char *name;
 	svc_handler fn; /* the outermost wrapper once the server runs */
@@ -156,6 +186,7 @@ struct svc_server_endpoint {
 	bool internal;           /* not published */
 	int64_t limit;           /* calls at once; 0: any number */
 	_Atomic int64_t running; /* counted when there is a limit */
+	struct svc_pace pace;
 	struct svc_headers *metadata;
 	const struct ProtobufCMessageDescriptor *request, *response;
 	struct svc_server_endpoint *next; /* of the same bucket */
@@ -172,9 +203,12 @@ struct svc_server {
 	 */
 	struct svc_server_shard {
 		_Atomic int64_t running;
-		char pad[64 - sizeof(int64_t)];
+		_Atomic int64_t handlers; /* of those calls; admission.c */
+		char pad[64 - 2 * sizeof(int64_t)];
 	} shards[SVC_SERVER_SHARDS];
 	struct svc_server_endpoint *buckets[SVC_SERVER_BUCKETS];
+	struct svc_admission admission;
+	struct svc_headers *not_run; /* what a refused call is answered with */
 	const struct svc_transport_ops *ops;
 	void *listener;
 	_Atomic bool open; /* handlers may run: what they can ask for is set */

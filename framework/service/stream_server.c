@@ -11,8 +11,6 @@
 
 #include <string.h>
 
-/* Each handler holds a thread of the executor, which needs some for itself. */
-#define MAX_RUNNING 192
 #define CUT_WAIT_MS INT64_C(1000)
 
 struct svc_server_stream {
@@ -73,22 +71,17 @@ static const struct svc_stream_events events = {
 
 /* --------------------------------------------------------------------- list */
 
-/* False when no more may run. */
-static bool
+static void
 enlist(struct svc_server_stream *stream)
 {
 	struct svc_server *server = stream->server;
 	pthread_mutex_lock(&server->lock);
-	bool room = server->n_streams < MAX_RUNNING;
-	if (room) {
-		server->n_streams++;
-		stream->next = server->streams;
-		if (stream->next != NULL)
-			stream->next->prev = stream;
-		server->streams = stream;
-	}
+	server->n_streams++;
+	stream->next = server->streams;
+	if (stream->next != NULL)
+		stream->next->prev = stream;
+	server->streams = stream;
 	pthread_mutex_unlock(&server->lock);
-	return room;
 }
 
 static void
@@ -185,6 +178,7 @@ run(void *arg)
 		code = endpoint->stream_fn(stream, endpoint->arg);
 	if (endpoint->limit != 0)
 		atomic_fetch_sub(&endpoint->running, 1);
+	svc_admission_leave(server, shard);
 	finish(at, &call, code);
 	svc_call_end(&call);
 	unlist(at);
@@ -225,10 +219,7 @@ svc_server_stream_start(struct svc_server *server,
 	if (code == SVC_OK) {
 		at->opened.content_type = stream->type;
 		at->opened.headers = stream->headers;
-		if (!enlist(at)) {
-			*ret_why = "too many streams run in this service";
-			code = SVC_E_EXHAUSTED;
-		}
+		enlist(at);
 	}
 	if (code != SVC_OK) {
 		destroy(at);

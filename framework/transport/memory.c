@@ -44,6 +44,7 @@ struct end {
 	/* of the reader */
 	struct block *block;
 	size_t offset;
+	bool shares; /* the rest of the block is for its next turn */
 	bool detached;
 	bool close_asked;
 };
@@ -223,8 +224,10 @@ end_read(struct end *end, bool resume)
 {
 	struct svc_error err = {0};
 	struct block *block;
-	while ((block = next_block(end, resume)) != NULL) {
-		resume = false;
+	bool same = end->shares && !resume;
+	end->shares = false;
+	while ((block = same ? end->block : next_block(end, resume)) != NULL) {
+		resume = same = false;
 		__atomic_add_fetch(&block->refs, 1, __ATOMIC_RELAXED);
 		svc_mux_result result = svc_mux_input(&end->mux,
 		    block->bytes.data, block->bytes.len, &end->offset, &err);
@@ -236,6 +239,13 @@ end_read(struct end *end, bool resume)
 		if (result == SVC_MUX_YIELD) {
 			end_flush(&end->mux);
 			resume = true;
+		}
+		if (result == SVC_MUX_SHARE) {
+			end->shares = true;
+			svc_mux_ref(&end->mux);
+			if (!svc_source_yield(&end->source))
+				svc_mux_unref(&end->mux);
+			break;
 		}
 	}
 	end_flush(&end->mux);
@@ -254,7 +264,7 @@ end_ready(struct svc_source *source, unsigned events)
 	    !end_read(end, resume && end->block != NULL))
 		return;
 	pthread_mutex_lock(&end->mutex);
-	bool hung_up = end->hung_up && end->inbox.len == 0;
+	bool hung_up = end->hung_up && end->inbox.len == 0 && !end->shares;
 	bool close = end->close_asked;
 	pthread_mutex_unlock(&end->mutex);
 	/* What a handler answered after it lost the loop may still be with its

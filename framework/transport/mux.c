@@ -39,6 +39,7 @@ svc_mux_init(
 	mux->peer_streams = UINT32_MAX;
 	mux->peer_message = mux->config.limits.max_message;
 	mux->need = HELLO_SIZE;
+	mux->share = SHARE;
 	svc_buf_init(&mux->out, (size_t)mux->config.limits.max_message +
 				    FRAME_MAX_HEAD + 8 * (size_t)BACKLOG);
 	struct hello hello = {

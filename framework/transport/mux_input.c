@@ -326,6 +326,11 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 			result = SVC_MUX_FAILED;
 			break;
 		}
+		if (on_loop && mux->config.loop != NULL && mux->share-- <= 0) {
+			mux->share = SHARE;
+			result = SVC_MUX_SHARE;
+			break;
+		}
 		if (!on_loop && !may_handle(mux, &frame)) {
 			result = SVC_MUX_YIELD;
 			break;

@@ -20,6 +20,7 @@
 #include <stdatomic.h>
 #include <svc/mux.h>
 
+#define SHARE 64 /* frames of one connection, then its loop looks at others */
 #define BACKLOG (1u << 20) /* more than this waiting: senders get AGAIN */
 
 struct queued_part {

@@ -526,6 +526,11 @@ read_on_loop(struct conn *conn)
 	conn->paused = result == SVC_MUX_YIELD;
 	unlock(conn);
 	conn_flush(&conn->mux);
+	if (result == SVC_MUX_SHARE) { /* others come first */
+		hold(conn);
+		if (!svc_source_yield(&conn->source))
+			drop(conn);
+	}
 	if (result == SVC_MUX_OK && !svc_mux_failed(&conn->mux))
 		receive(conn);
 	if (result != SVC_MUX_YIELD)

@@ -273,6 +273,10 @@ read_on_loop(struct conn *conn)
 			return false;
 		if (result == SVC_MUX_FAILED)
 			return true;
+		if (result == SVC_MUX_SHARE) {
+			conn->shares = true;
+			return true;
+		}
 		if (result == SVC_MUX_YIELD) {
 			lock(conn);
 			conn->paused = true;
@@ -288,6 +292,7 @@ read_on_loop(struct conn *conn)
 	svc_mux_result result = conn_handle(conn);
 	if (result == SVC_MUX_LOST)
 		return false;
+	conn->shares = result == SVC_MUX_SHARE;
 	if (result == SVC_MUX_YIELD) {
 		lock(conn);
 		conn->paused = true;
@@ -437,6 +442,9 @@ conn_ready(struct svc_source *source, unsigned events)
 	bool resume = (events & SVC_IO_RESUME) != 0;
 	if (events & SVC_IO_KICK)
 		conn->kicked = true;
+	if (events & (SVC_IO_KICK | SVC_IO_RESUME))
+		conn->shares = false;
+	bool waits = conn->shares; /* for its turn to read, which is to come */
 	if (!conn->timed && !conn->finished) {
 		conn->timed = true;
 		svc_timer_start(
@@ -445,7 +453,7 @@ conn_ready(struct svc_source *source, unsigned events)
 
 	lock(conn);
 	bool run = resume;
-	if (!resume && !conn->connecting &&
+	if (!resume && !waits && !conn->connecting &&
 	    (conn->reader == READER_LOOP || conn->reader == READER_NONE)) {
 		conn->reader = READER_RUNNING;
 		run = true;
@@ -509,6 +517,11 @@ conn_ready(struct svc_source *source, unsigned events)
 	conn->kicked = false;
 	if ((again || sending) && !failed)
 		conn_kick(conn);
+	if (conn->shares && !waits) {
+		svc_mux_ref(&conn->mux);
+		if (failed || !svc_source_yield(&conn->source))
+			svc_mux_unref(&conn->mux);
+	}
 	if (failed)
 		finish(conn);
 	if (kicked)

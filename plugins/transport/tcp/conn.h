@@ -67,6 +67,7 @@ struct conn {
 
 	/* of the loop */
 	bool kicked;
+	bool shares; /* others come first, then the rest of the block */
 	bool timed;
 	bool finished;
 };

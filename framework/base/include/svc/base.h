@@ -19,6 +19,15 @@ extern "C" {
 #define SVC_PRINTF(text, first) \
 	__attribute__((__format__(__printf__, text, first)))
 
+/** A variable of each thread that is used on every call: reached without the
+ * function call that a shared library otherwise needs for it. All of these
+ * together must stay below some hundred bytes, so that a program may still load
+ * libsvc while it runs. Internal. */
+#ifndef __cplusplus
+#define SVC_THREAD_LOCAL \
+	_Thread_local __attribute__((tls_model("initial-exec")))
+#endif
+
 /** A duration without end, where a `_ms` parameter allows one. */
 #define SVC_FOREVER INT64_C(-1)
 

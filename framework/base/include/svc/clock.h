@@ -57,6 +57,20 @@ SVC_API svc_err svc_thread_start(pthread_t *ret_thread, const char *name,
 /** Waits for its end. */
 SVC_API void svc_thread_join(pthread_t thread);
 
+/** A small number that the calling thread keeps, given out in the order in
+ * which threads first ask: for counters that threads keep apart. */
+SVC_API unsigned svc_thread_number(void);
+
+/**
+ * The expensive half of a fence between threads of which one side is frequent
+ * and the other rare: every thread of this process that runs passes a full
+ * memory barrier before this returns. The frequent side then needs only
+ * atomic_signal_fence(memory_order_seq_cst) in place of a full barrier. False
+ * when the system cannot do it, from the first call on: then both sides need
+ * full barriers.
+ */
+SVC_API bool svc_thread_fence_others(void);
+
 /** A well-mixed random number from the kernel's generator; for ids, jitter and
  * choices, not for keys. Seeded per thread, so no lock. */
 SVC_API uint64_t svc_random(void);

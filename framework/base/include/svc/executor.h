@@ -33,7 +33,15 @@ struct svc_executor_config {
 	int max_threads; /* 0: 256; beyond it nothing is taken over */
 };
 
-/** `config` may be NULL. Threads are started on first use.
+/**
+ * `config` may be NULL. Threads are started on first use, and one that had
+ * nothing to do for 10 seconds ends. Their stacks have the size that the
+ * system gives to threads (with glibc `ulimit -s`, mostly 8 MiB); only what a
+ * handler has touched of it takes memory.
+ *
+ * When max_threads are busy, a handler that blocks keeps its loop until it
+ * returns or another thread becomes free, so what blocks must have a deadline.
+ * Each loop has a thread kept for it.
  * Errors: SVC_E_INVAL, SVC_E_NOMEM, SVC_E_EXHAUSTED */
 SVC_API svc_err svc_executor_create(const struct svc_executor_config *config,
     struct svc_executor **ret_executor, struct svc_error *err);
@@ -46,6 +54,25 @@ SVC_API struct svc_loop *svc_executor_loop(struct svc_executor *executor);
  * Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED (max_threads are busy), SVC_E_CLOSED */
 SVC_API svc_err svc_executor_run(
     struct svc_executor *executor, void (*job)(void *arg), void *arg);
+
+/** As created: never 0. */
+SVC_API int svc_executor_loops(const struct svc_executor *executor);
+SVC_API int svc_executor_max_threads(const struct svc_executor *executor);
+/** How many threads run a job, or foreign code that lost its loop. Those in
+ * foreign code on a loop, at most one a loop, are not among them. Cheap: it is
+ * written only when such work begins or ends. Threads: any. */
+SVC_API int svc_executor_off_loop(const struct svc_executor *executor);
+
+struct svc_executor_counts {
+	int threads;        /* that exist, without the monitor */
+	int idle;           /* of those */
+	uint64_t takeovers; /* since it was created */
+	uint64_t looks;     /* of the monitor; none while all loops sleep */
+	bool parked;        /* the monitor sleeps until a loop wakes up */
+};
+/** For metrics and tests. Threads: any. */
+SVC_API void svc_executor_count(
+    struct svc_executor *executor, struct svc_executor_counts *ret_counts);
 
 /* Descriptors */
 
@@ -90,6 +117,11 @@ SVC_API void svc_source_detach(struct svc_source *source);
  * Threads: any, after attach.
  */
 SVC_API bool svc_source_kick(struct svc_source *source);
+/** The same from within `ready`, for a source that has had its share and wants
+ * to go on: the call comes after the loop has looked at the other descriptors
+ * and served those that were ready.
+ * Threads: only the one that runs the loop. */
+SVC_API bool svc_source_yield(struct svc_source *source);
 
 /* Tasks and timers */
 
@@ -119,6 +151,10 @@ SVC_API struct svc_loop *svc_loop_current(void);
 SVC_API void svc_loop_enter(struct svc_loop *loop);
 /** After it: true when the thread still owns the loop. */
 SVC_API bool svc_loop_leave(struct svc_loop *loop);
+
+/** Whether the calling thread is in foreign code on a loop and still owns that
+ * loop: false also when it never did. */
+SVC_API bool svc_loop_held(void);
 
 /**
  * Say that the calling handler is about to block: its loop is given to another

@@ -54,8 +54,8 @@ struct svc_broker_config {
 	size_t max_queued;   /* publishes that may wait for a lost connection */
 	const struct svc_broker_host *host; /* borrowed until destroy */
 };
-/* svc_broker_create fills in what is 0 or NULL: a random client_id, 5 s, 4 MiB,
- * 1,000. A plugin always gets these set. */
+/* svc_broker_create fills in what is 0 or NULL: a random client_id, 5 s, 64
+ * MiB, 1,000. A plugin always gets these set. */
 
 #define SVC_PUBLISH_NOWAIT 1u /* fail with SVC_E_AGAIN instead of waiting */
 

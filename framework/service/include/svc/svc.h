@@ -110,6 +110,14 @@ struct svc_options {
 	int retries;
 	int64_t max_message_size;
 	int weight;
+	/* Limits, as docs/configuration.md describes them. */
+	int64_t max_header_size, max_streams, max_connections;
+	int64_t handshake_timeout_ms;
+	int64_t idle_timeout_ms, keepalive_ms; /* 0: never */
+	int64_t stream_window, connection_window;
+	int threads, loops;
+	int64_t max_handlers; /* 0: any number */
+	int64_t queue_timeout_ms;
 };
 SVC_API const struct svc_options *svc_options_of(
     const struct svc_service *service);
@@ -143,7 +151,7 @@ typedef svc_err (*svc_handler)(struct svc_call *call,
     const struct svc_message *req, struct svc_message *rsp, void *arg);
 
 /** Options: idempotent() (published with the endpoint: clients may retry it)
- * limit(n) (calls at once; beyond it callers get SVC_E_EXHAUSTED)
+ * limit(n) (calls at once; beyond it callers get SVC_E_EXHAUSTED at once)
  * metadata("key", "value") types(&request_descriptor, &response_descriptor)
  * (protobuf-c descriptors, published with the endpoint).
  * `endpoint` is "Type.Method". Before svc_start.

@@ -71,6 +71,7 @@ struct svc_mux {
 	bool greeted;
 	uint64_t skip;
 	size_t need;
+	int share;        /* frames on the loop until it is the others' turn */
 	size_t unchecked; /* bytes since the last look at the backlog */
 };
 
@@ -82,6 +83,8 @@ typedef enum svc_mux_result {
 			* when it is; elsewhere: the next frame needs the loop
 			*/
 	SVC_MUX_FAILED, /* the peer broke the protocol; call svc_mux_fail */
+	SVC_MUX_SHARE, /* on the loop: there may be more frames, but others come
+			* first; go on after svc_source_yield or its like */
 } svc_mux_result;
 
 /** With one reference, and the hello waiting to be sent. Errors: SVC_E_NOMEM */
@@ -99,7 +102,8 @@ SVC_API struct svc_transport_limits svc_transport_limits_fill(
  * Handle the whole frames in data[*offset .. len). *offset is advanced before
  * any callback runs, so that after a take-over the new owner of the loop can
  * continue there; the bytes before it must stay in place until this returns.
- * On the loop's own thread callbacks run between enter and leave. From another
+ * On the loop's own thread callbacks run between enter and leave, and after 64
+ * frames it is the others' turn (SVC_MUX_SHARE). From another
  * thread (one that waits for its reply) only frames of streams opened with
  * SVC_OPEN_WAIT are handled, others give SVC_MUX_YIELD.
  */
