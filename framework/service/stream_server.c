@@ -71,17 +71,25 @@ static const struct svc_stream_events events = {
 
 /* --------------------------------------------------------------------- list */
 
-static void
+/* False when no more may run: a quarter of the handlers' places is left to
+ * calls, which come and go. */
+static bool
 enlist(struct svc_server_stream *stream)
 {
 	struct svc_server *server = stream->server;
+	int64_t limit = server->admission.limit;
 	pthread_mutex_lock(&server->lock);
-	server->n_streams++;
-	stream->next = server->streams;
-	if (stream->next != NULL)
-		stream->next->prev = stream;
-	server->streams = stream;
+	bool room =
+	    limit == 0 || (int64_t)server->n_streams < limit - limit / 4;
+	if (room) {
+		server->n_streams++;
+		stream->next = server->streams;
+		if (stream->next != NULL)
+			stream->next->prev = stream;
+		server->streams = stream;
+	}
 	pthread_mutex_unlock(&server->lock);
+	return room;
 }
 
 static void
@@ -219,7 +227,11 @@ svc_server_stream_start(struct svc_server *server,
 	if (code == SVC_OK) {
 		at->opened.content_type = stream->type;
 		at->opened.headers = stream->headers;
-		enlist(at);
+		if (!enlist(at)) {
+			*ret_why = "streams take three quarters of the "
+				   "handlers that may run (--max_handlers)";
+			code = SVC_E_EXHAUSTED;
+		}
 	}
 	if (code != SVC_OK) {
 		destroy(at);

@@ -809,35 +809,42 @@ stays(struct svc_stream *stream, void *arg)
 	return code;
 }
 
-/* Each holds a thread, so their number has a limit. */
+/* Each holds a thread, so their number has a limit, which leaves room for
+ * calls. */
 static void
 a_service_runs_so_many_streams(void **state)
 {
 	(void)state;
-	enum { MOST = 8 };
-	static char flag[] = "--max_handlers=8";
-	char *argv[] = {flag, flag, NULL};
 	struct svc_service *s = make("student", NULL), *c;
 	struct seen seen;
 	seen_init(&seen);
 	svc_handle_stream(s, "Student.Stays", stays, &seen);
-	assert_int_equal(svc_init(s, 2, argv), SVC_OK);
+	svc_handle(s, "Student.Greet", greet, NULL);
 	must_start(s);
 	struct svc_client *client = client_of(&c);
-	struct svc_stream *streams[MOST];
-	for (int i = 0; i < MOST; i++) {
+	struct svc_stream *streams[256];
+	const int64_t handlers = svc_options_of(s)->max_handlers;
+	const int most = (int)(handlers - handlers / 4);
+	assert_in_range(most, 1, 255);
+	for (int i = 0; i < most; i++) {
 		streams[i] = svc_open(client, "student", "Student.Stays");
 		assert_non_null(streams[i]);
 	}
-	gate_wait(&seen.in, MOST);
-	struct svc_stream *more =
+	gate_wait(&seen.in, most);
+	streams[most] =
 	    svc_open(client, "student", "Student.Stays", retries(0));
-	must_end(more, SVC_E_EXHAUSTED,
-	    "the service runs 8 handlers, its limit (--max_handlers)");
-	svc_stream_free(more);
-	for (int i = 0; i < MOST; i++)
+	must_end(streams[most], SVC_E_EXHAUSTED,
+	    "streams take three quarters of the handlers that may run "
+	    "(--max_handlers)");
+	svc_stream_free(streams[most]);
+	assert_int_equal(svc_call(client, "student", "Student.Greet", NULL,
+			     NULL, timeout_ms(PATIENCE_MS)),
+	    SVC_OK);
+	svc_stream_free(streams[0]);
+	gate_wait(&seen.out, 1);
+	for (int i = 1; i < most; i++)
 		svc_stream_free(streams[i]);
-	gate_wait(&seen.out, MOST);
+	gate_wait(&seen.out, most);
 	svc_free(c);
 	svc_free(s);
 }
