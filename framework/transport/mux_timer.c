@@ -17,6 +17,7 @@
 #define LINGER_MS 500
 #define MAX_LINGER 20 /* times, while the peer takes some of it each time */
 #define IDLE_PING 1u  /* value of the PING that follows an idle DRAIN */
+#define LAST_PING 2u  /* and of the one behind the last answers */
 
 /* Whether the connection must be watched. With the mutex. */
 static bool
@@ -124,6 +125,10 @@ ask_to_leave(struct svc_mux *mux)
 void
 mux_pong(struct svc_mux *mux, uint32_t value)
 {
+	if (value == LAST_PING && mux->leave_asked) {
+		mux->leave_asked = false;
+		mux->close_due = true;
+	}
 	if (value != IDLE_PING || !mux->idle_asked)
 		return;
 	mux->draining = true;
@@ -290,16 +295,26 @@ svc_mux_linger(struct svc_mux *mux)
 {
 	pthread_mutex_lock(&mux->mutex);
 	bool first = !mux->leaving;
-	if (first && mux->config.server && mux->heard && !mux->failed) {
+	bool unsent = mux->out.len > 0 || mux->flushing || mux->n_lingering > 0;
+	if (first && mux->config.server && mux->draining && !mux->failed)
 		/* What came before this was run or refused; what comes behind
 		 * it never will be. */
-		mux->draining = true;
 		mux_queue_frame(mux, FRAME_DRAIN, 0, mux->last_id, 0, NULL, 0);
-	}
-	bool wait = mux->config.server && mux->heard && !mux->failed &&
-		    (mux->out.len > 0 || mux->flushing || mux->n_lingering > 0);
+	mux->draining = true;
 	mux->leaving = true;
-	if (first && wait && mux->attached) {
+	bool able =
+	    mux->config.server && mux->heard && mux->attached && !mux->failed;
+	if (first && able && unsent)
+		mux->leave_asked = true;
+	if (mux->leave_asked && !mux->leave_pinged && mux->n_lingering == 0) {
+		/* A system may throw away what the peer has not read yet when
+		 * there is something that we have not: so see it answer. */
+		mux->leave_pinged = true;
+		mux_queue_frame(mux, FRAME_PING, 0, 0, LAST_PING, NULL, 0);
+	}
+	bool wait = able && (mux->out.len > 0 || mux->flushing ||
+				mux->n_lingering > 0 || mux->leave_asked);
+	if (first && wait) {
 		mux->seen_sent = mux->sent;
 		mux->stuck = 0;
 		if (svc_timer_start(mux->config.loop, &mux->timer,

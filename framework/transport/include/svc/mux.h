@@ -101,7 +101,8 @@ struct svc_mux {
 	struct svc_timer timer;
 	struct svc_task arm_task;
 	bool attached, ticking, arm_posted;
-	bool idle_asked, leaving, paused;
+	bool idle_asked, leaving, leave_asked, leave_pinged;
+	bool paused;
 	uint32_t ticks;
 	int64_t hello_at_ms, idle_at_ms;
 	uint32_t seen_received, seen_frames, seen_id;
