@@ -40,6 +40,10 @@ hello_encode(const struct hello *hello, uint8_t out[HELLO_SIZE])
 	put16(out + 6, HELLO_SIZE);
 	put32(out + 8, hello->max_message);
 	put32(out + 12, hello->max_streams);
+	put32(out + 16, hello->stream_window);
+	put32(out + 20, hello->conn_window);
+	put32(out + 24, hello->piece);
+	put32(out + 28, hello->features);
 }
 
 svc_err
@@ -49,18 +53,34 @@ hello_decode(
 	if (memcmp(data, magic, sizeof(magic)) != 0)
 		return svc_error_set(
 		    err, SVC_E_INVAL, "the peer does not speak svc frames");
-	if (get16(data + 6) != HELLO_SIZE || data[5] > data[4])
-		return svc_error_set(
-		    err, SVC_E_INVAL, "the peer's hello is malformed");
-	if (data[5] > FRAME_VERSION || data[4] < FRAME_VERSION)
+	struct hello hello = {
+	    .version = data[4],
+	    .oldest = data[5],
+	    .size = get16(data + 6),
+	    .max_message = get32(data + 8),
+	    .max_streams = get32(data + 12),
+	    .stream_window = get32(data + 16),
+	    .conn_window = get32(data + 20),
+	    .piece = get32(data + 24),
+	    .features = get32(data + 28),
+	};
+	if (hello.oldest > FRAME_VERSION || hello.version < FRAME_VERSION)
 		return svc_error_set(err, SVC_E_UNIMPLEMENTED,
 		    "the peer speaks versions %u to %u of svc frames, "
 		    "this release speaks %d",
-		    data[5], data[4], FRAME_VERSION);
-	ret_hello->version = data[4];
-	ret_hello->oldest = data[5];
-	ret_hello->max_message = get32(data + 8);
-	ret_hello->max_streams = get32(data + 12);
+		    hello.oldest, hello.version, FRAME_VERSION);
+	if (hello.size < HELLO_SIZE || hello.size > HELLO_MAX)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "the peer's hello has %u bytes; %d to %d are allowed",
+		    hello.size, HELLO_SIZE, HELLO_MAX);
+	if (hello.stream_window < HELLO_MIN_WINDOW ||
+	    hello.conn_window < HELLO_MIN_WINDOW || hello.piece < PIECE_MIN)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "the peer's hello has windows of %u and %u bytes and "
+		    "pieces of %u; at least %d, %d and %u are allowed",
+		    hello.stream_window, hello.conn_window, hello.piece,
+		    HELLO_MIN_WINDOW, HELLO_MIN_WINDOW, PIECE_MIN);
+	*ret_hello = hello;
 	return SVC_OK;
 }
 
@@ -75,7 +95,7 @@ frame_decode(const uint8_t *data, struct frame *ret_frame)
 	ret_frame->value = get32(data + 12);
 }
 
-static void
+void
 frame_put(uint8_t *out, const struct frame *frame)
 {
 	put32(out, frame->length);
@@ -120,42 +140,103 @@ put_text(uint8_t *out, const char *text, size_t len)
 	return out + text_size(len);
 }
 
-svc_err
-part_encode(struct svc_buf *out, uint32_t stream, bool request,
-    const struct svc_part *part, size_t max_head, struct svc_error *err)
+/* The texts that come before the headers. */
+static int
+part_texts(const struct svc_part *part, unsigned flags, bool request,
+    const char *texts[4])
 {
-	const char *texts[3] = {NULL, NULL, NULL};
-	size_t lens[3] = {0, 0, 0};
 	int n = 0;
-	if (part->flags & SVC_PART_HEADERS) {
+	if (flags & SVC_PART_HEADERS) {
 		if (request) {
 			texts[n++] = part->service;
 			texts[n++] = part->endpoint;
 		}
 		texts[n++] = part->content_type;
 	}
-	if (!request && (part->flags & SVC_PART_END))
+	if (!request && (flags & SVC_PART_END))
 		texts[n++] = part->status_text;
+	return n;
+}
 
-	size_t head = 0, pairs = 0;
-	for (int i = 0; i < n; i++) {
-		lens[i] = texts[i] != NULL ? strlen(texts[i]) : 0;
-		head += text_size(lens[i]);
-	}
-	if (part->flags & SVC_PART_HEADERS)
-		pairs = svc_headers_count(part->headers);
-	const char *name, *value;
+/* Headers go with HEADERS; what comes with END alone is the trailers. */
+static size_t
+part_pairs(const struct svc_part *part, unsigned flags)
+{
+	unsigned with =
+	    part->flags & SVC_PART_HEADERS ? SVC_PART_HEADERS : SVC_PART_END;
+	return flags & with ? svc_headers_count(part->headers) : 0;
+}
+
+static size_t
+length(const char *text)
+{
+	return text != NULL ? strlen(text) : 0;
+}
+
+size_t
+part_head_size(const struct svc_part *part, unsigned flags, bool request)
+{
+	const char *texts[4], *name, *value;
+	int n = part_texts(part, flags, request, texts);
+	size_t head = 0, pairs = part_pairs(part, flags);
+	for (int i = 0; i < n; i++)
+		head += text_size(length(texts[i]));
 	for (size_t i = 0; i < pairs; i++) {
 		svc_headers_at(part->headers, i, &name, &value);
 		head += text_size(strlen(name)) + text_size(strlen(value));
 	}
-	if (head > max_head || head > FRAME_MAX_HEAD)
-		return svc_error_set(err, SVC_E_EXHAUSTED,
-		    "headers of %zu bytes exceed the limit of %zu", head,
-		    max_head);
+	return head;
+}
 
+void
+part_head_put(
+    uint8_t *out, const struct svc_part *part, unsigned flags, bool request)
+{
+	const char *texts[4], *name, *value;
+	int n = part_texts(part, flags, request, texts);
+	size_t pairs = part_pairs(part, flags);
+	for (int i = 0; i < n; i++)
+		out = put_text(out, texts[i], length(texts[i]));
+	for (size_t i = 0; i < pairs; i++) {
+		svc_headers_at(part->headers, i, &name, &value);
+		out = put_text(out, name, strlen(name));
+		out = put_text(out, value, strlen(value));
+	}
+}
+
+uint32_t
+part_value(const struct svc_part *part, unsigned flags, bool request)
+{
+	if (request && (flags & SVC_PART_HEADERS) &&
+	    part->timeout_ms != SVC_FOREVER)
+		return part->timeout_ms <= 0 ? 1
+		       : part->timeout_ms > UINT32_MAX
+			   ? UINT32_MAX
+			   : (uint32_t)part->timeout_ms;
+	if (!request && (flags & SVC_PART_END))
+		return (uint32_t)part->status;
+	return 0;
+}
+
+svc_err
+part_head_check(size_t head, size_t max_head, struct svc_error *err)
+{
+	if (head <= max_head && head <= FRAME_MAX_HEAD)
+		return SVC_OK;
+	return svc_error_set(err, SVC_E_EXHAUSTED,
+	    "headers of %zu bytes exceed the limit of %zu", head, max_head);
+}
+
+svc_err
+part_encode(struct svc_buf *out, uint32_t stream, bool request,
+    const struct svc_part *part, size_t max_head, struct svc_error *err)
+{
+	size_t head = part_head_size(part, part->flags, request);
+	svc_err rc = part_head_check(head, max_head, err);
+	if (rc != SVC_OK)
+		return rc;
 	size_t len = part->flags & SVC_PART_MESSAGE ? part->len : 0;
-	svc_err rc = svc_buf_reserve(out, FRAME_SIZE + head + len);
+	rc = svc_buf_reserve(out, FRAME_SIZE + head + len);
 	if (rc != SVC_OK)
 		return svc_error_set(err, rc,
 		    rc == SVC_E_NOMEM ? "out of memory"
@@ -166,27 +247,13 @@ part_encode(struct svc_buf *out, uint32_t stream, bool request,
 	    .flags = (uint8_t)part->flags,
 	    .head = (uint16_t)head,
 	    .stream = stream,
+	    .value = part_value(part, part->flags, request),
 	};
-	if (request && (part->flags & SVC_PART_HEADERS) &&
-	    part->timeout_ms != SVC_FOREVER)
-		frame.value = part->timeout_ms <= 0 ? 1
-			      : part->timeout_ms > UINT32_MAX
-				  ? UINT32_MAX
-				  : (uint32_t)part->timeout_ms;
-	else if (!request && (part->flags & SVC_PART_END))
-		frame.value = (uint32_t)part->status;
 	uint8_t *p = out->data + out->len;
 	frame_put(p, &frame);
-	p += FRAME_SIZE;
-	for (int i = 0; i < n; i++)
-		p = put_text(p, texts[i], lens[i]);
-	for (size_t i = 0; i < pairs; i++) {
-		svc_headers_at(part->headers, i, &name, &value);
-		p = put_text(p, name, strlen(name));
-		p = put_text(p, value, strlen(value));
-	}
+	part_head_put(p + FRAME_SIZE, part, part->flags, request);
 	if (len > 0)
-		memcpy(p, part->data, len);
+		memcpy(p + FRAME_SIZE + head, part->data, len);
 	out->len += FRAME_SIZE + head + len;
 	return SVC_OK;
 }
@@ -247,7 +314,7 @@ part_decode(const struct frame *frame, bool request, const uint8_t *payload,
 		if (len == 0 && !(request && i < 2))
 			*texts[i] = NULL;
 	}
-	if (!(part.flags & SVC_PART_HEADERS) && p != end)
+	if (!(part.flags & (SVC_PART_HEADERS | SVC_PART_END)) && p != end)
 		return malformed(err, "head");
 	while (p != end) {
 		const char *name, *value;

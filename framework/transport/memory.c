@@ -45,7 +45,7 @@ struct end {
 	struct block *block;
 	size_t offset;
 	bool shares; /* the rest of the block is for its next turn */
-	bool detached;
+	bool attached, detached;
 	bool close_asked;
 };
 
@@ -149,7 +149,7 @@ ask_close(struct end *end)
 }
 
 static void
-end_idle(struct svc_mux *mux)
+end_ask_close(struct svc_mux *mux)
 {
 	ask_close(end_of(mux));
 }
@@ -157,7 +157,7 @@ end_idle(struct svc_mux *mux)
 static const struct svc_mux_ops mux_ops = {
     .flush = end_flush,
     .free = end_free,
-    .idle = end_idle,
+    .close = end_ask_close,
 };
 
 /* Hang up: the peer reads what is there, then sees the end. On the loop. */
@@ -167,6 +167,7 @@ end_close(struct end *end)
 	if (end->detached)
 		return;
 	end->detached = true;
+	svc_mux_detach(&end->mux);
 	svc_source_detach(&end->source);
 	pthread_mutex_lock(&end->mutex);
 	struct end *peer = end->peer;
@@ -258,6 +259,10 @@ end_ready(struct svc_source *source, unsigned events)
 	struct end *end = (struct end *)(void *)((char *)source -
 						 offsetof(struct end, source));
 	bool resume = (events & SVC_IO_RESUME) != 0;
+	if (!end->attached) {
+		end->attached = true;
+		svc_mux_attach(&end->mux);
+	}
 	if (resume)
 		end_flush(&end->mux);
 	if (!end->detached && !svc_mux_failed(&end->mux) &&
@@ -269,12 +274,9 @@ end_ready(struct svc_source *source, unsigned events)
 	pthread_mutex_unlock(&end->mutex);
 	/* What a handler answered after it lost the loop may still be with its
 	 * thread: let it be sent before the end. */
-	pthread_mutex_lock(&end->mux.mutex);
-	bool sending = end->mux.flushing && !end->mux.failed;
-	pthread_mutex_unlock(&end->mux.mutex);
-	if (close && sending)
-		kick(end);
-	else if (close)
+	if (close && !end->detached && svc_mux_linger(&end->mux))
+		close = false;
+	if (close)
 		svc_mux_fail(&end->mux, SVC_E_CLOSED, "closed");
 	else if (hung_up)
 		svc_mux_fail(&end->mux, SVC_E_UNAVAILABLE,
@@ -548,4 +550,5 @@ const struct svc_transport_ops svc_transport_memory = {
     .release = svc_mux_release,
     .peer = svc_mux_peer,
     .cancelled = svc_mux_cancelled,
+    .credit = svc_mux_credit,
 };

@@ -24,6 +24,26 @@ svc_transport_limits_fill(const struct svc_transport_limits *limits)
 		filled.max_connections = 65536;
 	if (filled.handshake_ms <= 0)
 		filled.handshake_ms = 10000;
+	if (filled.stream_window == 0)
+		filled.stream_window = 256u << 10;
+	if (filled.conn_window == 0)
+		filled.conn_window = 4u << 20;
+	if (filled.stream_window < HELLO_MIN_WINDOW)
+		filled.stream_window = HELLO_MIN_WINDOW;
+	if (filled.conn_window < HELLO_MIN_WINDOW)
+		filled.conn_window = HELLO_MIN_WINDOW;
+	if (filled.stream_window > INT32_MAX)
+		filled.stream_window = INT32_MAX;
+	if (filled.conn_window > INT32_MAX)
+		filled.conn_window = INT32_MAX;
+	if (filled.keepalive_ms == 0)
+		filled.keepalive_ms = 10000;
+	if (filled.keepalive_ms < 0)
+		filled.keepalive_ms = SVC_FOREVER;
+	if (filled.idle_ms == 0)
+		filled.idle_ms = 300000;
+	if (filled.idle_ms < 0)
+		filled.idle_ms = SVC_FOREVER;
 	return filled;
 }
 
@@ -34,19 +54,25 @@ svc_mux_init(
 	memset(mux, 0, sizeof(*mux));
 	mux->config = *config;
 	mux->config.limits = svc_transport_limits_fill(&config->limits);
+	if (mux->config.hello_ms <= 0)
+		mux->config.hello_ms = mux->config.limits.handshake_ms;
 	mux->refs = 1;
 	mux->next_id = 1;
 	mux->peer_streams = UINT32_MAX;
 	mux->peer_message = mux->config.limits.max_message;
+	mux->piece = PIECE_MIN;
+	mux->window = mux->config.limits.conn_window;
 	mux->need = HELLO_SIZE;
 	mux->share = SHARE;
-	svc_buf_init(&mux->out, (size_t)mux->config.limits.max_message +
-				    FRAME_MAX_HEAD + 8 * (size_t)BACKLOG);
+	svc_buf_init(&mux->out, 2 * (size_t)MAX_CONTROL);
 	struct hello hello = {
 	    .version = FRAME_VERSION,
 	    .oldest = FRAME_VERSION,
 	    .max_message = (uint32_t)mux->config.limits.max_message,
 	    .max_streams = mux->config.limits.max_streams,
+	    .stream_window = mux->config.limits.stream_window,
+	    .conn_window = mux->config.limits.conn_window,
+	    .piece = PIECE,
 	};
 	uint8_t bytes[HELLO_SIZE];
 	hello_encode(&hello, bytes);
@@ -97,7 +123,12 @@ mux_queue_frame(struct svc_mux *mux, uint8_t type, uint8_t flags,
 	struct frame frame = {
 	    .type = type, .flags = flags, .stream = stream, .value = value};
 	size_t before = mux->out.len;
-	if (frame_encode(&mux->out, &frame, body, len) == SVC_OK)
+	if (before > MAX_CONTROL)
+		mux_fail(mux, SVC_E_UNAVAILABLE,
+		    "the peer asks for more answers than it reads");
+	else if (frame_encode(&mux->out, &frame, body, len) != SVC_OK)
+		mux_fail(mux, SVC_E_NOMEM, "out of memory");
+	else
 		mux->queued += mux->out.len - before;
 }
 
@@ -109,25 +140,41 @@ mux_queue_reset(struct svc_mux *mux, uint32_t stream, svc_err code,
 	    (uint32_t)code, text, strlen(text));
 }
 
+static bool
+has_output(const struct svc_mux *mux)
+{
+	return mux->out.len > 0 || mux_sendable(mux);
+}
+
 void
 mux_unlock_and_flush(struct svc_mux *mux)
 {
-	bool flush = mux->out.len > 0 && !mux->flushing && mux_batch != mux;
-	/* Without the mutex the stream that holds the connection may go. */
-	if (flush)
-		svc_mux_ref(mux);
-	pthread_mutex_unlock(&mux->mutex);
-	if (flush) {
-		mux->config.ops->flush(mux);
-		svc_mux_unref(mux);
+	bool flush = has_output(mux) && !mux->flushing && mux_batch != mux;
+	bool close = mux->close_due;
+	mux->close_due = false;
+	if (!flush && !close) {
+		pthread_mutex_unlock(&mux->mutex);
+		return;
 	}
+	/* Without the mutex the stream that holds the connection may go. */
+	svc_mux_ref(mux);
+	pthread_mutex_unlock(&mux->mutex);
+	if (flush)
+		mux->config.ops->flush(mux);
+	if (close)
+		mux->config.ops->close(mux);
+	svc_mux_unref(mux);
 }
 
 bool
 svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 {
 	pthread_mutex_lock(&mux->mutex);
-	bool begin = !mux->flushing && mux->out.len > 0;
+	bool begin = false;
+	if (!mux->flushing) {
+		mux_pump(mux);
+		begin = mux->out.len > 0;
+	}
 	if (begin) {
 		struct svc_buf empty = *into;
 		empty.max = mux->out.max;
@@ -135,20 +182,12 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 		mux->out = empty;
 		mux->flushing = true;
 	}
+	bool close = mux->close_due;
+	mux->close_due = false;
 	pthread_mutex_unlock(&mux->mutex);
+	if (close)
+		mux->config.ops->close(mux);
 	return begin;
-}
-
-bool
-mux_writable_due(struct svc_mux *mux)
-{
-	if (!mux->want_writable || mux->writable_posted ||
-	    mux->out.len > BACKLOG / 2)
-		return false;
-	mux->writable_posted = true;
-	mux->writable_task.run = mux_writable_run;
-	svc_mux_ref(mux); /* of the task */
-	return true;
 }
 
 bool
@@ -157,7 +196,7 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 	pthread_mutex_lock(&mux->mutex);
 	mux->sent += sent;
 	mux->flushing = false;
-	bool more = mux->out.len > 0;
+	bool more = has_output(mux);
 	if (from->cap > KEEP_OUTPUT && mux->n_streams == 0 && !more) {
 		size_t max = from->max;
 		svc_buf_fini(from);
@@ -165,10 +204,11 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 	} else {
 		svc_buf_clear(from);
 	}
-	bool post = mux_writable_due(mux);
+	bool close = mux->close_due || (mux->leaving && !more);
+	mux->close_due = false;
 	pthread_mutex_unlock(&mux->mutex);
-	if (post)
-		svc_loop_post(mux->config.loop, &mux->writable_task);
+	if (close)
+		mux->config.ops->close(mux);
 	return more;
 }
 
@@ -184,15 +224,28 @@ svc_mux_backlog(struct svc_mux *mux)
 /* ------------------------------------------------------------------- failing
  */
 
+static void
+set_failed(struct svc_mux *mux, svc_err code, const char *text)
+{
+	if (mux->failed)
+		return;
+	mux->failed = true;
+	svc_error_set(&mux->failure, code, "%s", text);
+	svc_buf_clear(&mux->out);
+}
+
+void
+mux_fail(struct svc_mux *mux, svc_err code, const char *text)
+{
+	mux->close_due = mux->close_due || !mux->failed;
+	set_failed(mux, code, text);
+}
+
 void
 svc_mux_fail(struct svc_mux *mux, svc_err code, const char *text)
 {
 	pthread_mutex_lock(&mux->mutex);
-	if (!mux->failed) {
-		mux->failed = true;
-		svc_error_set(&mux->failure, code, "%s", text);
-		svc_buf_clear(&mux->out);
-	}
+	set_failed(mux, code, text);
 	pthread_mutex_unlock(&mux->mutex);
 }
 
@@ -232,6 +285,24 @@ svc_mux_close_streams(struct svc_mux *mux)
 	}
 }
 
+/* Requests that are not whole yet, and never will be run. */
+static void
+refuse_assembling(struct svc_mux *mux)
+{
+	static const char text[] = "the service is stopping";
+	struct svc_mux_node *node = mux->assembling.first;
+	while (node != NULL) {
+		struct svc_mux_stream *stream =
+		    MUX_STREAM_OF(node, assembly_node);
+		node = node->next;
+		if (stream->accepted || !mux->config.server)
+			continue;
+		mux_queue_reset(mux, stream->id, SVC_E_UNAVAILABLE, true, text);
+		mux_forget(stream);
+		mux_stream_destroy(stream);
+	}
+}
+
 void
 svc_mux_drain(struct svc_mux *mux)
 {
@@ -241,6 +312,7 @@ svc_mux_drain(struct svc_mux *mux)
 		/* What the peer sent before it reads this is refused one by
 		 * one. */
 		mux_queue_frame(mux, FRAME_DRAIN, 0, UINT32_MAX, 0, NULL, 0);
+		refuse_assembling(mux);
 	}
 	mux_unlock_and_flush(mux);
 }
@@ -254,7 +326,7 @@ svc_mux_finish(struct svc_mux *mux)
 	bool idle = mux->n_streams == 0;
 	pthread_mutex_unlock(&mux->mutex);
 	if (idle)
-		mux->config.ops->idle(mux);
+		mux->config.ops->close(mux);
 }
 
 /* ------------------------------------------------------------------- streams
@@ -275,6 +347,28 @@ check_size(
 	return SVC_OK;
 }
 
+/* The part to the output if it can go in one frame and at once, else to what
+ * is pending. With the mutex held. */
+static svc_err
+give_part(struct svc_mux_stream *stream, const struct svc_part *part,
+    bool at_once, struct svc_error *err)
+{
+	struct svc_mux *mux = stream->mux;
+	size_t len = part->flags & SVC_PART_MESSAGE ? part->len : 0;
+	if (!at_once || len > mux->piece || stream->pending != NULL ||
+	    mux->out.len > BACKLOG || !mux_may_send(stream, part->flags))
+		return mux_pend(stream, part, err);
+	size_t before = mux->out.len;
+	svc_err rc = part_encode(&mux->out, stream->id, !mux->config.server,
+	    part, mux->config.limits.max_headers, err);
+	size_t added = mux->out.len - before;
+	if (rc == SVC_OK) {
+		mux->queued += added;
+		mux_charge(stream, added - FRAME_SIZE);
+	}
+	return rc;
+}
+
 svc_err
 svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
     const struct svc_stream_events *events, void *user,
@@ -292,9 +386,11 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	if (mux->failed || mux->draining || mux->next_id == 0)
 		rc = svc_error_set(err, SVC_E_CLOSED, "%s",
 		    mux->failed ? mux->failure.text : "the peer is stopping");
-	else if (mux->out.len > BACKLOG)
+	else if (mux->out.len > BACKLOG ||
+		 mux->pending > mux_pending_limit(mux))
 		rc = svc_error_set(err, SVC_E_AGAIN,
-		    "%zu bytes are waiting to be sent to %s", mux->out.len,
+		    "%llu bytes are waiting to be sent to %s",
+		    (unsigned long long)(mux->out.len + mux->pending),
 		    mux->peer);
 	else if (mux->n_streams >= mux->config.limits.max_streams ||
 		 mux->n_streams >= mux->peer_streams)
@@ -306,21 +402,28 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	if (rc == SVC_OK) {
 		stream->id = mux->next_id;
 		stream->sent_end = (first->flags & SVC_PART_END) != 0;
+		stream->credit = mux->peer_window;
+		stream->window = mux->config.limits.stream_window;
 		rc = mux_list(mux, stream);
 		if (rc != SVC_OK)
 			svc_error_set(err, rc, "out of memory");
 	}
 	if (rc == SVC_OK) {
-		size_t before = mux->out.len;
-		rc = part_encode(&mux->out, stream->id, true, first,
-		    mux->config.limits.max_headers, err);
+		/* Streams must begin in the order of their numbers. */
+		rc = give_part(stream, first, mux->n_unopened == 0, err);
 		if (rc == SVC_OK) {
 			mux->next_id++;
-			mux->queued += mux->out.len - before;
 			stream->queued_to = mux->queued;
+			if (stream->pending != NULL) {
+				stream->queued_to = UINT64_MAX;
+				stream->unopened = true;
+				mux->n_unopened++;
+			}
 			*ret_stream = &stream->handle;
+			if (!mux->ticking)
+				mux_arm(mux);
 		} else {
-			mux_unlist(mux, stream);
+			mux_forget(stream);
 		}
 	}
 	mux_unlock_and_flush(mux);
@@ -336,29 +439,28 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 	struct svc_mux_stream *stream = stream_of(handle);
 	struct svc_mux *mux = stream->mux;
 	svc_err rc;
+	bool end = (part->flags & SVC_PART_END) != 0;
 	pthread_mutex_lock(&mux->mutex);
 	if (stream->sent_end) {
 		rc = svc_error_set(
 		    err, SVC_E_INVAL, "the stream's end has been sent");
 	} else if (!stream->listed || mux->failed) {
 		rc = svc_error_set(err, SVC_E_CLOSED, "the stream has ended");
-	} else if (mux->out.len > BACKLOG && !(part->flags & SVC_PART_END)) {
+	} else if (!end && stream->pending != NULL) {
 		stream->want_writable = true;
-		mux->want_writable = true;
+		rc = SVC_E_AGAIN;
+	} else if (!end && mux->pending > mux_pending_limit(mux)) {
+		stream->want_writable = true;
+		mux->choked = true;
 		rc = SVC_E_AGAIN;
 	} else {
 		rc = check_size(mux, part, err);
 	}
-	if (rc == SVC_OK) {
-		size_t before = mux->out.len;
-		rc = part_encode(&mux->out, stream->id, !mux->config.server,
-		    part, mux->config.limits.max_headers, err);
-		mux->queued += mux->out.len - before;
-		stream->queued_to = mux->queued;
-	}
-	if (rc == SVC_OK && (part->flags & SVC_PART_END)) {
+	if (rc == SVC_OK)
+		rc = give_part(stream, part, true, err);
+	if (rc == SVC_OK && end) {
 		stream->sent_end = true;
-		if (stream->done)
+		if (stream->done && stream->pending == NULL)
 			mux_unlist(mux, stream);
 	}
 	mux_unlock_and_flush(mux);

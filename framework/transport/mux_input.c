@@ -4,18 +4,24 @@
 
 #include <string.h>
 
-#define MAX_KEPT (8u << 20) /* for a stream whose callback does not return */
-
-/* --------------------------------------------------------------------- input
- */
-
-static svc_mux_result
-refuse(struct svc_mux *mux, uint32_t id, svc_err code, const char *text)
+/* Why a message or head is above our limit; NULL when it is not. */
+static const char *
+too_large(
+    const struct svc_mux *mux, const struct frame *frame, struct svc_error *why)
 {
-	pthread_mutex_lock(&mux->mutex);
-	mux_queue_reset(mux, id, code, true, text);
-	mux_unlock_and_flush(mux);
-	return SVC_MUX_OK;
+	uint32_t len = frame->length - frame->head;
+	if (frame->head > mux->config.limits.max_headers)
+		svc_error_set(why, SVC_E_EXHAUSTED,
+		    "headers of %u bytes exceed the limit of %u", frame->head,
+		    mux->config.limits.max_headers);
+	else if (len > mux->config.limits.max_message)
+		svc_error_set(why, SVC_E_EXHAUSTED,
+		    "message of %u bytes exceeds the limit of %lld "
+		    "(--max_message_size)",
+		    len, (long long)mux->config.limits.max_message);
+	else
+		return NULL;
+	return why->text;
 }
 
 static svc_mux_result
@@ -24,63 +30,152 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 {
 	struct svc_part part;
 	struct svc_headers *headers = NULL;
-	svc_err rc = part_decode(frame, true, payload, &part, &headers, err);
-	if (rc == SVC_E_NOMEM)
-		return refuse(mux, frame->stream, rc, "out of memory");
-	if (rc != SVC_OK)
-		return SVC_MUX_FAILED;
-	struct svc_mux_stream *stream =
-	    mux_stream_create(mux, frame->stream, false);
-	svc_mux_result result;
+	struct svc_error why = {0};
+	bool more = (frame->flags & FRAME_MORE) != 0;
+	const char *refused = too_large(mux, frame, &why);
+	svc_err code = SVC_E_EXHAUSTED;
+	svc_err rc = SVC_OK;
+	if (!more && refused == NULL) {
+		rc = part_decode(frame, true, payload, &part, &headers, err);
+		if (rc != SVC_OK && rc != SVC_E_NOMEM)
+			return SVC_MUX_FAILED;
+	}
+	struct svc_mux_stream *stream = NULL;
+	if (refused == NULL && rc == SVC_OK)
+		stream = mux_stream_create(mux, frame->stream, false);
 	pthread_mutex_lock(&mux->mutex);
-	const char *refused =
-	    stream == NULL                 ? "out of memory"
-	    : mux->draining || mux->failed ? "the service is stopping"
-	    : mux->n_streams >= mux->config.limits.max_streams
-		? "too many streams in this connection"
-	    : mux_list(mux, stream) != SVC_OK ? "out of memory"
-					      : NULL;
+	if (refused != NULL) {
+		;
+	} else if (mux->failed || mux->draining) {
+		refused = "the service is stopping";
+		code = SVC_E_UNAVAILABLE;
+	} else if (mux->n_held >= mux->config.limits.max_streams) {
+		refused = "too many streams in this connection";
+	} else if (mux->pending > mux_pending_limit(mux)) {
+		refused = "too many answers wait for this connection";
+	} else if (stream == NULL || mux_list(mux, stream) != SVC_OK) {
+		refused = "out of memory";
+		code = SVC_E_NOMEM;
+	}
 	if (refused == NULL) {
-		atomic_store(&stream->runner, mux_self());
-		stream->got_end = (part.flags & SVC_PART_END) != 0;
-		pthread_mutex_unlock(&mux->mutex);
-		result = mux_deliver_part(stream, &part);
+		stream->credit = mux->peer_window;
+		stream->window = mux->config.limits.stream_window;
+		stream->got_headers = true;
+		mux_take(mux, stream, frame);
+		if (!mux->ticking)
+			mux_arm(mux);
+		if (more &&
+		    mux_assemble(stream, frame, payload, &why) != SVC_OK) {
+			refused = why.text;
+			code = why.code;
+			mux_forget(stream);
+		}
 	} else {
-		svc_err code = mux->draining || mux->failed ? SVC_E_UNAVAILABLE
-							    : SVC_E_EXHAUSTED;
-		pthread_mutex_unlock(&mux->mutex);
+		mux_take(mux, NULL, frame);
+	}
+	if (refused != NULL) {
+		mux_queue_reset(mux, frame->stream, code, true, refused);
+		mux_unlock_and_flush(mux);
 		if (stream != NULL)
 			mux_stream_destroy(stream);
-		result = refuse(mux, frame->stream, code, refused);
+		svc_headers_destroy(headers);
+		return SVC_MUX_OK;
 	}
+	if (more) {
+		mux_unlock_and_flush(mux);
+		return SVC_MUX_OK;
+	}
+	atomic_store(&stream->runner, mux_self());
+	stream->recv_end = (part.flags & SVC_PART_END) != 0;
+	stream->got_end = stream->recv_end;
+	mux_consume(stream, stream->unconsumed);
+	pthread_mutex_unlock(&mux->mutex);
+	svc_mux_result result = mux_deliver_part(stream, &part);
 	svc_headers_destroy(headers);
 	return result;
 }
 
-/* The stream's callback runs elsewhere: keep the part for that thread. With
- * the mutex held. */
-static void
-keep_part(struct svc_mux_stream *stream, const struct frame *frame,
-    const uint8_t *payload)
+/* The stream ends for our own reason. The mutex is held; unlocks. */
+static svc_mux_result
+reset(struct svc_mux_stream *stream, svc_err code, const char *text)
 {
-	static const char slow[] = "the receiver is too slow";
-	struct queued_part *queued =
-	    stream->kept + frame->length <= MAX_KEPT
-		? svc_mem_alloc(sizeof(*queued) + frame->length)
-		: NULL;
-	if (queued == NULL) {
-		mux_queue_reset(
-		    stream->mux, stream->id, SVC_E_EXHAUSTED, false, slow);
-		mux_end_stream(
-		    stream, SVC_E_EXHAUSTED, false, slow, sizeof(slow) - 1);
-		return;
+	struct svc_mux *mux = stream->mux;
+	bool not_run = mux->config.server && !stream->accepted &&
+		       atomic_load(&stream->runner) == 0;
+	mux_queue_reset(mux, stream->id, code, not_run, text);
+	bool deliver =
+	    mux_end_stream(stream, code, not_run, text, strlen(text));
+	mux_unlock_and_flush(mux);
+	return deliver ? mux_deliver_closed(stream) : SVC_MUX_OK;
+}
+
+/* A part that is whole: to its holder, or to wait until a callback that runs
+ * elsewhere returns. The mutex is held; unlocks. */
+static svc_mux_result
+input_queued(struct svc_mux_stream *stream, struct queued_part *queued,
+    struct svc_error *err)
+{
+	struct svc_mux *mux = stream->mux;
+	uintptr_t nobody = 0;
+	if (!atomic_compare_exchange_strong(
+		&stream->runner, &nobody, mux_self())) {
+		queued->next = NULL;
+		*stream->last_part = queued;
+		stream->last_part = &queued->next;
+		mux_unlock_and_flush(mux);
+		return SVC_MUX_OK;
 	}
-	stream->kept += frame->length;
-	queued->next = NULL;
-	queued->frame = *frame;
-	memcpy(queued->payload, payload, frame->length);
-	*stream->last_part = queued;
-	stream->last_part = &queued->next;
+	struct svc_part part;
+	struct svc_headers *headers = NULL;
+	svc_err rc = mux_decode(stream, queued, &part, &headers, err);
+	if (rc != SVC_OK) {
+		svc_mem_free(queued);
+		atomic_store(&stream->runner, 0);
+		if (rc == SVC_E_NOMEM)
+			return reset(stream, rc, "out of memory");
+		pthread_mutex_unlock(&mux->mutex);
+		return SVC_MUX_FAILED;
+	}
+	stream->got_end = (part.flags & SVC_PART_END) != 0;
+	mux_consume_part(stream, &part, queued->cost);
+	mux_unlock_and_flush(mux);
+	svc_mux_result result = mux_deliver_part(stream, &part);
+	svc_headers_destroy(headers);
+	svc_mem_free(queued);
+	return result;
+}
+
+/* A message that comes in pieces. The mutex is held; unlocks. */
+static svc_mux_result
+input_piece(struct svc_mux_stream *stream, const struct frame *frame,
+    const uint8_t *payload, struct svc_error *err)
+{
+	struct svc_mux *mux = stream->mux;
+	struct svc_error why;
+	svc_err rc = mux_assemble(stream, frame, payload, &why);
+	if (rc != SVC_OK)
+		return reset(stream, why.code, why.text);
+	if (frame->flags & FRAME_MORE) {
+		mux_unlock_and_flush(mux);
+		return SVC_MUX_OK;
+	}
+	return input_queued(stream, mux_assembled(stream), err);
+}
+
+/* What is wrong with a part at this point of its stream; NULL: nothing. */
+static const char *
+out_of_place(const struct svc_mux_stream *stream, const struct frame *frame)
+{
+	if (stream->recv_end)
+		return "a part after a stream's end";
+	if ((frame->flags & SVC_PART_HEADERS) && stream->got_headers)
+		return "a second part with headers";
+	if (stream->assembly == NULL)
+		return NULL;
+	if (!(frame->flags & SVC_PART_MESSAGE) ||
+	    (frame->head != 0 && !(frame->flags & SVC_PART_END)))
+		return "a part between the pieces of a message";
+	return NULL;
 }
 
 static svc_mux_result
@@ -88,15 +183,36 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
     const struct frame *frame, const uint8_t *payload, struct svc_error *err)
 {
 	/* The mutex is held; the stream is listed. */
-	if (stream->got_end) {
+	const char *wrong = out_of_place(stream, frame);
+	if (wrong == NULL && !mux_take(mux, stream, frame))
+		wrong = "more than it had credit for";
+	if (wrong != NULL) {
 		pthread_mutex_unlock(&mux->mutex);
-		svc_error_set(err, SVC_E_INVAL, "a part after a stream's end");
+		svc_error_set(err, SVC_E_INVAL, "the peer sent %s", wrong);
 		return SVC_MUX_FAILED;
 	}
+	stream->recv_end = (frame->flags & SVC_PART_END) != 0;
+	if (frame->flags & SVC_PART_HEADERS)
+		stream->got_headers = true;
+	if (stream->lingering) { /* nobody wants it */
+		mux_consume(stream, stream->unconsumed);
+		mux_unlock_and_flush(mux);
+		return SVC_MUX_OK;
+	}
+	struct svc_error why;
+	const char *refused = too_large(mux, frame, &why);
+	if (refused != NULL)
+		return reset(stream, why.code, refused);
+	if ((frame->flags & FRAME_MORE) || stream->assembly != NULL)
+		return input_piece(stream, frame, payload, err);
 	uintptr_t nobody = 0;
 	if (!atomic_compare_exchange_strong(
 		&stream->runner, &nobody, mux_self())) {
-		keep_part(stream, frame, payload);
+		struct queued_part *queued = mux_queued(frame, payload);
+		if (queued == NULL)
+			return reset(stream, SVC_E_NOMEM, "out of memory");
+		*stream->last_part = queued;
+		stream->last_part = &queued->next;
 		pthread_mutex_unlock(&mux->mutex);
 		return SVC_MUX_OK;
 	}
@@ -106,11 +222,14 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 	    frame, mux->config.server, payload, &part, &headers, err);
 	if (rc != SVC_OK) {
 		atomic_store(&stream->runner, 0);
+		if (rc == SVC_E_NOMEM)
+			return reset(stream, rc, "out of memory");
 		pthread_mutex_unlock(&mux->mutex);
 		return SVC_MUX_FAILED;
 	}
-	stream->got_end = (part.flags & SVC_PART_END) != 0;
-	pthread_mutex_unlock(&mux->mutex);
+	stream->got_end = stream->recv_end;
+	mux_consume_part(stream, &part, FRAME_SIZE + (size_t)frame->length);
+	mux_unlock_and_flush(mux);
 	svc_mux_result result = mux_deliver_part(stream, &part);
 	svc_headers_destroy(headers);
 	return result;
@@ -123,38 +242,6 @@ input_reset(struct svc_mux *mux, struct svc_mux_stream *stream,
 	bool deliver = mux_end_stream(stream, svc_err_from_number(frame->value),
 	    (frame->flags & FRAME_NOT_RUN) != 0, (const char *)payload,
 	    frame->length);
-	bool idle = mux->closing && mux->n_streams == 0;
-	pthread_mutex_unlock(&mux->mutex);
-	svc_mux_result result =
-	    deliver ? mux_deliver_closed(stream) : SVC_MUX_OK;
-	if (idle && result == SVC_MUX_OK)
-		mux->config.ops->idle(mux);
-	return result;
-}
-
-/* A message or head above our limit: the stream ends, its bytes are skipped. */
-static svc_mux_result
-input_too_large(struct svc_mux *mux, const struct frame *frame)
-{
-	struct svc_error why;
-	if (frame->head > mux->config.limits.max_headers)
-		svc_error_set(&why, SVC_E_EXHAUSTED,
-		    "headers of %u bytes exceed the limit of %u", frame->head,
-		    mux->config.limits.max_headers);
-	else
-		svc_error_set(&why, SVC_E_EXHAUSTED,
-		    "message of %u bytes exceeds the limit of %lld "
-		    "(--max_message_size)",
-		    frame->length - frame->head,
-		    (long long)mux->config.limits.max_message);
-	bool opens = mux->config.server && (frame->flags & SVC_PART_HEADERS);
-	if (opens && frame->stream > mux->last_id)
-		mux->last_id = frame->stream;
-	pthread_mutex_lock(&mux->mutex);
-	struct svc_mux_stream *stream = mux_find(mux, frame->stream);
-	bool deliver = stream != NULL && mux_end_stream(stream, why.code, false,
-					     why.text, strlen(why.text));
-	mux_queue_reset(mux, frame->stream, why.code, opens, why.text);
 	mux_unlock_and_flush(mux);
 	return deliver ? mux_deliver_closed(stream) : SVC_MUX_OK;
 }
@@ -163,11 +250,19 @@ input_too_large(struct svc_mux *mux, const struct frame *frame)
 static svc_mux_result
 input_drain(struct svc_mux *mux, const struct frame *frame)
 {
+	/* A client's says nothing: a server opens no streams. One that says
+	 * no more than the last is not worth a look at all streams. */
+	if (mux->config.server ||
+	    (mux->drained_id != 0 && frame->stream >= mux->drained_id))
+		return SVC_MUX_OK;
+	mux->drained_id = frame->stream != 0 ? frame->stream : 1;
 	for (;;) {
 		struct svc_mux_stream *found = NULL;
 		pthread_mutex_lock(&mux->mutex);
 		mux->draining = true;
-		for (uint32_t i = 0; i < mux->n_buckets && found == NULL; i++)
+		for (uint32_t i = 0; i < mux->n_buckets && found == NULL &&
+				     frame->stream != UINT32_MAX;
+		     i++)
 			for (struct svc_mux_stream *stream = mux->buckets[i];
 			     stream != NULL; stream = stream->next)
 				if (stream->id > frame->stream) {
@@ -178,7 +273,7 @@ input_drain(struct svc_mux *mux, const struct frame *frame)
 		bool deliver =
 		    found != NULL && mux_end_stream(found, SVC_E_UNAVAILABLE,
 					 true, text, sizeof(text) - 1);
-		pthread_mutex_unlock(&mux->mutex);
+		mux_unlock_and_flush(mux);
 		if (found == NULL)
 			return SVC_MUX_OK;
 		/* After a take-over the rest is refused by the peer one by
@@ -188,12 +283,36 @@ input_drain(struct svc_mux *mux, const struct frame *frame)
 	}
 }
 
+#define PART_FLAGS \
+	(SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END | FRAME_MORE)
+
+/* What is wrong with a PART frame by itself. */
+static const char *
+part_wrong(const struct svc_mux *mux, const struct frame *frame)
+{
+	uint32_t body = frame->length - frame->head;
+	if ((frame->flags & ~PART_FLAGS) != 0 ||
+	    (frame->flags & (PART_FLAGS & ~FRAME_MORE)) == 0)
+		return "flags that are not allowed";
+	if (body > PIECE)
+		return "a piece that is too large";
+	if (body > 0 && !(frame->flags & SVC_PART_MESSAGE))
+		return "a body without a message";
+	if ((frame->flags & FRAME_MORE) &&
+	    (body == 0 || (frame->flags & SVC_PART_END)))
+		return "an empty or last piece that says there is more";
+	if (mux->config.server && (frame->flags & SVC_PART_HEADERS) &&
+	    frame->stream <= mux->last_id)
+		return "a stream number out of order";
+	return NULL;
+}
+
 static bool
 frame_valid(
     const struct svc_mux *mux, const struct frame *frame, struct svc_error *err)
 {
 	const char *what = NULL;
-	if (frame->type < FRAME_PART || frame->type > FRAME_PONG)
+	if (frame->type < FRAME_PART || frame->type > FRAME_WINDOW)
 		what = "an unknown type";
 	else if (frame->head > frame->length)
 		what = "a head longer than the frame";
@@ -203,10 +322,10 @@ frame_valid(
 	else if ((frame->type == FRAME_PART || frame->type == FRAME_RESET) &&
 		 frame->stream == 0)
 		what = "stream number 0";
-	else if (frame->type == FRAME_PART && mux->config.server &&
-		 (frame->flags & SVC_PART_HEADERS) &&
-		 frame->stream <= mux->last_id)
-		what = "a stream number out of order";
+	else if (frame->type == FRAME_WINDOW && frame->value == 0)
+		what = "a credit of 0";
+	else if (frame->type == FRAME_PART)
+		what = part_wrong(mux, frame);
 	if (what == NULL)
 		return true;
 	svc_error_set(err, SVC_E_INVAL, "the peer sent a frame with %s", what);
@@ -219,43 +338,100 @@ input_frame(struct svc_mux *mux, const struct frame *frame,
 {
 	if (frame->type == FRAME_PART && mux->config.server &&
 	    (frame->flags & SVC_PART_HEADERS)) {
-		mux->last_id = frame->stream;
+		__atomic_store_n(
+		    &mux->last_id, frame->stream, __ATOMIC_RELAXED);
 		return open_by_peer(mux, frame, payload, err);
 	}
 	if (frame->type == FRAME_DRAIN)
 		return input_drain(mux, frame);
-	if (frame->type == FRAME_PONG)
-		return SVC_MUX_OK;
 	pthread_mutex_lock(&mux->mutex);
-	if (frame->type == FRAME_PING) {
+	if (frame->type == FRAME_PART || frame->type == FRAME_RESET) {
+		struct svc_mux_stream *stream = mux_find(mux, frame->stream);
+		if (stream != NULL && frame->type == FRAME_PART)
+			return input_part(mux, stream, frame, payload, err);
+		if (stream != NULL)
+			return input_reset(mux, stream, frame, payload);
+		/* It has ended here. */
+		if (frame->type == FRAME_PART && !mux_take(mux, NULL, frame)) {
+			pthread_mutex_unlock(&mux->mutex);
+			svc_error_set(err, SVC_E_INVAL,
+			    "the peer sent more than it had credit for");
+			return SVC_MUX_FAILED;
+		}
+	} else if (frame->type == FRAME_WINDOW) {
+		if (!mux_credit(mux, frame)) {
+			pthread_mutex_unlock(&mux->mutex);
+			svc_error_set(err, SVC_E_INVAL,
+			    "the peer gave more credit than there can be");
+			return SVC_MUX_FAILED;
+		}
+	} else if (frame->type == FRAME_PING) {
 		mux_queue_frame(mux, FRAME_PONG, 0, frame->stream, frame->value,
 		    payload, frame->length);
-		mux_unlock_and_flush(mux);
-		return SVC_MUX_OK;
+	} else {
+		mux_pong(mux, frame->value);
 	}
-	struct svc_mux_stream *stream = mux_find(mux, frame->stream);
-	if (stream == NULL) { /* it has ended here */
-		pthread_mutex_unlock(&mux->mutex);
-		return SVC_MUX_OK;
-	}
-	if (frame->type == FRAME_RESET)
-		return input_reset(mux, stream, frame, payload);
-	return input_part(mux, stream, frame, payload, err);
+	mux_unlock_and_flush(mux);
+	return SVC_MUX_OK;
 }
 
 /* Whether a thread that only waits for its own reply may handle the frame. */
 static bool
 may_handle(struct svc_mux *mux, const struct frame *frame)
 {
-	if (frame->type == FRAME_PING || frame->type == FRAME_PONG)
+	if (frame->type == FRAME_PING || frame->type == FRAME_PONG ||
+	    frame->type == FRAME_WINDOW)
 		return true;
-	if (mux->config.server || frame->type == FRAME_DRAIN)
+	if (mux->config.server)
 		return false;
 	pthread_mutex_lock(&mux->mutex);
-	struct svc_mux_stream *stream = mux_find(mux, frame->stream);
-	bool may = stream == NULL || stream->waits;
+	struct svc_mux_stream *stream = NULL;
+	bool may = true;
+	if (frame->type == FRAME_DRAIN) {
+		may = mux->n_streams == 0;
+	} else {
+		stream = mux_find(mux, frame->stream);
+		may = stream == NULL || stream->waits;
+	}
 	pthread_mutex_unlock(&mux->mutex);
 	return may;
+}
+
+/* For the timer, which only compares it. */
+static void
+count(uint32_t *number)
+{
+	__atomic_store_n(number, *number + 1, __ATOMIC_RELAXED);
+}
+
+/* The peer's hello, if it is whole; then *offset is behind what is known of
+ * it. */
+static svc_mux_result
+input_hello(struct svc_mux *mux, const uint8_t *at, size_t left, size_t *offset,
+    struct svc_error *err)
+{
+	struct hello hello;
+	mux->need = HELLO_SIZE;
+	if (left < HELLO_SIZE) {
+		/* A stranger shows in its first bytes. */
+		if (left == 0 || at[0] == 0xf5)
+			return SVC_MUX_OK;
+		svc_error_set(
+		    err, SVC_E_INVAL, "the peer does not speak svc frames");
+		mux->foreign = true;
+		return SVC_MUX_FAILED;
+	}
+	if (hello_decode(at, &hello, err) != SVC_OK) {
+		mux->foreign = true;
+		return SVC_MUX_FAILED;
+	}
+	*offset += HELLO_SIZE;
+	mux->skip = hello.size - (size_t)HELLO_SIZE;
+	mux->greeted = true;
+	pthread_mutex_lock(&mux->mutex);
+	mux_greet(mux, &hello);
+	mux_unlock_and_flush(mux);
+	return SVC_MUX_OK;
 }
 
 svc_mux_result
@@ -267,6 +443,9 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 	svc_mux_result result = SVC_MUX_OK;
 	if (on_loop)
 		mux_batch = mux;
+	if (len - *offset != mux->left)
+		count(&mux->received);
+	bool paused = false;
 	while (result == SVC_MUX_OK) {
 		/* Who does not read our answers gets no more of them. Only a
 		 * server stops reading: if both sides did, neither would ever
@@ -275,46 +454,27 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		    mux->unchecked > BACKLOG / 64) {
 			mux->unchecked = 0;
 			if (svc_mux_backlog(mux) > BACKLOG) {
+				paused = true;
 				result = SVC_MUX_YIELD;
 				break;
 			}
 		}
 		size_t left = len - *offset;
 		const uint8_t *at = data + *offset;
+		if (!mux->greeted) {
+			size_t before = *offset;
+			result = input_hello(mux, at, left, offset, err);
+			if (*offset == before)
+				break;
+			continue;
+		}
 		if (mux->skip > 0) {
-			size_t n = left < mux->skip ? left : (size_t)mux->skip;
+			size_t n = left < mux->skip ? left : mux->skip;
 			mux->skip -= n;
 			*offset += n;
 			mux->need = 1;
 			if (mux->skip > 0)
 				break;
-			continue;
-		}
-		if (!mux->greeted) {
-			mux->need = HELLO_SIZE;
-			/* A stranger shows in its first bytes. */
-			struct hello hello;
-			if (left < HELLO_SIZE) {
-				if (left > 0 && at[0] != 0xf5) {
-					mux->foreign = true;
-					svc_error_set(err, SVC_E_INVAL,
-					    "the peer does not speak svc "
-					    "frames");
-					result = SVC_MUX_FAILED;
-				}
-				break;
-			}
-			if (hello_decode(at, &hello, err) != SVC_OK) {
-				mux->foreign = true;
-				result = SVC_MUX_FAILED;
-				break;
-			}
-			*offset += HELLO_SIZE;
-			mux->greeted = true;
-			pthread_mutex_lock(&mux->mutex);
-			mux->peer_streams = hello.max_streams;
-			mux->peer_message = hello.max_message;
-			pthread_mutex_unlock(&mux->mutex);
 			continue;
 		}
 		mux->need = FRAME_SIZE;
@@ -335,25 +495,32 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 			result = SVC_MUX_YIELD;
 			break;
 		}
-		if (frame.type == FRAME_PART &&
-		    (frame.length - frame.head >
-			    mux->config.limits.max_message ||
-			frame.head > mux->config.limits.max_headers)) {
-			*offset += FRAME_SIZE;
-			mux->skip = frame.length;
-			result = input_too_large(mux, &frame);
-			continue;
-		}
 		mux->need = FRAME_SIZE + frame.length;
 		if (left < mux->need)
 			break;
 		*offset += mux->need;
+		mux->left = len - *offset;
 		mux->unchecked += mux->need;
 		mux->need = FRAME_SIZE;
+		count(&mux->frames);
 		result = input_frame(mux, &frame, at + FRAME_SIZE, err);
 	}
 	if (on_loop)
 		mux_batch = NULL;
+	if (result == SVC_MUX_LOST)
+		return result;
+	mux->left = len - *offset;
+	bool half = result == SVC_MUX_OK && mux->left > 0;
+	__atomic_store_n(&mux->half, half, __ATOMIC_RELAXED);
+	__atomic_store_n(&mux->paused, paused, __ATOMIC_RELAXED);
+	if (half) {
+		pthread_mutex_lock(&mux->mutex);
+		if (!mux->ticking)
+			mux_arm(mux);
+		pthread_mutex_unlock(&mux->mutex);
+	}
+	if (mux->config.loop == NULL)
+		mux_due_here(mux);
 	return result;
 }
 

@@ -4,8 +4,10 @@
 
 /*
  * Between mux.c (a connection and what is done to its streams from outside),
- * mux_stream.c (the table of streams and their callbacks) and mux_input.c (what
- * the peer sends).
+ * mux_stream.c (the table of streams and their callbacks), mux_send.c (messages
+ * in pieces, and the credit that the peer gives), mux_input.c (what the peer
+ * sends), mux_receive.c (messages that come in pieces, and the credit that we
+ * give) and mux_timer.c (the hello's time, keepalive, idle time, lingering).
  *
  * mux->mutex guards the table of streams, their state and the output; no
  * callback runs under it. What belongs to the reader (greeted, skip, need) is
@@ -22,11 +24,31 @@
 
 #define SHARE 64 /* frames of one connection, then its loop looks at others */
 #define BACKLOG (1u << 20) /* more than this waiting: senders get AGAIN */
+#define ENOUGH (1u << 17)  /* pieces are added up to here */
+/* Answers to the peer's control frames that it does not read: beyond this it
+ * loses its connection. */
+#define MAX_CONTROL (4u << 20)
 
+/* A part that came: in one frame while a callback ran, or in pieces. */
 struct queued_part {
 	struct queued_part *next;
-	struct frame frame;
+	struct frame first; /* its length is that of the whole head and body */
+	struct frame last;  /* of the last piece if that had END, else zero */
+	size_t cost;        /* in credit */
+	size_t len, cap;    /* of what follows: head, body, head of the last */
 	uint8_t payload[];
+};
+
+/* A part that goes in pieces, or waits for credit. */
+struct pending_part {
+	struct pending_part *next;
+	unsigned flags;
+	uint32_t first_value, last_value;
+	uint16_t first_head, last_head;
+	bool whole; /* in one frame */
+	bool begun;
+	size_t len, sent; /* of the message */
+	uint8_t bytes[];  /* the heads, then the message */
 };
 
 struct svc_mux_stream {
@@ -37,20 +59,40 @@ struct svc_mux_stream {
 	_Atomic bool cancelled;
 	uint32_t id;
 	bool waits;
-	bool listed;   /* in the table */
-	bool accepted; /* the server's accept has run */
-	bool released; /* by its holder, inside a callback */
-	bool got_end, sent_end;
+	bool listed;    /* in the table */
+	bool accepted;  /* the server's accept has run */
+	bool released;  /* by its holder, inside a callback; or it has none */
+	bool lingering; /* released, but its answer is not sent yet */
+	bool got_headers;
+	bool recv_end;  /* the peer's END has come */
+	bool got_end;   /* and was delivered */
+	bool sent_end;  /* our END was given */
+	bool unopened;  /* nothing of it was sent */
 	bool close_due; /* `closed` is to be called */
 	bool done;      /* the end was delivered */
 	bool want_writable;
+	bool exempt; /* its first pending part, from the connection's credit */
 	svc_err release_code;
+	uint64_t queued_to; /* mux->queued behind its first part */
+	/* to the peer */
+	int64_t credit;
+	struct pending_part *pending, **last_pending;
+	struct svc_mux_node send_node; /* in sending or starved */
+	struct svc_mux_node due_node;
+	/* from the peer */
+	int64_t window;
+	size_t unconsumed, loan;
+	uint32_t freed;
+	uint32_t held_messages; /* of a holder that holds */
+	size_t held;            /* and their bytes */
+	struct queued_part *parts, **last_part;
+	struct queued_part *assembly;
+	struct svc_mux_node assembly_node;
+	uint32_t moved;      /* mux->ticks at the last piece */
+	pthread_cond_t cond; /* only with `waits` */
+	/* not zeroed when it is made */
 	struct svc_stream_end end;
 	char end_text[120];
-	uint64_t queued_to; /* mux->queued behind its last part */
-	struct queued_part *parts, **last_part;
-	size_t kept;         /* bytes in parts */
-	pthread_cond_t cond; /* only with `waits` */
 };
 
 /* The connection whose frames this thread handles on its loop: what it sends
@@ -71,29 +113,27 @@ stream_of(struct svc_stream_handle *handle)
 
 /* Unless said otherwise these want the mutex held. */
 
+/* --------------------------------------------------------------- mux_stream.c
+ */
 struct svc_mux_stream *mux_find(struct svc_mux *mux, uint32_t id);
 svc_err mux_list(struct svc_mux *mux, struct svc_mux_stream *stream);
 /* Nothing happens when it is not in the table. */
 void mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream);
+/* Takes it out of the table and all lists, with what is under way. */
+void mux_forget(struct svc_mux_stream *stream);
 /* Without the mutex. NULL when memory ran out. */
 struct svc_mux_stream *mux_stream_create(
     struct svc_mux *mux, uint32_t id, bool waits);
-/* Without the mutex; the stream is in no table. */
+/* The stream was forgotten. With or without the mutex. */
 void mux_stream_destroy(struct svc_mux_stream *stream);
-
-/* Control frames are small: that one cannot be queued is only possible without
- * memory, and then the stream is lost anyway. */
-void mux_queue_frame(struct svc_mux *mux, uint8_t type, uint8_t flags,
-    uint32_t stream, uint32_t value, const void *body, size_t len);
-void mux_queue_reset(struct svc_mux *mux, uint32_t stream, svc_err code,
-    bool not_run, const char *text);
-/* Unlocks, then sends what waits unless this thread is in a batch. */
-void mux_unlock_and_flush(struct svc_mux *mux);
 
 /* The stream ended early. True when the caller, who became its runner, is to
  * deliver that after unlocking; otherwise whoever runs a callback will. */
 bool mux_end_stream(struct svc_mux_stream *stream, svc_err code, bool not_run,
     const char *text, size_t len);
+/* The same, delivered later by the loop. */
+void mux_end_later(struct svc_mux_stream *stream, svc_err code, bool not_run,
+    const char *text);
 /* Without the mutex, by the stream's runner: run a callback, between enter and
  * leave if this thread runs the connection's loop, and let go of the stream. */
 svc_mux_result mux_deliver_part(
@@ -102,10 +142,88 @@ svc_mux_result mux_deliver_closed(struct svc_mux_stream *stream);
 /* Without the mutex, by the runner, after a callback: deliver what was queued
  * meanwhile, then let go of the stream. */
 void mux_callback_done(struct svc_mux_stream *stream);
-/* True when streams are to be told that there is room: then the caller posts
- * mux->writable_task after unlocking. */
-bool mux_writable_due(struct svc_mux *mux);
-/* A task: tells streams that there is room to send again. */
-void mux_writable_run(struct svc_task *task);
+/* The stream has a callback to come, from the loop. */
+void mux_due(struct svc_mux_stream *stream);
+/* Without the mutex, where there is no loop: run them. */
+void mux_due_here(struct svc_mux *mux);
+
+void mux_append(struct svc_mux_list *list, struct svc_mux_node *node);
+void mux_remove(struct svc_mux_node *node); /* from its list, if any */
+
+/* ---------------------------------------------------------------------- mux.c
+ */
+/* Control frames are small: one that cannot be queued fails the connection. */
+void mux_queue_frame(struct svc_mux *mux, uint8_t type, uint8_t flags,
+    uint32_t stream, uint32_t value, const void *body, size_t len);
+void mux_queue_reset(struct svc_mux *mux, uint32_t stream, svc_err code,
+    bool not_run, const char *text);
+void mux_fail(struct svc_mux *mux, svc_err code, const char *text);
+/* Unlocks, then sends what waits unless this thread is in a batch. */
+void mux_unlock_and_flush(struct svc_mux *mux);
+
+/* ----------------------------------------------------------------- mux_send.c
+ */
+/* Whether a frame with these flags may be sent now. */
+bool mux_may_send(const struct svc_mux_stream *stream, unsigned flags);
+/* Counts a frame of `len` bytes with its header. */
+void mux_charge(struct svc_mux_stream *stream, size_t len);
+/* Keeps a part to be sent in pieces.
+ * Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED (its head) */
+svc_err mux_pend(struct svc_mux_stream *stream, const struct svc_part *part,
+    struct svc_error *err);
+void mux_drop_pending(struct svc_mux_stream *stream);
+/* Whether mux_pump has something to do. */
+bool mux_sendable(const struct svc_mux *mux);
+/* Moves pieces to the output, of the streams in turn, up to ENOUGH. */
+void mux_pump(struct svc_mux *mux);
+/* More than this pending: new streams are refused. */
+uint64_t mux_pending_limit(const struct svc_mux *mux);
+/* The peer's hello and its WINDOW frames; false: more than there can be. */
+void mux_greet(struct svc_mux *mux, const struct hello *hello);
+bool mux_credit(struct svc_mux *mux, const struct frame *frame);
+
+/* -------------------------------------------------------------- mux_receive.c
+ */
+/* A PART frame came, of a stream that is known or not (NULL): counts it. False
+ * when the peer had no credit for it. */
+bool mux_take(struct svc_mux *mux, struct svc_mux_stream *stream,
+    const struct frame *frame);
+void mux_consume(struct svc_mux_stream *stream, size_t bytes);
+/* A part is about to be delivered, in frames of this cost. */
+void mux_consume_part(
+    struct svc_mux_stream *stream, const struct svc_part *part, size_t cost);
+/* A frame as a part to be delivered later. NULL when memory ran out. */
+struct queued_part *mux_queued(
+    const struct frame *frame, const uint8_t *payload);
+/* Adds a piece. Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED (max_message) */
+svc_err mux_assemble(struct svc_mux_stream *stream, const struct frame *frame,
+    const uint8_t *payload, struct svc_error *err);
+/* The part whose last piece has come. */
+struct queued_part *mux_assembled(struct svc_mux_stream *stream);
+void mux_drop_assembly(struct svc_mux_stream *stream);
+/* As part_decode. Trailers that do not fit into the part become one of their
+ * own, first in stream->parts. */
+svc_err mux_decode(struct svc_mux_stream *stream,
+    const struct queued_part *queued, struct svc_part *ret_part,
+    struct svc_headers **ret_headers, struct svc_error *err);
+
+/* ---------------------------------------------------------------- mux_timer.c
+ */
+/* A stream was opened: the timer must run. */
+void mux_arm(struct svc_mux *mux);
+/* PONG of a ping with this value. */
+void mux_pong(struct svc_mux *mux, uint32_t value);
+
+/* Of the streams whose node this is. */
+#define MUX_STREAM_OF(node, member)                                 \
+	((struct svc_mux_stream *)(void *)((char *)(node)-offsetof( \
+	    struct svc_mux_stream, member)))
+
+/* Everything we had to send was given and has gone to the output. */
+static inline bool
+mux_all_sent(const struct svc_mux_stream *stream)
+{
+	return stream->sent_end && stream->pending == NULL;
+}
 
 #endif

@@ -54,6 +54,7 @@ mux_list(struct svc_mux *mux, struct svc_mux_stream *stream)
 	*place = stream;
 	stream->listed = true;
 	mux->n_streams++;
+	mux->n_held++;
 	return SVC_OK;
 }
 
@@ -66,18 +67,22 @@ mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream)
 	*place = stream->next;
 	stream->listed = false;
 	mux->n_streams--;
+	if (mux->closing && mux->n_streams == 0)
+		mux->close_due = true;
 }
 
 struct svc_mux_stream *
 mux_stream_create(struct svc_mux *mux, uint32_t id, bool waits)
 {
-	struct svc_mux_stream *stream = svc_mem_calloc(1, sizeof(*stream));
+	struct svc_mux_stream *stream = svc_mem_alloc(sizeof(*stream));
 	if (stream == NULL)
 		return NULL;
+	memset(stream, 0, offsetof(struct svc_mux_stream, end));
 	stream->handle.ops = mux->config.transport;
 	stream->mux = mux;
 	stream->id = id;
 	stream->last_part = &stream->parts;
+	stream->last_pending = &stream->pending;
 	stream->waits = waits;
 	if (waits)
 		svc_cond_init(&stream->cond);
@@ -100,6 +105,54 @@ mux_stream_destroy(struct svc_mux_stream *stream)
 	svc_mux_unref(mux);
 }
 
+void
+mux_forget(struct svc_mux_stream *stream)
+{
+	struct svc_mux *mux = stream->mux;
+	if (stream->lingering) {
+		stream->lingering = false;
+		mux->n_lingering--;
+	}
+	mux_unlist(mux, stream);
+	if (stream->pending != NULL)
+		mux_drop_pending(stream);
+	mux_remove(&stream->due_node);
+	mux_drop_assembly(stream);
+	if (stream->unconsumed > 0)
+		mux_consume(stream, stream->unconsumed);
+	mux->n_held--;
+}
+
+void
+mux_append(struct svc_mux_list *list, struct svc_mux_node *node)
+{
+	node->list = list;
+	node->next = NULL;
+	node->prev = list->last;
+	if (list->last != NULL)
+		list->last->next = node;
+	else
+		list->first = node;
+	list->last = node;
+}
+
+void
+mux_remove(struct svc_mux_node *node)
+{
+	struct svc_mux_list *list = node->list;
+	if (list == NULL)
+		return;
+	if (node->prev != NULL)
+		node->prev->next = node->next;
+	else
+		list->first = node->next;
+	if (node->next != NULL)
+		node->next->prev = node->prev;
+	else
+		list->last = node->prev;
+	node->list = NULL;
+}
+
 /* ----------------------------------------------------------------- callbacks
  */
 
@@ -107,7 +160,7 @@ static void
 run_closed(struct svc_mux_stream *stream)
 {
 	const struct svc_stream_events *events = stream->handle.events;
-	if (events != NULL && events->closed != NULL)
+	if (events != NULL && events->closed != NULL && !stream->released)
 		events->closed(&stream->handle, &stream->end);
 }
 
@@ -118,32 +171,74 @@ run_part(struct svc_mux_stream *stream, const struct svc_part *part)
 		stream->handle.events->part(&stream->handle, part);
 }
 
+/* What came while a callback ran. With the mutex, which is let go meanwhile. */
+static void
+run_queued(struct svc_mux_stream *stream)
+{
+	struct svc_mux *mux = stream->mux;
+	struct queued_part *queued = stream->parts;
+	struct svc_part part;
+	struct svc_headers *headers = NULL;
+	struct svc_error err;
+	stream->parts = queued->next;
+	if (stream->parts == NULL)
+		stream->last_part = &stream->parts;
+	svc_err rc = mux_decode(stream, queued, &part, &headers, &err);
+	if (rc != SVC_OK) {
+		mux_fail(
+		    mux, rc == SVC_E_NOMEM ? rc : SVC_E_UNAVAILABLE, err.text);
+		svc_mem_free(queued);
+		return;
+	}
+	mux_consume_part(stream, &part, queued->cost);
+	if (part.flags & SVC_PART_END)
+		stream->got_end = true;
+	mux_unlock_and_flush(mux);
+	run_part(stream, &part);
+	svc_headers_destroy(headers);
+	svc_mem_free(queued);
+	pthread_mutex_lock(&mux->mutex);
+}
+
+/* The holder has given the stream back. With the mutex; unlocks. */
+static void
+end_released(struct svc_mux_stream *stream)
+{
+	struct svc_mux *mux = stream->mux;
+	if (stream->listed && mux->config.server && stream->sent_end &&
+	    stream->pending != NULL && !mux->failed) {
+		/* Its answer goes on by itself. */
+		stream->lingering = true;
+		mux->n_lingering++;
+		mux_drop_assembly(stream);
+		if (stream->unconsumed > 0)
+			mux_consume(stream, stream->unconsumed);
+		mux_remove(&stream->due_node);
+		atomic_store(&stream->runner, 0);
+		mux_unlock_and_flush(mux);
+		return;
+	}
+	if (stream->listed && !stream->unopened &&
+	    !(stream->recv_end && mux_all_sent(stream)))
+		mux_queue_reset(
+		    mux, stream->id, stream->release_code, false, "");
+	mux_forget(stream);
+	mux_unlock_and_flush(mux);
+	mux_stream_destroy(stream);
+}
+
 void
 mux_callback_done(struct svc_mux_stream *stream)
 {
 	struct svc_mux *mux = stream->mux;
 	pthread_mutex_lock(&mux->mutex);
 	while (!stream->released) {
-		struct queued_part *queued = stream->parts;
-		if (queued != NULL) {
-			stream->parts = queued->next;
-			if (stream->parts == NULL)
-				stream->last_part = &stream->parts;
-			stream->kept -= queued->frame.length;
-			if (queued->frame.flags & SVC_PART_END)
-				stream->got_end = true;
-			pthread_mutex_unlock(&mux->mutex);
-			struct svc_part part;
-			struct svc_headers *headers = NULL;
-			if (part_decode(&queued->frame, mux->config.server,
-				queued->payload, &part, &headers,
-				NULL) == SVC_OK)
-				run_part(stream, &part);
-			svc_headers_destroy(headers);
-			svc_mem_free(queued);
-			pthread_mutex_lock(&mux->mutex);
+		if (stream->parts != NULL) {
+			run_queued(stream);
 		} else if (stream->close_due) {
 			stream->close_due = false;
+			if (stream->got_end && stream->sent_end)
+				continue; /* it ended well before that */
 			stream->done = true;
 			pthread_mutex_unlock(&mux->mutex);
 			run_closed(stream);
@@ -152,31 +247,22 @@ mux_callback_done(struct svc_mux_stream *stream)
 			break;
 		}
 	}
+	if (stream->released) {
+		end_released(stream);
+		return;
+	}
 	atomic_store(&stream->runner, 0);
 	if (stream->got_end)
 		stream->done = true;
-	if (!stream->released) {
-		if (stream->got_end && stream->sent_end)
-			mux_unlist(mux, stream);
-		if (stream->done && stream->waits)
-			pthread_cond_signal(&stream->cond);
-		pthread_cond_broadcast(&mux->changed);
-		/* It may have been passed over meanwhile. */
-		bool post = stream->want_writable && mux_writable_due(mux);
-		mux_unlock_and_flush(mux);
-		if (post)
-			svc_loop_post(mux->config.loop, &mux->writable_task);
-		return;
-	}
-	if (stream->listed && !(stream->got_end && stream->sent_end))
-		mux_queue_reset(
-		    mux, stream->id, stream->release_code, false, "");
-	mux_unlist(mux, stream);
-	bool idle = mux->closing && mux->n_streams == 0;
+	if (stream->got_end && mux_all_sent(stream))
+		mux_unlist(mux, stream);
+	if (stream->done && stream->waits)
+		pthread_cond_signal(&stream->cond);
+	/* The loop may have passed it over while the callback ran. */
+	if (stream->want_writable && stream->pending == NULL && !mux->choked)
+		mux_due(stream);
+	pthread_cond_broadcast(&mux->changed);
 	mux_unlock_and_flush(mux);
-	if (idle)
-		mux->config.ops->idle(mux);
-	mux_stream_destroy(stream);
 }
 
 /* The loop that this thread runs for the connection, now in foreign code; or
@@ -229,13 +315,22 @@ mux_deliver_closed(struct svc_mux_stream *stream)
 	return owner ? SVC_MUX_OK : SVC_MUX_LOST;
 }
 
-bool
-mux_end_stream(struct svc_mux_stream *stream, svc_err code, bool not_run,
+/* False when nothing is to be told any more. */
+static bool
+set_end(struct svc_mux_stream *stream, svc_err code, bool not_run,
     const char *text, size_t len)
 {
 	mux_unlist(stream->mux, stream);
 	atomic_store(&stream->cancelled, true);
-	if (stream->got_end && stream->sent_end)
+	if (stream->pending != NULL)
+		mux_drop_pending(stream);
+	mux_drop_assembly(stream);
+	/* One that has no holder just goes. */
+	if (stream->lingering ||
+	    (stream->mux->config.server && !stream->accepted &&
+		atomic_load(&stream->runner) == 0))
+		stream->released = true;
+	else if (stream->got_end && stream->sent_end)
 		return false;
 	if (len >= sizeof(stream->end_text))
 		len = sizeof(stream->end_text) - 1;
@@ -244,6 +339,15 @@ mux_end_stream(struct svc_mux_stream *stream, svc_err code, bool not_run,
 	stream->end.code = code;
 	stream->end.not_run = not_run;
 	stream->end.text = stream->end_text;
+	return true;
+}
+
+bool
+mux_end_stream(struct svc_mux_stream *stream, svc_err code, bool not_run,
+    const char *text, size_t len)
+{
+	if (!set_end(stream, code, not_run, text, len))
+		return false;
 	uintptr_t nobody = 0;
 	if (!atomic_compare_exchange_strong(
 		&stream->runner, &nobody, mux_self())) {
@@ -255,46 +359,92 @@ mux_end_stream(struct svc_mux_stream *stream, svc_err code, bool not_run,
 }
 
 void
-mux_writable_run(struct svc_task *task)
+mux_end_later(
+    struct svc_mux_stream *stream, svc_err code, bool not_run, const char *text)
+{
+	if (!set_end(stream, code, not_run, text, strlen(text)))
+		return;
+	if (stream->released) { /* nobody is to be told */
+		mux_forget(stream);
+		mux_stream_destroy(stream);
+		return;
+	}
+	stream->close_due = true;
+	mux_due(stream);
+}
+
+/* ------------------------------------------------------- callbacks to come */
+
+/* Runs one; false when there is none that may run. */
+static bool
+run_due(struct svc_mux *mux)
+{
+	struct svc_mux_stream *stream = NULL;
+	pthread_mutex_lock(&mux->mutex);
+	while (mux->due.first != NULL && stream == NULL) {
+		stream = MUX_STREAM_OF(mux->due.first, due_node);
+		mux_remove(&stream->due_node);
+		uintptr_t nobody = 0;
+		/* Whoever runs it tells it himself: see mux_callback_done. */
+		if (!atomic_compare_exchange_strong(
+			&stream->runner, &nobody, mux_self()))
+			stream = NULL;
+	}
+	bool writable = false;
+	if (stream != NULL) {
+		writable = stream->want_writable && stream->listed &&
+			   !stream->sent_end;
+		stream->want_writable = false;
+	}
+	pthread_mutex_unlock(&mux->mutex);
+	if (stream == NULL)
+		return false;
+	struct svc_loop *entered = enter(mux);
+	if (writable && stream->handle.events != NULL &&
+	    stream->handle.events->writable != NULL)
+		stream->handle.events->writable(&stream->handle);
+	mux_callback_done(stream);
+	leave(entered);
+	return true;
+}
+
+static void
+due_run(struct svc_task *task)
 {
 	struct svc_mux *mux =
 	    (struct svc_mux *)(void *)((char *)task -
-				       offsetof(struct svc_mux, writable_task));
-	struct svc_mux_stream *found = NULL;
-	bool again = false;
+				       offsetof(struct svc_mux, due_task));
+	/* One stream a turn: its callback may cost this thread the loop. So the
+	 * next turn is posted first. */
 	pthread_mutex_lock(&mux->mutex);
-	for (uint32_t i = 0; i < mux->n_buckets; i++) {
-		struct svc_mux_stream *stream = mux->buckets[i];
-		for (; stream != NULL; stream = stream->next) {
-			uintptr_t nobody = 0;
-			if (!stream->want_writable)
-				continue;
-			if (found != NULL) {
-				again = true;
-			} else if (atomic_compare_exchange_strong(
-				       &stream->runner, &nobody, mux_self())) {
-				stream->want_writable = false;
-				found = stream;
-			} else {
-				again = true;
-			}
-		}
-	}
-	mux->want_writable = again;
-	/* One stream a turn: its callback may cost this thread the loop. */
-	mux->writable_posted = again && found != NULL;
-	again = mux->writable_posted;
-	if (again)
+	bool again = mux->due.first != NULL && mux->due.first->next != NULL;
+	mux->due_posted = again;
+	if (again) {
 		svc_mux_ref(mux);
-	pthread_mutex_unlock(&mux->mutex);
-	if (again)
-		svc_loop_post(mux->config.loop, &mux->writable_task);
-	if (found != NULL) {
-		struct svc_loop *entered = enter(mux);
-		if (found->handle.events->writable != NULL)
-			found->handle.events->writable(&found->handle);
-		leave(entered);
-		mux_callback_done(found);
+		svc_loop_post(mux->config.loop, &mux->due_task);
 	}
+	pthread_mutex_unlock(&mux->mutex);
+	run_due(mux);
 	svc_mux_unref(mux);
+}
+
+void
+mux_due(struct svc_mux_stream *stream)
+{
+	struct svc_mux *mux = stream->mux;
+	if (stream->due_node.list == NULL)
+		mux_append(&mux->due, &stream->due_node);
+	if (mux->due_posted || mux->config.loop == NULL)
+		return;
+	mux->due_posted = true;
+	mux->due_task.run = due_run;
+	svc_mux_ref(mux); /* of the task */
+	svc_loop_post(mux->config.loop, &mux->due_task);
+}
+
+void
+mux_due_here(struct svc_mux *mux)
+{
+	while (run_due(mux))
+		;
 }

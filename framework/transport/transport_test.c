@@ -133,27 +133,104 @@ a_deadline_that_has_passed_is_not_none(void **state)
 }
 
 static void
+trailers_come_with_the_end_alone(void **state)
+{
+	(void)state;
+	struct svc_headers *headers = svc_headers_create(), *read = NULL;
+	svc_headers_set(headers, "Checksum", "77");
+	struct svc_part part = {.flags = SVC_PART_END,
+	    .status = SVC_E_ABORTED,
+	    .status_text = "half way",
+	    .headers = headers};
+	struct svc_part back;
+	struct frame frame;
+	struct svc_buf out;
+	struct svc_error err;
+	svc_buf_init(&out, 4096);
+	for (int request = 0; request < 2; request++) {
+		svc_buf_clear(&out);
+		assert_int_equal(
+		    part_encode(&out, 3, request != 0, &part, 1000, &err),
+		    SVC_OK);
+		frame_decode(out.data, &frame);
+		assert_int_equal(part_decode(&frame, request != 0,
+				     out.data + FRAME_SIZE, &back, &read, &err),
+		    SVC_OK);
+		assert_string_equal(svc_headers_get(read, "checksum"), "77");
+		svc_headers_destroy(read);
+		/* A request has no status. */
+		assert_int_equal(back.status, request ? SVC_OK : SVC_E_ABORTED);
+	}
+	/* A message alone has no head. */
+	svc_buf_clear(&out);
+	part.flags = SVC_PART_MESSAGE;
+	assert_int_equal(
+	    part_encode(&out, 3, false, &part, 1000, &err), SVC_OK);
+	frame_decode(out.data, &frame);
+	assert_int_equal(frame.head, 0);
+	frame.head = 1;
+	frame.length = 1;
+	assert_int_equal(
+	    part_decode(&frame, false, out.data, &back, &read, &err),
+	    SVC_E_INVAL);
+	svc_buf_fini(&out);
+	svc_headers_destroy(headers);
+}
+
+static void
 hellos_find_a_common_version(void **state)
 {
 	(void)state;
-	struct hello hello = {.version = FRAME_VERSION,
+	const struct hello ours = {.version = FRAME_VERSION,
 	    .oldest = FRAME_VERSION,
 	    .max_message = 77,
-	    .max_streams = 5};
-	struct hello read;
+	    .max_streams = 5,
+	    .stream_window = 1000,
+	    .conn_window = 5000,
+	    .piece = 16384,
+	    .features = 3};
+	struct hello hello = ours, read;
 	struct svc_error err;
 	uint8_t bytes[HELLO_SIZE];
 	hello_encode(&hello, bytes);
 	assert_int_equal(hello_decode(bytes, &read, &err), SVC_OK);
+	assert_int_equal(read.size, HELLO_SIZE);
 	assert_int_equal(read.max_message, 77);
 	assert_int_equal(read.max_streams, 5);
+	assert_int_equal(read.stream_window, 1000);
+	assert_int_equal(read.conn_window, 5000);
+	assert_int_equal(read.piece, 16384);
+	assert_int_equal(read.features, 3);
 	hello.version = FRAME_VERSION + 3; /* newer, but it knows ours */
 	hello_encode(&hello, bytes);
+	bytes[6] = 0; /* and longer: 256 */
+	bytes[7] = 1;
 	assert_int_equal(hello_decode(bytes, &read, &err), SVC_OK);
+	assert_int_equal(read.size, 256);
 	hello.oldest = FRAME_VERSION + 1;
 	hello_encode(&hello, bytes);
 	assert_int_equal(hello_decode(bytes, &read, &err), SVC_E_UNIMPLEMENTED);
-	memcpy(bytes, "GET / HTTP/1.1\r\n", sizeof(bytes));
+	static const uint8_t sizes[][2] = {
+	    {0, 0}, {16, 0}, {31, 0}, {1, 4}, {255, 255}};
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		hello_encode(&ours, bytes);
+		memcpy(bytes + 6, sizes[i], 2);
+		assert_int_equal(hello_decode(bytes, &read, &err), SVC_E_INVAL);
+		assert_non_null(strstr(err.text, "32 to 1024 are allowed"));
+	}
+	for (int i = 0; i < 3; i++) {
+		hello = ours;
+		*(i == 0     ? &hello.stream_window
+		    : i == 1 ? &hello.conn_window
+			     : &hello.piece) = 255;
+		hello_encode(&hello, bytes);
+		assert_int_equal(hello_decode(bytes, &read, &err), SVC_E_INVAL);
+		assert_non_null(
+		    strstr(err.text, "at least 256, 256 and 16384"));
+	}
+	static const char http[HELLO_SIZE + 1] =
+	    "GET / HTTP/1.1\r\nHost: student\r\n";
+	memcpy(bytes, http, sizeof(bytes));
 	assert_int_equal(hello_decode(bytes, &read, &err), SVC_E_INVAL);
 }
 
@@ -164,6 +241,7 @@ main(void)
 	    cmocka_unit_test(addresses_split),
 	    cmocka_unit_test(parts_come_back_as_they_went),
 	    cmocka_unit_test(a_deadline_that_has_passed_is_not_none),
+	    cmocka_unit_test(trailers_come_with_the_end_alone),
 	    cmocka_unit_test(hellos_find_a_common_version),
 	};
 	return cmocka_run_group_tests_name("transport", tests, NULL, NULL);

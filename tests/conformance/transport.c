@@ -861,7 +861,8 @@ svc_conformance_transport(const struct svc_conformance_transport *with)
 	    cmocka_unit_test(streams_keep_order_and_count),
 	};
 	setup = with;
-	return cmocka_run_group_tests_name(
+	int failed = cmocka_run_group_tests_name(
 	    with->title != NULL ? with->title : with->plugin, tests, NULL,
 	    NULL);
+	return failed + svc_conformance_transport_flow(with);
 }

@@ -12,9 +12,16 @@ struct svc_conformance_transport {
 	const char *bad;                  /* one that is not an address */
 	const struct svc_tls_config *tls; /* NULL: bare */
 	const char *title; /* of the group of tests; NULL: the plugin */
+	bool sockets;      /* an address is "127.0.0.1:port" of a TCP socket, to
+			    * which a peer of the test's own can be bound */
 };
 
 /** Proves the promises of svc/transport.h. Returns the number that failed. */
 int svc_conformance_transport(const struct svc_conformance_transport *setup);
+
+/* Of it: what a stream of many or large messages promises, and what becomes of
+ * peers that fall silent. */
+int svc_conformance_transport_flow(
+    const struct svc_conformance_transport *setup);
 
 #endif

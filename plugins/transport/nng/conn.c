@@ -19,7 +19,6 @@
 #define MAX_BLOCK 65536
 #define TLS_ALERT 0x15
 #define TLS_HANDSHAKE 0x16
-#define LINGER_MS 500 /* for what is being sent when it is closed */
 
 /* Bytes being handled. The connection holds one reference, and so does the
  * thread that handles them, which may lose the loop meanwhile. */
@@ -32,12 +31,10 @@ struct block {
 struct conn {
 	struct svc_mux mux;
 	struct svc_source source; /* only kicked */
-	struct svc_timer timer;   /* until connected or greeted; then linger */
 	struct svc_loop *loop;
 	struct nng *self;
 	struct listener *listener; /* of a server's */
 	struct conn_link link;
-	int64_t timeout_ms;
 	bool layered, tls;
 	int holds;                 /* atomic */
 	nng_stream_dialer *dialer; /* of a client's */
@@ -67,7 +64,6 @@ struct conn {
 	/* of the loop */
 	int kicks;
 	bool timed;
-	bool lingering, lingered;
 	bool finished;
 };
 
@@ -423,36 +419,6 @@ leave_block(struct conn *conn)
 /* --------------------------------------------------------------- the loop */
 
 static void
-timer_fired(struct svc_timer *timer)
-{
-	struct conn *conn =
-	    (struct conn *)(void *)((char *)timer -
-				    offsetof(struct conn, timer));
-	char text[160];
-	if (conn->lingering) {
-		conn->lingered = true;
-		kick(conn);
-		return;
-	}
-	if (conn->listener != NULL) {
-		if (conn->mux.greeted)
-			return;
-		snprintf(text, sizeof(text), "%s sent no hello in %lld ms",
-		    conn->mux.peer, (long long)conn->timeout_ms);
-	} else {
-		lock(conn);
-		bool connected = conn->stream != NULL;
-		unlock(conn);
-		if (connected)
-			return;
-		snprintf(text, sizeof(text), "cannot connect to %s in %lld ms",
-		    conn->mux.peer, (long long)conn->timeout_ms);
-	}
-	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
-	kick(conn);
-}
-
-static void
 dialed(void *arg)
 {
 	struct conn *conn = arg;
@@ -475,31 +441,13 @@ dialed(void *arg)
 	drop(conn);
 }
 
-/* It is to be closed: at once, or when what is being sent has gone. */
-static void
-close_when_sent(struct conn *conn)
-{
-	bool waiting = svc_mux_backlog(&conn->mux) > 0;
-	lock(conn);
-	bool busy = conn->stream != NULL && (waiting || conn->sends > 0);
-	unlock(conn);
-	if (!busy || conn->lingered) {
-		svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
-	} else if (!conn->lingering) {
-		conn->lingering = true;
-		if (svc_timer_start(conn->loop, &conn->timer,
-			svc_deadline(LINGER_MS)) != SVC_OK)
-			svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
-	}
-}
-
 static void
 finish(struct conn *conn)
 {
 	if (conn->finished)
 		return;
 	conn->finished = true;
-	svc_timer_stop(conn->loop, &conn->timer);
+	svc_mux_detach(&conn->mux);
 	svc_source_detach(&conn->source);
 	lock(conn);
 	conn->closed = true;
@@ -566,10 +514,7 @@ conn_ready(struct svc_source *source, unsigned events)
 
 	if (!conn->timed && !conn->finished) {
 		conn->timed = true;
-		svc_timer_start(
-		    conn->loop, &conn->timer, svc_deadline(conn->timeout_ms));
-	} else if (connected && conn->listener == NULL && !conn->lingering) {
-		svc_timer_stop(conn->loop, &conn->timer);
+		svc_mux_attach(&conn->mux);
 	}
 	if (resume) {
 		if (run)
@@ -578,8 +523,8 @@ conn_ready(struct svc_source *source, unsigned events)
 	}
 	if (run && !read_on_loop(conn))
 		return;
-	if (aborted && !conn->finished)
-		close_when_sent(conn);
+	if (aborted && !conn->finished && !svc_mux_linger(&conn->mux))
+		svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
 	if (svc_mux_failed(&conn->mux)) {
 		if (svc_mux_close_streams(&conn->mux) == SVC_MUX_LOST)
 			return;
@@ -625,7 +570,7 @@ conn_abort(struct conn *conn)
 }
 
 static void
-conn_idle(struct svc_mux *mux)
+conn_close(struct svc_mux *mux)
 {
 	conn_abort(conn_of(mux));
 }
@@ -633,13 +578,13 @@ conn_idle(struct svc_mux *mux)
 static const struct svc_mux_ops mux_ops = {
     .flush = conn_flush,
     .free = conn_free,
-    .idle = conn_idle,
+    .close = conn_close,
 };
 
 /* Without what it is connected by; with one reference. */
 static struct conn *
 conn_create(struct nng *self, struct listener *listener, bool layered,
-    svc_accept_cb accept, void *arg, const char *peer)
+    int64_t hello_ms, svc_accept_cb accept, void *arg, const char *peer)
 {
 	struct conn *conn = svc_mem_calloc(1, sizeof(*conn));
 	if (conn == NULL)
@@ -650,6 +595,7 @@ conn_create(struct nng *self, struct listener *listener, bool layered,
 	    .transport = &nng_ops,
 	    .loop = conn->loop,
 	    .limits = self->config.limits,
+	    .hello_ms = hello_ms,
 	    .server = listener != NULL,
 	    .accept = accept,
 	    .accept_arg = arg,
@@ -672,7 +618,6 @@ conn_create(struct nng *self, struct listener *listener, bool layered,
 	conn->layered = layered;
 	conn->source.fd = -1;
 	conn->source.ready = conn_ready;
-	conn->timer.fire = timer_fired;
 	conn->block_size = MIN_BLOCK;
 	svc_buf_init(&conn->output, conn->mux.out.max);
 	return conn;
@@ -697,12 +642,11 @@ conn_accept(struct nng *self, struct listener *listener, nng_stream *stream,
     struct conn **ret_conn)
 {
 	struct conn *conn =
-	    conn_create(self, listener, layered, accept, arg, peer);
+	    conn_create(self, listener, layered, 0, accept, arg, peer);
 	if (conn == NULL) {
 		nng_stream_free(stream);
 		return SVC_E_NOMEM;
 	}
-	conn->timeout_ms = conn->mux.config.limits.handshake_ms;
 	conn->tls = tls;
 	conn->stream = stream;
 	*ret_conn = conn;
@@ -746,13 +690,12 @@ conn_dial(struct nng *self, const char *given, int64_t timeout_ms,
 		return svc_error_set(err, nng_err(rv),
 		    "address \"%s\" cannot be called: %s", given,
 		    nng_strerror(rv));
-	struct conn *conn =
-	    conn_create(self, NULL, address.layered, NULL, NULL, given);
+	struct conn *conn = conn_create(self, NULL, address.layered,
+	    timeout_ms > 0 ? timeout_ms : 5000, NULL, NULL, given);
 	if (conn == NULL) {
 		nng_stream_dialer_free(dialer);
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	}
-	conn->timeout_ms = timeout_ms > 0 ? timeout_ms : 5000;
 	conn->tls = address.tls;
 	conn->dialer = dialer;
 	conn_attach(conn);

@@ -299,6 +299,7 @@ const struct svc_transport_ops nng_ops = {
     .release = svc_mux_release,
     .peer = svc_mux_peer,
     .cancelled = svc_mux_cancelled,
+    .credit = svc_mux_credit,
 };
 
 SVC_PLUGIN(nng_ops);

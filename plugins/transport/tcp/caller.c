@@ -9,34 +9,9 @@
 
 #define MAX_POLL_MS 100 /* the clock may be a manual one */
 
-/* Something has come on such a connection: perhaps the end of the session, or
- * only a ticket. As its reader, look. */
-static bool
-is_closed_by_tls(struct conn *conn)
-{
-	lock(conn);
-	bool take = conn->reader == READER_NONE;
-	if (take)
-		conn->reader = READER_CALLER;
-	unlock(conn);
-	if (!take)
-		return false;
-	bool closed = conn_read(conn) < 0;
-	bool left = conn->block != NULL && conn->offset < conn->block->len;
-	conn_drop_block(conn);
-	lock(conn);
-	/* What it says unasked is for the loop. */
-	bool loop = closed || left;
-	conn->reader = loop ? READER_LOOP : READER_NONE;
-	conn_set_interest(conn);
-	unlock(conn);
-	if (loop)
-		conn_kick(conn);
-	return closed;
-}
-
 /* Before a call on a connection that nobody reads: has its peer closed it
- * meanwhile? Then nothing is sent that nobody would run. */
+ * meanwhile, or said that it will? Then nothing is sent that nobody would run.
+ */
 static bool
 is_closed(struct conn *conn)
 {
@@ -54,16 +29,26 @@ is_closed(struct conn *conn)
 		conn_kick(conn);
 		return true;
 	}
-	if (conn->tls != NULL)
-		return is_closed_by_tls(conn);
-	/* What it says unasked is for the loop. */
+	/* What it says unasked: read it here, and leave what follows to the
+	 * loop. */
 	lock(conn);
-	if (conn->reader == READER_NONE) {
-		conn->reader = READER_LOOP;
-		conn_set_interest(conn);
-	}
+	bool read = conn->reader == READER_NONE && conn->attached;
+	if (read)
+		conn->reader = READER_CALLER;
 	unlock(conn);
-	return false;
+	if (!read)
+		return false;
+	bool lost = conn_read(conn) < 0 || conn_handle(conn) != SVC_MUX_OK;
+	conn_drop_block(conn);
+	lock(conn);
+	bool closed = conn->mux.failed || conn->mux.draining;
+	bool kick = lost || conn->block != NULL;
+	conn->reader = READER_LOOP;
+	conn_set_interest(conn);
+	unlock(conn);
+	if (kick)
+		conn_kick(conn);
+	return closed;
 }
 
 svc_err

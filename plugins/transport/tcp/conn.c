@@ -332,31 +332,6 @@ leave_block(struct conn *conn)
 /* ------------------------------------------------------------------- the loop
  */
 
-static void
-timer_fired(struct svc_timer *timer)
-{
-	struct conn *conn =
-	    (struct conn *)(void *)((char *)timer -
-				    offsetof(struct conn, timer));
-	char text[160];
-	if (conn->listener != NULL) {
-		if (conn->mux.greeted)
-			return;
-		snprintf(text, sizeof(text), "%s sent no hello in %lld ms",
-		    conn->mux.peer, (long long)conn->timeout_ms);
-	} else {
-		lock(conn);
-		bool connecting = conn->connecting;
-		unlock(conn);
-		if (!connecting)
-			return;
-		snprintf(text, sizeof(text), "cannot connect to %s in %lld ms",
-		    conn->mux.peer, (long long)conn->timeout_ms);
-	}
-	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
-	conn_kick(conn);
-}
-
 void
 conn_connected(struct conn *conn)
 {
@@ -366,8 +341,6 @@ conn_connected(struct conn *conn)
 	conn->mux.flushing = false; /* it held back the output till now */
 	conn_set_interest(conn);
 	unlock(conn);
-	if (conn->listener == NULL)
-		svc_timer_stop(conn->loop, &conn->timer);
 	conn_flush(&conn->mux);
 }
 
@@ -412,7 +385,7 @@ finish(struct conn *conn)
 	if (conn->finished)
 		return;
 	conn->finished = true;
-	svc_timer_stop(conn->loop, &conn->timer);
+	svc_mux_detach(&conn->mux);
 	/* A caller that gives the reading back may want it watched still. */
 	lock(conn);
 	conn->attached = false;
@@ -447,8 +420,7 @@ conn_ready(struct svc_source *source, unsigned events)
 	bool waits = conn->shares; /* for its turn to read, which is to come */
 	if (!conn->timed && !conn->finished) {
 		conn->timed = true;
-		svc_timer_start(
-		    conn->loop, &conn->timer, svc_deadline(conn->timeout_ms));
+		svc_mux_attach(&conn->mux);
 	}
 
 	lock(conn);
@@ -472,18 +444,8 @@ conn_ready(struct svc_source *source, unsigned events)
 		leave_block(conn);
 		conn_flush(&conn->mux);
 	}
-	bool sending = false;
-	if (aborted) {
-		/* What a handler answered after it lost the loop may still be
-		 * with its thread: let it be sent before the end. */
-		conn_flush(&conn->mux);
-		lock(conn);
-		sending = conn->mux.flushing && !conn->write_blocked &&
-			  !conn->connecting && !conn->mux.failed;
-		unlock(conn);
-		if (!sending)
-			svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
-	}
+	if (aborted && !conn->finished && !svc_mux_linger(&conn->mux))
+		svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
 	if (shaking && !aborted)
 		conn_shake(conn, events);
 	else if (connecting && (events & SVC_IO_WRITE))
@@ -515,7 +477,7 @@ conn_ready(struct svc_source *source, unsigned events)
 	/* The references of the kick and of the loop may be the last. */
 	bool kicked = conn->kicked;
 	conn->kicked = false;
-	if ((again || sending) && !failed)
+	if (again && !failed)
 		conn_kick(conn);
 	if (conn->shares && !waits) {
 		svc_mux_ref(&conn->mux);
@@ -560,7 +522,7 @@ conn_abort(struct conn *conn)
 }
 
 static void
-conn_idle(struct svc_mux *mux)
+conn_close(struct svc_mux *mux)
 {
 	conn_abort(conn_of(mux));
 }
@@ -568,12 +530,13 @@ conn_idle(struct svc_mux *mux)
 static const struct svc_mux_ops mux_ops = {
     .flush = conn_flush,
     .free = conn_free,
-    .idle = conn_idle,
+    .close = conn_close,
 };
 
 static struct conn *
 conn_create(struct tcp *tcp, struct listener *listener, int fd,
-    svc_accept_cb accept, void *arg, const char *peer, const char *host)
+    int64_t hello_ms, svc_accept_cb accept, void *arg, const char *peer,
+    const char *host)
 {
 	struct conn *conn = svc_mem_calloc(1, sizeof(*conn));
 	if (conn == NULL)
@@ -584,6 +547,7 @@ conn_create(struct tcp *tcp, struct listener *listener, int fd,
 	    .transport = &tcp_ops,
 	    .loop = conn->loop,
 	    .limits = tcp->config.limits,
+	    .hello_ms = hello_ms,
 	    .server = listener != NULL,
 	    .accept = accept,
 	    .accept_arg = arg,
@@ -610,7 +574,6 @@ conn_create(struct tcp *tcp, struct listener *listener, int fd,
 	conn->listener = listener;
 	conn->source.fd = fd;
 	conn->source.ready = conn_ready;
-	conn->timer.fire = timer_fired;
 	conn->reader = READER_LOOP;
 	conn->block_size = MIN_BLOCK;
 	svc_buf_init(&conn->output, conn->mux.out.max);
@@ -650,12 +613,11 @@ conn_accept(struct tcp *tcp, struct listener *listener, int fd,
     svc_accept_cb accept, void *arg, const char *peer, struct conn **ret_conn)
 {
 	struct conn *conn =
-	    conn_create(tcp, listener, fd, accept, arg, peer, NULL);
+	    conn_create(tcp, listener, fd, 0, accept, arg, peer, NULL);
 	if (conn == NULL) {
 		close(fd);
 		return SVC_E_NOMEM;
 	}
-	conn->timeout_ms = conn->mux.config.limits.handshake_ms;
 	*ret_conn = conn;
 	return SVC_OK;
 }
@@ -725,12 +687,11 @@ conn_dial(struct tcp *tcp, const char *address, int64_t timeout_ms,
 	rc = svc_address_split(address, host, sizeof(host), &port, err);
 	if (rc != SVC_OK)
 		return rc;
-	struct conn *conn =
-	    conn_create(tcp, NULL, -1, NULL, NULL, address, host);
+	struct conn *conn = conn_create(tcp, NULL, -1,
+	    timeout_ms > 0 ? timeout_ms : 5000, NULL, NULL, address, host);
 	if (conn == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	snprintf(conn->address, sizeof(conn->address), "%s", address);
-	conn->timeout_ms = timeout_ms > 0 ? timeout_ms : 5000;
 	conn->connecting = true;
 	conn->mux.flushing = true; /* until it is connected */
 	if (rc == SVC_OK) {

@@ -36,12 +36,10 @@ enum shake {
 struct conn {
 	struct svc_mux mux;
 	struct svc_source source;
-	struct svc_timer timer; /* until connected, or until the hello */
 	struct svc_loop *loop;
 	struct tcp *tcp;
 	struct listener *listener; /* of a server's */
 	struct conn_link link;
-	int64_t timeout_ms;
 	char address[264];
 	struct tls *tls;          /* NULL: bare */
 	struct conn *shakes_next; /* in the shaker's queue */

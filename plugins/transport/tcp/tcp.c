@@ -196,6 +196,7 @@ const struct svc_transport_ops tcp_ops = {
     .release = svc_mux_release,
     .peer = svc_mux_peer,
     .cancelled = svc_mux_cancelled,
+    .credit = svc_mux_credit,
     .identity = conn_identity,
 };
 

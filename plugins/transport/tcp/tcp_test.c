@@ -131,7 +131,10 @@ is_closed(int fd)
 	return n == 0 || errno == ECONNRESET;
 }
 
-#define HELLO "\xf5svc\x01\x01\x10\0\0\0\x10\0\0\x10\0\0"
+/* 1 MiB messages, 4,096 streams, windows of 256 KiB and 4 MiB, 64 KiB pieces */
+#define HELLO                                       \
+	"\xf5svc\x01\x01\x20\0\0\0\x10\0\0\x10\0\0" \
+	"\0\0\x04\0\0\0\x40\0\0\0\x01\0\0\0\0\0"
 
 static void
 strangers_lose_only_their_own_connection(void **state)
@@ -143,9 +146,11 @@ strangers_lose_only_their_own_connection(void **state)
 	} said[] = {
 #define SAY(text) {text, sizeof(text) - 1}
 	    SAY("GET / HTTP/1.1\r\nHost: student\r\n\r\n"),
-	    SAY("\x16\x03\x01\x02\0\x01\0"),              /* TLS */
-	    SAY("\xf5svc\x09\x09\x10\0\0\0\0\0\0\0\0\0"), /* version 9 */
-	    SAY("\xf5svc\x01\x01\xff\xff\0\0\0\0\0\0\0\0"),
+	    SAY("\x16\x03\x01\x02\0\x01\0"),            /* TLS */
+	    SAY("\xf5svc\x09\x09\x20\0\0\0\0\0\0\0\0\0" /* version 9 */
+		"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+	    SAY("\xf5svc\x01\x01\xff\xff\0\0\0\0\0\0\0\0"
+		"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
 	    SAY(HELLO "\0\0\0\0\x63\0\0\0\x01\0\0\0\0\0\0\0"), /* type 99 */
 	    SAY(HELLO "\x05\0\0\0\x01\x07\xff\0\x01\0\0\0\0\0\0\0hello"),
 	    SAY(HELLO "\x05\0\0\0\x01\x07\x05\0\x01\0\0\0\0\0\0\0hello"),
@@ -204,7 +209,7 @@ who_does_not_read_is_not_read_from(void **state)
 	int fd = connect_raw();
 	struct timeval limit = {.tv_usec = 500000};
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-	assert_int_equal(send(fd, HELLO, 16, MSG_NOSIGNAL), 16);
+	assert_int_equal(send(fd, HELLO, 32, MSG_NOSIGNAL), 32);
 	static uint8_t request[16 + 13 + 65536];
 	uint32_t length = 13 + 65536;
 	size_t sent = 0, cap = (size_t)512 << 20;
@@ -238,6 +243,7 @@ main(void)
 	    .address = "127.0.0.1:0",
 	    .nobody = "127.0.0.1:1",
 	    .bad = "127.0.0.1",
+	    .sockets = true,
 	};
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(strangers_lose_only_their_own_connection),

@@ -27,7 +27,7 @@ forget(struct svc_mux *mux)
 static const struct svc_mux_ops mux_ops = {
     .flush = take_output,
     .free = forget,
-    .idle = forget,
+    .close = forget,
 };
 
 static void

@@ -28,9 +28,10 @@ struct svc_mux_ops {
 	void (*flush)(struct svc_mux *mux);
 	/** Nobody refers to the connection any more: free it. */
 	void (*free)(struct svc_mux *mux);
-	/** The last stream of a closing connection has ended: close it. May be
-	 * called under no lock from any thread. */
-	void (*idle)(struct svc_mux *mux);
+	/** Close the connection soon, on its loop: it has failed (see
+	 * svc_mux_failed), or the last stream of a closing one has ended. From
+	 * any thread, without the lock, perhaps more than once. */
+	void (*close)(struct svc_mux *mux);
 };
 
 struct svc_mux_config {
@@ -38,9 +39,21 @@ struct svc_mux_config {
 	const struct svc_transport_ops *transport;
 	struct svc_loop *loop; /* NULL: whoever calls input handles all */
 	struct svc_transport_limits limits; /* 0 is filled with the default */
+	/* Until the peer's hello must have come, from svc_mux_attach on;
+	 * 0: limits.handshake_ms */
+	int64_t hello_ms;
 	bool server;
 	svc_accept_cb accept; /* of a server */
 	void *accept_arg;
+};
+
+/* A stream's place in one of a connection's lists. */
+struct svc_mux_node {
+	struct svc_mux_node *prev, *next;
+	struct svc_mux_list *list; /* NULL: in none */
+};
+struct svc_mux_list {
+	struct svc_mux_node *first, *last;
 };
 
 /** All fields are private, except that a transport may hold `mutex` to guard
@@ -51,28 +64,59 @@ struct svc_mux {
 	int refs; /* atomic */
 	struct svc_buf out;
 	bool flushing;
-	bool draining; /* by us or by the peer: no new streams */
-	bool closing;  /* idle() when the last stream ends */
+	bool draining;  /* by us or by the peer: no new streams */
+	bool closing;   /* close() when the last stream ends */
+	bool close_due; /* whoever unlocks calls close() */
 	bool failed;
 	bool foreign; /* the peer is no svc service */
-	bool want_writable;
-	bool writable_posted;
+	bool heard;   /* the peer's hello */
 	struct svc_error failure;
 	uint64_t queued, sent; /* bytes */
 	struct svc_mux_stream **buckets;
 	uint32_t n_buckets, n_streams;
-	uint32_t next_id, last_id;
-	uint32_t peer_streams;
+	uint32_t n_held; /* streams that exist, also those that have ended */
+	uint32_t next_id, last_id, drained_id;
+	uint32_t peer_streams, peer_window;
 	int64_t peer_message;
-	struct svc_task writable_task;
 	pthread_cond_t changed;
 	char peer[64];
-	/* of the reader */
+	/* What is sent in pieces, or waits for credit. */
+	uint32_t piece;
+	int64_t credit;   /* that the peer gave the connection */
+	uint64_t pending; /* bytes */
+	uint32_t n_unopened, n_lingering;
+	bool choked; /* streams were refused for what is pending */
+	struct svc_mux_list sending, starved;
+	/* What the peer sends. */
+	int64_t window;  /* the credit we gave that it has not used */
+	uint32_t freed;  /* consumed; the peer is not told yet */
+	uint64_t loaned; /* credit given for what is not consumed */
+	struct svc_mux_list assembling;
+	struct svc_mux_stream *granted;
+	/* Streams that have a callback to come: by due_task. */
+	struct svc_mux_list due;
+	struct svc_task due_task;
+	bool due_posted;
+	/* The timer; see mux_timer.c. */
+	struct svc_timer timer;
+	struct svc_task arm_task;
+	bool attached, ticking, arm_posted;
+	bool idle_asked, leaving, leave_asked, leave_pinged;
+	bool paused;
+	uint32_t ticks;
+	int64_t hello_at_ms, idle_at_ms;
+	uint32_t seen_received, seen_frames, seen_id;
+	uint64_t seen_sent;
+	uint8_t quiet, stuck;
+	/* of the reader; those marked are atomic, for the timer */
 	bool greeted;
-	uint64_t skip;
+	size_t skip; /* of the hello */
 	size_t need;
 	int share;        /* frames on the loop until it is the others' turn */
 	size_t unchecked; /* bytes since the last look at the backlog */
+	size_t left;      /* of what was given last */
+	uint32_t received, frames; /* atomic: counts that only change */
+	bool half;                 /* atomic: a frame has begun */
 };
 
 typedef enum svc_mux_result {
@@ -94,6 +138,12 @@ SVC_API svc_err svc_mux_init(
 SVC_API void svc_mux_fini(struct svc_mux *mux);
 SVC_API void svc_mux_ref(struct svc_mux *mux);
 SVC_API void svc_mux_unref(struct svc_mux *mux);
+/** On the loop, when the connection is first looked at there: its timer (until
+ * the hello, keepalive, idle time) begins. */
+SVC_API void svc_mux_attach(struct svc_mux *mux);
+/** On the loop, when it is done with the connection: nothing of the mux runs
+ * there any more but tasks that hold a reference. */
+SVC_API void svc_mux_detach(struct svc_mux *mux);
 /** Default limits in place of zeros. */
 SVC_API struct svc_transport_limits svc_transport_limits_fill(
     const struct svc_transport_limits *limits);
@@ -114,7 +164,8 @@ SVC_API svc_mux_result svc_mux_input(struct svc_mux *mux, const uint8_t *data,
 SVC_API size_t svc_mux_need(const struct svc_mux *mux);
 
 /** Take the bytes to be sent into the empty `into` and become their only
- * sender; false when there are none or somebody else is. */
+ * sender; false when there are none or somebody else is. Large messages come
+ * piece by piece. */
 SVC_API bool svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into);
 /** `sent` bytes of it are with the operating system. The rest is dropped (the
  * connection failed) or was nothing. True when more waits meanwhile. */
@@ -132,9 +183,13 @@ SVC_API bool svc_mux_failed(struct svc_mux *mux);
 SVC_API svc_mux_result svc_mux_close_streams(struct svc_mux *mux);
 /** Refuse new streams and tell the peer. */
 SVC_API void svc_mux_drain(struct svc_mux *mux);
-/** Refuse new streams; idle() comes as soon as none is open, perhaps before
+/** Refuse new streams; close() comes as soon as none is open, perhaps before
  * this returns. */
 SVC_API void svc_mux_finish(struct svc_mux *mux);
+/** On the loop, when a connection is to be closed whatever is open: true while
+ * answers that were given still wait to be sent and the peer takes them.
+ * close() comes again when that has changed. */
+SVC_API bool svc_mux_linger(struct svc_mux *mux);
 
 /* The ops of these names. */
 SVC_API svc_err svc_mux_open(struct svc_mux *mux, const struct svc_part *first,
@@ -145,6 +200,7 @@ SVC_API svc_err svc_mux_send(struct svc_stream_handle *stream,
 SVC_API svc_err svc_mux_wait(
     struct svc_stream_handle *stream, int64_t deadline_at_ms);
 SVC_API void svc_mux_release(struct svc_stream_handle *stream, svc_err code);
+SVC_API void svc_mux_credit(struct svc_stream_handle *stream, size_t bytes);
 SVC_API bool svc_mux_cancelled(struct svc_stream_handle *stream);
 SVC_API const char *svc_mux_peer(struct svc_stream_handle *stream);
 SVC_API struct svc_mux *svc_mux_of(struct svc_stream_handle *stream);

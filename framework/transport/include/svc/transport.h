@@ -185,6 +185,7 @@ struct svc_transport_ops {
 	/**
 	 * Open a stream by its first part. With SVC_OPEN_WAIT the caller
 	 * promises to call wait next from this thread.
+	 * A message that the peer has no room for yet is copied and waits.
 	 * Errors: SVC_E_CLOSED (the connection is gone or draining: nothing
 	 * was sent, dial anew), SVC_E_AGAIN (too much is waiting to be sent),
 	 * SVC_E_EXHAUSTED (a limit; the text names it), SVC_E_NOMEM
@@ -192,10 +193,13 @@ struct svc_transport_ops {
 	svc_err (*open)(void *conn, const struct svc_part *first,
 	    unsigned flags, const struct svc_stream_events *events, void *user,
 	    struct svc_stream_handle **ret_stream, struct svc_error *err);
-	/** Send one more part, or the answer.
-	 * Errors: SVC_E_AGAIN (no credit: nothing was taken, `writable`
-	 * follows), SVC_E_CLOSED (the stream has ended), SVC_E_EXHAUSTED (a
-	 * limit), SVC_E_INVAL (after our END), SVC_E_NOMEM */
+	/** Send one more part, or the answer. A part that cannot go at once is
+	 * copied and waits; a part with END is always taken, also when the
+	 * stream is released next.
+	 * Errors: SVC_E_AGAIN (one waits already: nothing was taken,
+	 * `writable` follows), SVC_E_CLOSED (the stream has ended),
+	 * SVC_E_EXHAUSTED (a limit), SVC_E_INVAL (after our END), SVC_E_NOMEM
+	 */
 	svc_err (*send)(struct svc_stream_handle *stream,
 	    const struct svc_part *part, struct svc_error *err);
 	/** Run the connection on the calling thread, if nobody else does, or
@@ -215,6 +219,9 @@ struct svc_transport_ops {
 	 * that runs long; optional. */
 	bool (*cancelled)(struct svc_stream_handle *stream);
 	/** `bytes` of messages are consumed: the peer may send as many more.
+	 * Once for each message, also an empty one; several at once only when
+	 * nothing is left. More than there is to consume does no harm. The
+	 * message that came with the first part to accept is consumed already.
 	 * For a holder with `holds`; optional, and without it a peer is held
 	 * up by nothing but the transport's own means. */
 	void (*credit)(struct svc_stream_handle *stream, size_t bytes);
