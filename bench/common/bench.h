@@ -69,6 +69,10 @@ int bench_wait(void);
 /* A server as a child process, once it listens at `address`; it ends with this
  * one, and its output is not heard. */
 pid_t bench_spawn(const char *const argv[], const char *address);
+/* The same for a program bench_NAME beside this one, run as "server ADDRESS";
+ * it says its address itself. */
+pid_t bench_spawn_peer(const struct bench_options *options, const char *name,
+    const char *address, char ret_address[64]);
 /* Prints the reason and ends the program with status 1. */
 void bench_die(const char *format, ...)
     __attribute__((format(printf, 1, 2), noreturn));
@@ -116,8 +120,9 @@ void bench_load_destroy(struct bench_load *load);
 void bench_print(const struct bench_load *load, const char *peer);
 void bench_print_header(void);
 
-/* What processes have used, given as "PID,PID": CPU seconds, and kibibytes of
- * a field of /proc/PID/status. Those that are gone count nothing. */
+/* What processes have used, given as "PID,PID" or NULL for this one: CPU
+ * seconds, and kibibytes of a field of /proc/PID/status. Those that are gone
+ * count nothing. */
 double bench_cpu(const char *pids);
 int64_t bench_status_kib(const char *pids, const char *field);
 

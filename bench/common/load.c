@@ -34,8 +34,7 @@ struct bench_load {
 	int64_t end_ns;                       /* the last reply */
 	int64_t issued;
 	bool started;
-	double cpu_client, cpu_server; /* when the warm-up ended, then used */
-	int64_t rss_client, rss_server;
+	double cpu_client, cpu_server; /* when the warm-up ended */
 	double extra;
 	int64_t calls, missed, max_ns;
 	uint64_t buckets[BUCKETS];
@@ -123,6 +122,12 @@ percentile_us(const struct bench_load *load, double part)
 
 /* -------------------------------------------------------------- the load */
 
+static double
+server_cpu(const struct bench_options *options)
+{
+	return options->pids != NULL ? bench_cpu(options->pids) : 0;
+}
+
 /* Called locked, at the first moment of the part that is measured. */
 static void
 start_measuring(struct bench_load *load, int64_t now)
@@ -131,7 +136,7 @@ start_measuring(struct bench_load *load, int64_t now)
 	if (load->first_ns == load->start_ns)
 		load->start_ns = now;
 	load->cpu_client = bench_cpu(NULL);
-	load->cpu_server = bench_cpu(load->options->pids);
+	load->cpu_server = server_cpu(load->options);
 }
 
 static void
@@ -378,9 +383,8 @@ bench_print(const struct bench_load *load, const char *peer)
 	    (double)load->max_ns / 1e3);
 	printf(",%.6f,%.6f,%" PRId64 ",%" PRId64 ",%g,",
 	    bench_cpu(NULL) - load->cpu_client,
-	    bench_cpu(o->pids) - load->cpu_server,
-	    bench_status_kib(NULL, "VmHWM"), bench_status_kib(o->pids, "VmHWM"),
-	    load->extra);
+	    server_cpu(o) - load->cpu_server, bench_status_kib(NULL, "VmHWM"),
+	    bench_status_kib(o->pids, "VmHWM"), load->extra);
 	const char *space = "";
 	for (int i = 0; i < BUCKETS; i++) {
 		if (load->buckets[i] == 0)

@@ -119,6 +119,33 @@ bench_spawn(const char *const argv[], const char *address)
 	return pid;
 }
 
+pid_t
+bench_spawn_peer(const struct bench_options *options, const char *name,
+    const char *address, char ret_address[64])
+{
+	char path[512], line[160] = "";
+	const char *slash = strrchr(options->program, '/');
+	int folder = slash != NULL ? (int)(slash - options->program) + 1 : 0;
+	int out[2];
+	snprintf(
+	    path, sizeof(path), "%.*sbench_%s", folder, options->program, name);
+	if (pipe2(out, O_CLOEXEC) != 0)
+		bench_die("pipe: %s", strerror(errno));
+	pid_t pid = fork();
+	if (pid == 0) {
+		dup2(out[1], STDOUT_FILENO);
+		execl(path, path, "server", address, (char *)NULL);
+		_exit(127);
+	}
+	close(out[1]);
+	FILE *f = fdopen(out[0], "r");
+	if (pid < 0 || f == NULL || fgets(line, sizeof(line), f) == NULL ||
+	    sscanf(line, "ready %63s", ret_address) != 1)
+		bench_die("%s does not start", path);
+	fclose(f);
+	return pid;
+}
+
 void
 bench_ready(const char *address, const char *pids)
 {
@@ -263,7 +290,7 @@ check(const struct bench_options *o, const struct bench_peer *peer)
 	    {o->slow > 0, BENCH_SLOW, "slow handlers"},
 	    {o->outstanding > 1, BENCH_PIPELINE,
 		"more than one call at a time on a connection"},
-	    {o->rate > 0, BENCH_OPEN_LOOP, "an open loop"},
+	    {o->rate > 0, BENCH_OPEN_LOOP, "open loop"},
 	};
 	for (size_t i = 0; i < sizeof(needs) / sizeof(needs[0]); i++) {
 		if (needs[i].asked && (peer->abilities & needs[i].ability) == 0)

@@ -8,6 +8,7 @@
  * at one address.
  */
 #include "../common/bench.h"
+#include "announce.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -17,24 +18,6 @@
 #include <time.h>
 
 /* ---------------------------------------------------------------- service */
-
-/* Makes a node known that is at an address in another process. */
-static void
-announce(struct svc_service *service, const char *address, const char *id)
-{
-	struct svc_headers *metadata = svc_headers_create();
-	struct svc_error err = {.text = "out of memory"};
-	struct svc_node node = {
-	    .id = id, .address = address, .metadata = metadata};
-	struct svc_record record = {
-	    .name = "echo", .version = "latest", .nodes = &node, .n_nodes = 1};
-	if (svc_headers_set(metadata, "transport", "tcp") != SVC_OK ||
-	    svc_headers_set(metadata, "svc", "1") != SVC_OK ||
-	    svc_registry_announce(
-		svc_registry_of(service), &record, 3600000, &err) != SVC_OK)
-		bench_die("%s", err.text);
-	svc_headers_destroy(metadata);
-}
 
 static svc_err
 echo(struct svc_call *call, const struct svc_message *req,
@@ -99,7 +82,7 @@ serve(const struct bench_options *options)
 	struct svc_service *service =
 	    service_start(options, options->address, "tcp");
 	if (options->next != NULL)
-		announce(service, options->next, "echo-next");
+		bench_announce(service, options->next, "echo-next");
 	bench_ready(svc_options_of(service)->address, NULL);
 	return bench_wait();
 }
@@ -159,13 +142,10 @@ drive(const struct bench_options *options, struct bench_load *load)
 	if (here) {
 		service = service_start(options, "echo:0", "memory");
 	} else {
-		service = svc_new(name("caller"), registry(memory),
-		    broker(memory), log_level("error"));
-		if (svc_init(service, 0, NULL) != SVC_OK)
-			bench_die("%s", svc_error_text(service));
+		service = bench_caller();
 		for (int i = 0; i < n; i++) {
 			snprintf(ids[i], sizeof(ids[i]), "echo-%d", i);
-			announce(service, options->address, ids[i]);
+			bench_announce(service, options->address, ids[i]);
 		}
 	}
 	struct client client = {
