@@ -284,15 +284,20 @@ function peer_table(    i, j, n, row, peer, widths) {
 	}
 }
 
-function absent_table(    i, part) {
-	if (n_absent == 0)
-		return
-	title("not measured")
+function absent_table(    i, key, part, n, list, seen) {
 	for (i = 1; i <= n_absent; i++) {
 		split(absent[i], part, "|")
-		printf "%s%s: %s: %s\n", format == "markdown" ? "- " : "",
-		    part[1] in work ? work[part[1]] : part[1], part[2], part[3]
+		key = part[2] ": " part[3]
+		if (!(key in seen))
+			list[++n] = key
+		seen[key] = seen[key] (seen[key] == "" ? "" : ", ") part[1]
 	}
+	if (n == 0)
+		return
+	title("not measured, and in which rows")
+	for (i = 1; i <= n; i++)
+		printf "%s%s: %s\n", format == "markdown" ? "- " : "", list[i],
+		    seen[list[i]]
 }
 
 # ---------------------------------------------------------------- the plot
@@ -430,7 +435,7 @@ function plot(    i, j, n, row, list, key, full_width, full_height, x, shown) {
 		    "stroke=\"%s\" stroke-width=\"%s\"/>", x, x + 26,
 		    ink[peers[j]], peers[j] == "svc" ? 4 : 2.5))
 		text_at(x + 32, 65, label(peers[j]), "font-size=\"14\" fill=\"#222\"")
-		x += 32 + 7.5 * length(label(peers[j])) + 24
+		x += 32 + 8.2 * length(label(peers[j])) + 24
 	}
 	for (i = 1; i <= n; i++) {
 		left = 110 + 585 * ((i - 1) % 2)

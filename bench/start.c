@@ -17,7 +17,7 @@ first_call(const struct bench_options *options, struct bench_load *load)
 	struct svc_error err = {0};
 	struct svc_message rsp, req = {.data = "\0\0\0\0\0\0\0", .len = 8};
 	/* One that knows no node yet. */
-	struct svc_service *caller = bench_caller();
+	struct svc_service *caller = bench_caller(NULL);
 	int64_t began = bench_now();
 	pid_t pid = bench_spawn_peer(options, "svc", "127.0.0.1:0", address);
 	bench_announce(caller, address, "echo-0");

@@ -21,10 +21,18 @@ bench_announce(struct svc_service *service, const char *address, const char *id)
 }
 
 struct svc_service *
-bench_caller(void)
+bench_caller(const char *ca)
 {
-	struct svc_service *service = svc_new(name("caller"), registry(memory),
-	    broker(memory), log_level("error"));
+	const struct svc_option list[] = {
+	    SVC_OPT_name("caller"),
+	    SVC_OPT_registry(memory),
+	    SVC_OPT_broker(memory),
+	    SVC_OPT_log_level("error"),
+	    ca != NULL ? (struct svc_option)SVC_OPT_tls(NULL, NULL, ca)
+		       : (struct svc_option)SVC_OPT_,
+	    SVC_OPT_end(),
+	};
+	struct svc_service *service = svc_new_options(list);
 	if (svc_init(service, 0, NULL) != SVC_OK)
 		bench_die("%s", svc_error_text(service));
 	return service;

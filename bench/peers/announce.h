@@ -8,7 +8,7 @@
  * process. */
 void bench_announce(
     struct svc_service *service, const char *address, const char *id);
-/* A service that only calls. */
-struct svc_service *bench_caller(void);
+/* A service that only calls; `ca` is NULL without TLS. */
+struct svc_service *bench_caller(const char *ca);
 
 #endif
