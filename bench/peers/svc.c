@@ -57,7 +57,6 @@ relay(struct svc_call *call, const struct svc_message *req,
 	return code;
 }
 
-#ifdef svc_open
 /* Takes all messages of a stream; its end says that they have come. */
 static svc_err
 take(struct svc_stream *stream, void *arg)
@@ -69,7 +68,6 @@ take(struct svc_stream *stream, void *arg)
 		;
 	return code;
 }
-#endif
 
 static struct svc_service *
 service_start(const struct bench_options *options, const char *address,
@@ -91,9 +89,7 @@ service_start(const struct bench_options *options, const char *address,
 	bool last = options->next == NULL;
 	if (svc_handle(service, ECHO, last ? echo : relay, NULL,
 		idempotent()) != SVC_OK ||
-#ifdef svc_open
 	    svc_handle_stream(service, TAKE, take, NULL) != SVC_OK ||
-#endif
 	    svc_init(service, 0, NULL) != SVC_OK ||
 	    svc_start(service) != SVC_OK)
 		bench_die("%s", svc_error_text(service));
@@ -205,7 +201,6 @@ start(void *arg, int slot)
 }
 #endif
 
-#ifdef svc_open
 static void
 drive_stream(struct client *client)
 {
@@ -233,13 +228,6 @@ drive_stream(struct client *client)
 	bench_delivered(client->load);
 	svc_stream_free(stream);
 }
-#else
-static void
-drive_stream(struct client *client)
-{
-	(void)client;
-}
-#endif
 
 static int
 drive(const struct bench_options *options, struct bench_load *load)
@@ -287,10 +275,7 @@ main(int argc, char *argv[])
 {
 	static const struct bench_peer peer = {
 	    .name = "svc",
-	    .abilities = BENCH_TLS | BENCH_NEXT | BENCH_SLOW
-#ifdef svc_open
-			 | BENCH_STREAM
-#endif
+	    .abilities = BENCH_STREAM | BENCH_TLS | BENCH_NEXT | BENCH_SLOW
 #ifdef svc_call_async
 			 | BENCH_PIPELINE | BENCH_OPEN_LOOP
 #endif

@@ -74,7 +74,6 @@ lacks() {
 for row in 1x64-64 1x64-1k 1x1-1k 64x1-1k slow-1k half-1k memory-1k stream-1k \
 	stream-tls tls-1k chain-1k 1x8-64k start idle conns; do
 	case $row in
-	stream*) ! lacks --stream || continue ;;
 	1x64* | 64x1* | slow* | half* | tls-1k | 1x8*)
 		! lacks --outstanding=2 || continue ;;
 	esac
