@@ -63,7 +63,7 @@ for program in raw svc start conns; do
 	ln -s "$bin/bench_$program" "$work/build/bin/"
 done
 ln -s "$SVC_PLUGIN_PATH" "$work/build/lib/svc"
-"$bench" --out="$work/out" --rounds=2 --seconds=0.06 "$work/build" \
+"$bench" --out="$work/out" --rounds=2 --calls=60 "$work/build" \
 	>"$work/table.out" 2>"$work/bench.log" || failed "run-bench"
 csv=$work/out/results.csv
 # lacks FLAG...: this svc has no such ability yet, and says so.
@@ -76,10 +76,6 @@ for row in 1x64-64 1x64-1k 1x1-1k 64x1-1k slow-1k half-1k memory-1k stream-1k \
 	case $row in
 	1x64* | 64x1* | slow* | half* | tls-1k | 1x8*)
 		! lacks --outstanding=2 || continue ;;
-	esac
-	case $row in
-	*tls*) ! grep -q "^$row|svc|.*no transport of this release can" \
-		"$work/out/absent.txt" || continue ;;
 	esac
 	awk -F, -v row=$row '
 		FNR == 1 { fields = NF }
