@@ -104,7 +104,7 @@ call_once(const char *address)
 	struct svc_error err = {0};
 	struct svc_message rsp, req = {.data = "\0\0\0\0\0\0\0", .len = 8};
 	struct svc_service *caller = bench_caller(NULL);
-	bench_announce(caller, address, "echo-0");
+	bench_announce(caller, address, "echo-0", false);
 	if (svc_call(svc_client_of(caller), "echo", "Echo.Echo", &req, &rsp,
 		detail(&err)) != SVC_OK)
 		bench_die("a call among idle connections: %s", err.text);

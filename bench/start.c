@@ -20,7 +20,7 @@ first_call(const struct bench_options *options, struct bench_load *load)
 	struct svc_service *caller = bench_caller(NULL);
 	int64_t began = bench_now();
 	pid_t pid = bench_spawn_peer(options, "svc", "127.0.0.1:0", address);
-	bench_announce(caller, address, "echo-0");
+	bench_announce(caller, address, "echo-0", false);
 	if (svc_call(svc_client_of(caller), "echo", "Echo.Echo", &req, &rsp,
 		detail(&err)) != SVC_OK)
 		bench_die("%s", err.text);

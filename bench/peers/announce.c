@@ -4,7 +4,8 @@
 #include "../common/bench.h"
 
 void
-bench_announce(struct svc_service *service, const char *address, const char *id)
+bench_announce(
+    struct svc_service *service, const char *address, const char *id, bool tls)
 {
 	struct svc_headers *metadata = svc_headers_create();
 	struct svc_error err = {.text = "out of memory"};
@@ -14,6 +15,7 @@ bench_announce(struct svc_service *service, const char *address, const char *id)
 	    .name = "echo", .version = "latest", .nodes = &node, .n_nodes = 1};
 	if (svc_headers_set(metadata, "transport", "tcp") != SVC_OK ||
 	    svc_headers_set(metadata, "svc", "1") != SVC_OK ||
+	    (tls && svc_headers_set(metadata, "tls", "true") != SVC_OK) ||
 	    svc_registry_announce(
 		svc_registry_of(service), &record, 3600000, &err) != SVC_OK)
 		bench_die("%s", err.text);

@@ -7,7 +7,7 @@
 /* Makes a node of the service "echo" known to `service` that is in another
  * process. */
 void bench_announce(
-    struct svc_service *service, const char *address, const char *id);
+    struct svc_service *service, const char *address, const char *id, bool tls);
 /* A service that only calls; `ca` is NULL without TLS. */
 struct svc_service *bench_caller(const char *ca);
 

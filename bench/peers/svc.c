@@ -102,7 +102,8 @@ serve(const struct bench_options *options)
 	struct svc_service *service =
 	    service_start(options, options->address, "tcp");
 	if (options->next != NULL)
-		bench_announce(service, options->next, "echo-next");
+		bench_announce(
+		    service, options->next, "echo-next", options->cert != NULL);
 	bench_ready(svc_options_of(service)->address, NULL);
 	return bench_wait();
 }
@@ -255,7 +256,8 @@ drive(const struct bench_options *options, struct bench_load *load)
 			one->node_or_none[0] =
 			    (struct svc_option)SVC_CALL_OPT_node(one->id);
 		if (i < n && !here)
-			bench_announce(service, options->address, one->id);
+			bench_announce(service, options->address, one->id,
+			    options->cert != NULL);
 	}
 	if (options->stream)
 		drive_stream(&client);
