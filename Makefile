@@ -8,6 +8,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 REGISTRY ?=
 BROKER ?=
 TESTS ?=
+BENCH ?= default
 FUZZ_SECONDS ?= 0
 
 packages = @tools/install-packages
@@ -39,10 +40,11 @@ install: ## install into PREFIX (default /usr/local); DESTDIR is honoured
 	$(build) release -DCMAKE_INSTALL_PREFIX='$(abspath $(PREFIX))'
 	@cmake --install build/release
 
-bench: ## build and run the benchmarks
-	$(packages) build bench
+bench: ## measure svc and its peers; BENCH=quick a minute, BENCH=full all
+	$(packages) build
+	$(packages) --optional bench
 	$(build) release -DSVC_BUILD_BENCH=ON
-	@tools/run-bench build/release
+	@BENCH='$(BENCH)' tools/run-bench build/release
 
 format: ## put all C files into the project's format
 	$(packages) check

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The load and its times. One lock guards all of it: it is free nearly always,
+ * and the same for every peer.
+ *
+ * The histogram is log-linear: each power of two has 64 buckets, so a latency
+ * is known to 1.6 %.
+ */
+#include "bench.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SUB 64
+#define BUCKETS (SUB * 40)
+
+struct slot {
+	int64_t began; /* or when it was due */
+	bool slow;
+};
+
+struct bench_load {
+	pthread_mutex_t lock;
+	pthread_cond_t idle; /* the last call has ended */
+	const struct bench_options *options;
+	struct slot *slots;
+	int *free; /* a stack: a closed loop stays on its connection */
+	int n_slots, n_free;
+	int64_t first_ns, start_ns, until_ns; /* warm-up, measured, over */
+	int64_t end_ns;                       /* the last reply */
+	int64_t issued;
+	bool started;
+	double cpu_client, cpu_server; /* when the warm-up ended */
+	double extra;
+	int64_t calls, missed, max_ns;
+	uint64_t buckets[BUCKETS];
+};
+
+static int64_t
+seconds(double s)
+{
+	return (int64_t)(s * 1e9);
+}
+
+int64_t
+bench_now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+struct bench_load *
+bench_load_create(const struct bench_options *options)
+{
+	struct bench_load *load = bench_alloc(sizeof(*load));
+	pthread_condattr_t attr;
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&load->idle, &attr);
+	pthread_condattr_destroy(&attr);
+	pthread_mutex_init(&load->lock, NULL);
+	load->options = options;
+	load->n_slots = options->connections * options->outstanding;
+	load->slots = bench_alloc((size_t)load->n_slots * sizeof(*load->slots));
+	load->free = bench_alloc((size_t)load->n_slots * sizeof(*load->free));
+	for (int i = 0; i < load->n_slots; i++)
+		load->free[load->n_free++] = load->n_slots - 1 - i;
+	return load;
+}
+
+void
+bench_load_destroy(struct bench_load *load)
+{
+	pthread_cond_destroy(&load->idle);
+	pthread_mutex_destroy(&load->lock);
+	free(load->slots);
+	free(load->free);
+	free(load);
+}
+
+/* ------------------------------------------------------------- histogram */
+
+static int
+bucket_of(int64_t ns)
+{
+	uint64_t v = ns > 0 ? (uint64_t)ns : 0;
+	if (v < SUB)
+		return (int)v;
+	int shift = 63 - __builtin_clzll(v) - 6;
+	int i = (shift + 1) * SUB + (int)(v >> shift) - SUB;
+	return i < BUCKETS ? i : BUCKETS - 1;
+}
+
+/* The middle of a bucket. */
+static double
+bucket_ns(int i)
+{
+	if (i < SUB)
+		return i;
+	int shift = i / SUB - 1;
+	return ((double)(i % SUB) + SUB + 0.5) * (double)(1ull << shift);
+}
+
+static double
+percentile_us(const struct bench_load *load, double part)
+{
+	uint64_t total = 0, below = 0;
+	for (int i = 0; i < BUCKETS; i++)
+		total += load->buckets[i];
+	for (int i = 0; i < BUCKETS; i++) {
+		below += load->buckets[i];
+		if (below > 0 && (double)below >= part * (double)total)
+			return bucket_ns(i) / 1e3;
+	}
+	return 0;
+}
+
+/* -------------------------------------------------------------- the load */
+
+static double
+server_cpu(const struct bench_options *options)
+{
+	return options->pids != NULL ? bench_cpu(options->pids) : 0;
+}
+
+/* Called locked, at the first moment of the part that is measured. */
+static void
+start_measuring(struct bench_load *load, int64_t now)
+{
+	load->started = true;
+	if (load->first_ns == load->start_ns)
+		load->start_ns = now;
+	load->cpu_client = bench_cpu(NULL);
+	load->cpu_server = server_cpu(load->options);
+}
+
+static void
+look_at_clock(struct bench_load *load, int64_t now)
+{
+	if (load->first_ns == 0) {
+		const struct bench_options *o = load->options;
+		load->first_ns = now;
+		load->start_ns = now + seconds(o->warmup);
+		load->until_ns = o->calls > 0
+				     ? INT64_MAX
+				     : load->start_ns + seconds(o->duration);
+	}
+	if (!load->started && now >= load->start_ns)
+		start_measuring(load, now);
+}
+
+/* When the next call of an open loop is due. */
+static int64_t
+due_ns(const struct bench_load *load)
+{
+	return load->first_ns +
+	       (int64_t)((double)load->issued * 1e9 / load->options->rate);
+}
+
+/* Whether the next call belongs to this run at all. What an open loop owes it
+ * still sends after the time, but not for ever. */
+static bool
+wanted(const struct bench_load *load, int64_t now)
+{
+	const struct bench_options *o = load->options;
+	if (o->calls > 0)
+		return load->issued < o->calls;
+	if (o->rate > 0)
+		return due_ns(load) < load->until_ns &&
+		       now < load->until_ns + seconds(o->duration);
+	return now < load->until_ns;
+}
+
+static int
+begin(struct bench_load *load, int64_t now)
+{
+	look_at_clock(load, now);
+	if (load->n_free == 0 || !wanted(load, now))
+		return -1;
+	int64_t began = now;
+	if (load->options->rate > 0) {
+		began = due_ns(load);
+		if (began > now)
+			return -1;
+	}
+	int slot = load->free[--load->n_free];
+	int slow = load->options->slow;
+	load->slots[slot] = (struct slot){
+	    .began = began,
+	    .slow = slow > 0 && load->issued % slow == slow / 2,
+	};
+	load->issued++;
+	return slot;
+}
+
+static void
+end(struct bench_load *load, int slot, int64_t now)
+{
+	const struct slot *one = &load->slots[slot];
+	if (load->started && one->began >= load->start_ns && !one->slow) {
+		int64_t ns = now - one->began;
+		load->calls++;
+		load->buckets[bucket_of(ns)]++;
+		if (ns > load->max_ns)
+			load->max_ns = ns;
+	}
+	load->end_ns = now;
+	load->free[load->n_free++] = slot;
+}
+
+static bool
+over(struct bench_load *load, int64_t now)
+{
+	look_at_clock(load, now);
+	return load->n_free == load->n_slots && !wanted(load, now);
+}
+
+int
+bench_begin(struct bench_load *load, int64_t now)
+{
+	pthread_mutex_lock(&load->lock);
+	int slot = begin(load, now);
+	pthread_mutex_unlock(&load->lock);
+	return slot;
+}
+
+void
+bench_end(struct bench_load *load, int slot, int64_t now)
+{
+	pthread_mutex_lock(&load->lock);
+	end(load, slot, now);
+	pthread_mutex_unlock(&load->lock);
+}
+
+int
+bench_again(struct bench_load *load, int slot)
+{
+	pthread_mutex_lock(&load->lock);
+	int64_t now = bench_now();
+	end(load, slot, now);
+	slot = begin(load, now);
+	if (over(load, now))
+		pthread_cond_signal(&load->idle);
+	pthread_mutex_unlock(&load->lock);
+	return slot;
+}
+
+bool
+bench_is_slow(struct bench_load *load, int slot)
+{
+	/* Its own call's, so nobody else writes it. */
+	return load->slots[slot].slow;
+}
+
+bool
+bench_over(struct bench_load *load, int64_t now)
+{
+	pthread_mutex_lock(&load->lock);
+	bool is_over = over(load, now);
+	pthread_mutex_unlock(&load->lock);
+	return is_over;
+}
+
+static int64_t
+idle_ns(const struct bench_load *load, int64_t now)
+{
+	if (load->options->rate <= 0 || load->n_free == 0 || !wanted(load, now))
+		return -1;
+	int64_t due = due_ns(load);
+	return due > now ? due - now : 0;
+}
+
+int64_t
+bench_idle_ns(struct bench_load *load, int64_t now)
+{
+	pthread_mutex_lock(&load->lock);
+	int64_t ns = idle_ns(load, now);
+	pthread_mutex_unlock(&load->lock);
+	return ns;
+}
+
+void
+bench_run(
+    struct bench_load *load, void (*start)(void *arg, int slot), void *arg)
+{
+	pthread_mutex_lock(&load->lock);
+	for (;;) {
+		int64_t now = bench_now();
+		int slot = begin(load, now);
+		if (slot >= 0) {
+			pthread_mutex_unlock(&load->lock);
+			start(arg, slot);
+			pthread_mutex_lock(&load->lock);
+			continue;
+		}
+		if (over(load, now))
+			break;
+		/* Callbacks begin what is due while no slot is free. */
+		int64_t ns = idle_ns(load, now);
+		int64_t at = now + (ns >= 0 ? ns : seconds(0.1));
+		struct timespec until = {
+		    .tv_sec = (time_t)(at / 1000000000),
+		    .tv_nsec = (long)(at % 1000000000),
+		};
+		pthread_cond_timedwait(&load->idle, &load->lock, &until);
+	}
+	pthread_mutex_unlock(&load->lock);
+}
+
+bool
+bench_sent(struct bench_load *load, int messages)
+{
+	pthread_mutex_lock(&load->lock);
+	int64_t now = bench_now();
+	look_at_clock(load, now);
+	if (load->started)
+		load->calls += messages;
+	load->issued += messages;
+	bool more = wanted(load, now);
+	pthread_mutex_unlock(&load->lock);
+	return more;
+}
+
+void
+bench_delivered(struct bench_load *load)
+{
+	load->end_ns = bench_now();
+}
+
+void
+bench_note(struct bench_load *load, int64_t ns)
+{
+	pthread_mutex_lock(&load->lock);
+	int64_t now = bench_now();
+	look_at_clock(load, now);
+	load->issued++;
+	load->calls++;
+	load->buckets[bucket_of(ns)]++;
+	if (ns > load->max_ns)
+		load->max_ns = ns;
+	load->end_ns = now;
+	pthread_mutex_unlock(&load->lock);
+}
+
+void
+bench_extra(struct bench_load *load, double extra)
+{
+	load->extra = extra;
+}
+
+/* --------------------------------------------------------------- results */
+
+static const char fields[] =
+    "peer,size,outstanding,connections,rate,seconds,calls,missed,rps,p50_us,"
+    "p99_us,p999_us,max_us,cpu_client_s,cpu_server_s,rss_client_kib,"
+    "rss_server_kib,extra,histogram_ns";
+
+void
+bench_print_header(void)
+{
+	puts(fields);
+}
+
+void
+bench_print(const struct bench_load *load, const char *peer)
+{
+	const struct bench_options *o = load->options;
+	double s = (double)(load->end_ns - load->start_ns) / 1e9;
+	double owed = 0;
+	if (o->rate > 0 && o->calls == 0)
+		owed =
+		    o->rate * (o->warmup + o->duration) - (double)load->issued;
+	printf("%s,%zu,%d,%d,%.0f,%.6f,%" PRId64 ",%.0f,%.1f", peer, o->size,
+	    o->outstanding, o->connections, o->rate, s, load->calls,
+	    owed > 1 ? owed : 0, s > 0 ? (double)load->calls / s : 0);
+	printf(",%.3f,%.3f,%.3f,%.3f", percentile_us(load, 0.5),
+	    percentile_us(load, 0.99), percentile_us(load, 0.999),
+	    (double)load->max_ns / 1e3);
+	printf(",%.6f,%.6f,%" PRId64 ",%" PRId64 ",%g,",
+	    bench_cpu(NULL) - load->cpu_client,
+	    server_cpu(o) - load->cpu_server, bench_status_kib(NULL, "VmHWM"),
+	    bench_status_kib(o->pids, "VmHWM"), load->extra);
+	const char *space = "";
+	for (int i = 0; i < BUCKETS; i++) {
+		if (load->buckets[i] == 0)
+			continue;
+		printf(
+		    "%s%.0f:%" PRIu64, space, bucket_ns(i), load->buckets[i]);
+		space = " ";
+	}
+	putchar('\n');
+}
