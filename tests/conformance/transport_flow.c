@@ -149,7 +149,8 @@ start(const struct svc_transport_limits *limits,
 	here.ops = ops;
 	assert_int_equal(
 	    svc_executor_create(NULL, &here.executor, &err), SVC_OK);
-	struct svc_transport_config config = {.executor = here.executor};
+	struct svc_transport_config config = {
+	    .executor = here.executor, .tls = setup->tls};
 	if (limits != NULL)
 		config.limits = *limits;
 	assert_int_equal(here.ops->create(&config, &here.self, &err), SVC_OK);
