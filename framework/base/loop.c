@@ -131,6 +131,13 @@ svc_loop_current(void)
 	return self.entered ? NULL : self.loop;
 }
 
+bool
+svc_loop_kept(void)
+{
+	return self.loop != NULL &&
+	       (!self.entered || svc_loop_token(self.loop) == self.token);
+}
+
 void
 svc_loop_enter(struct svc_loop *loop)
 {

@@ -3,6 +3,7 @@
 
 #include <svc/clock.h>
 
+#include <stdio.h>
 #include <string.h>
 
 /* How long a retry waits for the first full view. */
@@ -10,30 +11,53 @@
 
 /* -------------------------------------------------------------- the pick */
 
+static bool
+has_labels(const struct svc_node *node, const struct svc_pick *pick)
+{
+	for (size_t i = 0; i < pick->n_labels; i++) {
+		const struct svc_label *label = &pick->labels[i];
+		const char *value =
+		    svc_headers_get(node->metadata, label->name);
+		if (value == NULL ||
+		    (label->value != NULL && strcmp(value, label->value) != 0))
+			return false;
+	}
+	return true;
+}
+
+static const char *
+labels_text(const struct svc_pick *pick, char *out, size_t size)
+{
+	size_t at = 0;
+
+	for (size_t i = 0; i < pick->n_labels && at < size; i++) {
+		const struct svc_label *label = &pick->labels[i];
+		int n =
+		    snprintf(out + at, size - at, "%s%s=%s", i > 0 ? ", " : "",
+			label->name, label->value != NULL ? label->value : "*");
+		at += n > 0 ? (size_t)n : 0;
+	}
+	return out;
+}
+
 /* Those that fit; when none does, `err` says which wish was not met. */
 static svc_err
 fit(const struct svc_snapshot *snapshot, const struct svc_pick *pick,
     struct svc_held_target **found, size_t *ret_n, struct svc_error *err)
 {
 	size_t n = 0, n_version = 0, n_label = 0;
+	char text[128];
 
 	for (size_t i = 0; i < snapshot->n; i++) {
 		struct svc_held_target *target = snapshot->targets[i];
 		const struct svc_node *node = target->seen.node;
-		const char *value;
 
 		if (pick->version != NULL &&
 		    strcmp(target->seen.record->version, pick->version) != 0)
 			continue;
 		n_version++;
-		if (pick->label_name != NULL) {
-			value =
-			    svc_headers_get(node->metadata, pick->label_name);
-			if (value == NULL ||
-			    (pick->label_value != NULL &&
-				strcmp(value, pick->label_value) != 0))
-				continue;
-		}
+		if (!has_labels(node, pick))
+			continue;
 		n_label++;
 		if (pick->node != NULL && strcmp(node->id, pick->node) != 0 &&
 		    strcmp(node->address, pick->node) != 0)
@@ -47,10 +71,9 @@ fit(const struct svc_snapshot *snapshot, const struct svc_pick *pick,
 		    pick->service, pick->version, snapshot->n);
 	if (n == 0 && n_label == 0)
 		return svc_error_set(err, SVC_E_UNAVAILABLE,
-		    "service \"%s\" has no node with label %s=%s (%zu "
+		    "service \"%s\" has no node with label %s (%zu "
 		    "without)",
-		    pick->service, pick->label_name,
-		    pick->label_value != NULL ? pick->label_value : "*",
+		    pick->service, labels_text(pick, text, sizeof(text)),
 		    n_version);
 	if (n == 0)
 		return svc_error_set(err, SVC_E_UNAVAILABLE,
@@ -130,7 +153,7 @@ again:
 	among = snapshot->targets;
 	n = snapshot->n;
 	all = true;
-	plain = pick->version == NULL && pick->label_name == NULL &&
+	plain = pick->version == NULL && pick->n_labels == 0 &&
 		pick->node == NULL && pick->n_avoid == 0 &&
 		atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0;
 	if (!plain) {
@@ -198,6 +221,8 @@ pick_now(struct svc_selector *selector, const struct svc_pick *pick,
 		if (prepared != NULL)
 			svc_entry_unref(prepared);
 		prepared = NULL;
+		if (pick->dont_wait)
+			return SVC_E_AGAIN;
 		rc = svc_entry_prepare(selector, pick->service,
 		    pick->deadline_at_ms, &prepared, err);
 		if (rc != SVC_OK)
@@ -233,7 +258,13 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 			*ret_target = target;
 		return rc;
 	}
-	if (svc_entry_await_full(selector, pick->service, until_ms)) {
+	if (pick->dont_wait && !svc_entry_is_full(selector, pick->service)) {
+		if (rc == SVC_OK)
+			svc_target_done(target, SVC_OUTCOME_NEUTRAL, 0);
+		return SVC_E_AGAIN;
+	}
+	if (pick->dont_wait ||
+	    svc_entry_await_full(selector, pick->service, until_ms)) {
 		if (rc == SVC_OK)
 			svc_target_done(target, SVC_OUTCOME_NEUTRAL, 0);
 		rc = pick_now(selector, pick, &target, err);
@@ -315,6 +346,24 @@ svc_selector_create(const struct svc_selector_config *config,
 	pthread_mutex_init(&selector->lock, NULL);
 	*ret_selector = selector;
 	return SVC_OK;
+}
+
+void
+svc_selector_close(struct svc_selector *selector)
+{
+	struct svc_entry *entry;
+
+	pthread_mutex_lock(&selector->lock);
+	atomic_store(&selector->closed, true);
+	for (size_t i = 0; i < SVC_SELECTOR_BUCKETS; i++) {
+		entry = atomic_load(&selector->buckets[i]);
+		for (; entry != NULL; entry = atomic_load(&entry->next)) {
+			pthread_mutex_lock(&entry->lock);
+			pthread_cond_broadcast(&entry->cond);
+			pthread_mutex_unlock(&entry->lock);
+		}
+	}
+	pthread_mutex_unlock(&selector->lock);
 }
 
 void

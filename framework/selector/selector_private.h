@@ -117,6 +117,7 @@ struct svc_selector {
 	_Atomic uint64_t version; /* changes when an entry goes */
 	_Atomic(struct svc_entry *) buckets[SVC_SELECTOR_BUCKETS];
 	struct svc_retirement retirement;
+	atomic_bool closed;   /* nothing waits any more */
 	pthread_mutex_t lock; /* guards changes of the buckets */
 	size_t n_entries;
 };
@@ -141,6 +142,8 @@ svc_err svc_entry_prepare(struct svc_selector *selector, const char *service,
  * full in between. */
 bool svc_entry_await_full(
     struct svc_selector *selector, const char *service, int64_t deadline_at_ms);
+/** Whether that wait would end at once. */
+bool svc_entry_is_full(struct svc_selector *selector, const char *service);
 
 /** `previous`, when not NULL, is the same node before: its peer is shared.
  * Under entry->lock. */

@@ -500,11 +500,17 @@ test_filters(void **state)
 	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
 	    "service \"a\" has no node of version \"3\" (3 of other "
 	    "versions)");
-	pick = (struct svc_pick){
-	    .service = "a", .label_name = "zone", .label_value = "south"};
+	struct svc_label labels[] = {{"zone", "south"}, {"rack", "7"}};
+	pick =
+	    (struct svc_pick){.service = "a", .labels = labels, .n_labels = 1};
 	target = must_pick(selector, &pick);
 	assert_string_equal(target->node->id, "a-1");
 	svc_target_done(target, SVC_OUTCOME_OK, 1);
+	pick.n_labels = 2;
+	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
+	    "service \"a\" has no node with label zone=south, rack=7 (3 "
+	    "without)");
+	pick.n_labels = 1;
 	pick.version = "2";
 	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
 	    "service \"a\" has no node with label zone=south (1 without)");

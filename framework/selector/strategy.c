@@ -95,11 +95,13 @@ turns_pick(void *state, const struct svc_target *const *candidates, size_t n,
 	(void)candidates;
 	if (pick->n_avoid > 0) {
 		which = 1;
-	} else if (pick->version != NULL || pick->label_name != NULL ||
+	} else if (pick->version != NULL || pick->n_labels != 0 ||
 		   pick->node != NULL) {
 		hash = mix(2166136261u, pick->version);
-		hash = mix(hash, pick->label_name);
-		hash = mix(hash, pick->label_value);
+		for (size_t i = 0; i < pick->n_labels; i++) {
+			hash = mix(hash, pick->labels[i].name);
+			hash = mix(hash, pick->labels[i].value);
+		}
 		hash = mix(hash, pick->node);
 		which = 2 + (hash >> 8) % (TURNS - 2);
 	}

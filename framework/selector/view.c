@@ -512,6 +512,11 @@ svc_entry_prepare(struct svc_selector *selector, const char *service,
 			rc = SVC_OK; /* an older view is better than none */
 		if (known || rc != SVC_OK)
 			break;
+		if (atomic_load(&selector->closed)) {
+			rc = svc_error_set(
+			    err, SVC_E_CLOSED, "the client is closing");
+			break;
+		}
 		rc = svc_cond_wait(&entry->cond, &entry->lock, deadline_at_ms);
 		if (rc != SVC_OK && atomic_load(&entry->snapshot) == NULL) {
 			rc = svc_error_set(err, SVC_E_TIMEDOUT,
@@ -542,7 +547,8 @@ svc_entry_await_full(
 		selector, service, deadline_at_ms, &entry, NULL) != SVC_OK)
 		return false;
 	pthread_mutex_lock(&entry->lock);
-	while (!entry->synced && !entry->lost) {
+	while (
+	    !entry->synced && !entry->lost && !atomic_load(&selector->closed)) {
 		if (svc_cond_wait(&entry->cond, &entry->lock, deadline_at_ms) !=
 		    SVC_OK)
 			break;
@@ -550,5 +556,22 @@ svc_entry_await_full(
 	full = entry->synced;
 	pthread_mutex_unlock(&entry->lock);
 	svc_entry_unref(entry);
+	return full;
+}
+
+bool
+svc_entry_is_full(struct svc_selector *selector, const char *service)
+{
+	struct svc_entry *entry;
+	bool full = false;
+
+	pthread_mutex_lock(&selector->lock);
+	entry = find(selector, service, hash_text(service));
+	if (entry != NULL) {
+		pthread_mutex_lock(&entry->lock);
+		full = entry->synced || entry->lost;
+		pthread_mutex_unlock(&entry->lock);
+	}
+	pthread_mutex_unlock(&selector->lock);
 	return full;
 }

@@ -8,7 +8,6 @@
 /* The budget in thousandths of a retry: a tenth per call, one a second for
  * clients that call rarely, and saved up enough for all the calls that a busy
  * client may have open on a node when it dies. */
-#define BUDGET_MAX INT64_C(200000)
 #define BUDGET_CALL INT64_C(100)
 #define BUDGET_RETRY INT64_C(1000)
 #define BACKOFF_MS 50
@@ -23,7 +22,7 @@ budget_earn(struct svc_client *client)
 	/* Usually full, and then nothing is written. */
 	int64_t now =
 	    atomic_load_explicit(&client->budget, memory_order_relaxed);
-	if (now < BUDGET_MAX)
+	if (now < SVC_BUDGET_MAX)
 		atomic_fetch_add(&client->budget, BUDGET_CALL);
 }
 
@@ -35,7 +34,7 @@ budget_take(struct svc_client *client)
 	if (now_ms - since >= 1000 &&
 	    atomic_compare_exchange_strong(
 		&client->budget_at_ms, &since, now_ms) &&
-	    atomic_load(&client->budget) < BUDGET_MAX)
+	    atomic_load(&client->budget) < SVC_BUDGET_MAX)
 		atomic_fetch_add(&client->budget, BUDGET_RETRY);
 	int64_t have = atomic_load(&client->budget);
 	while (have >= BUDGET_RETRY) {
@@ -69,12 +68,14 @@ static svc_err
 take_label(struct svc_call_plan *plan, const struct svc_option *option,
     struct svc_error *err)
 {
-	if (plan->label_name != NULL)
+	if (need_text("label", option->text, err) != SVC_OK)
+		return SVC_E_INVAL;
+	if (plan->n_labels == SVC_MAX_LABELS)
 		return svc_error_set(err, SVC_E_INVAL,
-		    "label() can be given once; \"%s\" is the second",
-		    option->text);
-	plan->label_name = option->text;
-	plan->label_value = option->text2;
+		    "label(\"%s\") is one too many: a call takes %d",
+		    option->text, SVC_MAX_LABELS);
+	plan->labels[plan->n_labels++] =
+	    (struct svc_label){option->text, option->text2};
 	return SVC_OK;
 }
 
@@ -90,6 +91,12 @@ take_option(struct svc_call_plan *plan, const struct svc_option *option,
 		return SVC_OK;
 	case SVC_OPTION_DETAIL:
 		plan->detail = option->pointer;
+		return SVC_OK;
+	case SVC_OPTION_REPLY_HEADERS:
+		plan->reply_headers = option->pointer;
+		return SVC_OK;
+	case SVC_OPTION_WITHIN:
+		plan->within = option->pointer;
 		return SVC_OK;
 	case SVC_OPTION_TIMEOUT_MS:
 		if (option->number < 1 && option->number != SVC_FOREVER)
@@ -138,9 +145,11 @@ svc_call_plan_parse(const struct svc_client *client,
 	plan->retries = v->retries;
 	plan->version = plan->node = plan->key = plan->content_type = NULL;
 	plan->detail = NULL;
+	plan->reply_headers = NULL;
+	plan->within = NULL;
 	plan->idempotent = false;
 	plan->has_headers = false;
-	plan->label_name = plan->label_value = NULL;
+	plan->n_labels = 0;
 	svc_err code = SVC_OK;
 	for (;
 	     option != NULL && option->kind != SVC_OPTION_END && code == SVC_OK;
@@ -189,10 +198,38 @@ svc_call_plan_headers(const struct svc_option *option,
 /* ------------------------------------------------------------- a call begins
  */
 
+int64_t
+svc_call_plan_deadline(const struct svc_call_plan *plan, int64_t now_us)
+{
+	int64_t now_ms = now_us / 1000;
+	int64_t at_ms = plan->timeout_ms == SVC_FOREVER ||
+				plan->timeout_ms > INT64_MAX - now_ms
+			    ? INT64_MAX
+			    : now_ms + plan->timeout_ms;
+	/* What is left of the handler's time is all that a call within it
+	 * has. */
+	if (plan->within != NULL && plan->within->deadline_at_ms < at_ms)
+		at_ms = plan->within->deadline_at_ms;
+	return at_ms;
+}
+
+static svc_err
+check_within(const struct svc_call *outer, struct svc_error *err)
+{
+	if (svc_remaining(outer->deadline_at_ms) == 0)
+		return svc_error_set(err, SVC_E_TIMEDOUT,
+		    "the deadline of the call that is being handled has "
+		    "passed");
+	if (svc_call_cancelled(outer))
+		return svc_error_set(err, SVC_E_CANCELLED,
+		    "the call that is being handled was cancelled");
+	return SVC_OK;
+}
+
 svc_err
 svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
     const struct svc_call_plan *plan, const struct svc_outgoing *out,
-    struct svc_error *err)
+    int64_t now_us, struct svc_error *err)
 {
 	const struct svc_values *v = &client->service->values;
 	if (out->service == NULL || out->endpoint == NULL ||
@@ -204,19 +241,19 @@ svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
 		    "the request has %zu bytes, more than max_message_size "
 		    "(%lld); raise --max_message_size",
 		    out->req->len, (long long)v->max_message_size);
+	if (plan->within != NULL && check_within(plan->within, err) != SVC_OK)
+		return err->code;
 	at->client = client;
-	at->plan = *plan;
+	memcpy(&at->plan, plan,
+	    offsetof(struct svc_call_plan, labels) +
+		plan->n_labels * sizeof(plan->labels[0]));
 	at->retry = 0;
 	at->idempotent = plan->idempotent;
 	at->last = (struct svc_exchange){0};
 	at->target = NULL;
 	at->n_tried = 0;
-	at->began_us = svc_now_us();
-	int64_t now_ms = at->began_us / 1000;
-	at->deadline_at_ms = plan->timeout_ms == SVC_FOREVER ||
-				     plan->timeout_ms > INT64_MAX - now_ms
-				 ? INT64_MAX
-				 : now_ms + plan->timeout_ms;
+	at->began_us = now_us;
+	at->deadline_at_ms = svc_call_plan_deadline(plan, now_us);
 	const char *type = plan->content_type;
 	if (type == NULL)
 		type = out->req->content_type;
@@ -285,18 +322,21 @@ svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
 	struct svc_pick pick = {
 	    .service = at->first.service,
 	    .version = at->plan.version,
-	    .label_name = at->plan.label_name,
-	    .label_value = at->plan.label_value,
+	    .labels = at->plan.labels,
+	    .n_labels = at->plan.n_labels,
 	    .node = at->plan.node,
 	    .key = at->plan.key,
 	    .avoid = (const struct svc_target *const *)at->tried,
 	    .n_avoid = at->n_tried,
 	    .deadline_at_ms = at->deadline_at_ms,
+	    .dont_wait = dont_wait,
 	};
 	struct svc_error why;
 	why.text[0] = '\0';
 	svc_err code =
 	    svc_selector_pick(at->client->selector, &pick, &at->target, &why);
+	if (code == SVC_E_AGAIN && dont_wait)
+		return code;
 	if (code != SVC_OK)
 		return nobody_left(at, code, &why, err);
 	/* The first try is aimed right after the call began. */
@@ -400,7 +440,8 @@ bool
 svc_attempts_more(struct svc_attempts *at, int64_t *ret_until_ms)
 {
 	if (at->retry >= at->plan.retries || at->n_tried == 0 ||
-	    !may_retry(at) || svc_remaining(at->deadline_at_ms) == 0)
+	    !may_retry(at) || svc_remaining(at->deadline_at_ms) == 0 ||
+	    (at->plan.within != NULL && svc_call_cancelled(at->plan.within)))
 		return false;
 	if (!budget_take(at->client)) {
 		svc_log(SVC_LOG_DEBUG, "call.budget",

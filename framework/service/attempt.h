@@ -19,6 +19,7 @@
 #include "service.h"
 
 #define SVC_MAX_AVOID 8
+#define SVC_MAX_LABELS 8
 
 /* What the options of a call said. */
 struct svc_call_plan {
@@ -26,9 +27,12 @@ struct svc_call_plan {
 	int64_t retries;
 	const char *version, *node, *key, *content_type;
 	struct svc_error *detail;
+	struct svc_headers *reply_headers;
+	const struct svc_call *within;
 	bool idempotent;
 	bool has_headers;
-	const char *label_name, *label_value;
+	uint8_t n_labels;
+	struct svc_label labels[SVC_MAX_LABELS]; /* last: the rest is unset */
 };
 
 struct svc_attempts {
@@ -62,7 +66,10 @@ svc_err svc_call_plan_headers(const struct svc_option *option,
  * large), and for a call within another SVC_E_CANCELLED, SVC_E_TIMEDOUT */
 svc_err svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
     const struct svc_call_plan *plan, const struct svc_outgoing *out,
-    struct svc_error *err);
+    int64_t now_us, struct svc_error *err);
+/* When a call that begins now is to have ended. */
+int64_t svc_call_plan_deadline(
+    const struct svc_call_plan *plan, int64_t now_us);
 /* The link of a node for the next try, and how long connecting may take.
  * With `dont_wait`, SVC_E_AGAIN says that choosing would have to wait, and
  * nothing has happened. Any other failure ended the try. */
@@ -74,7 +81,5 @@ svc_err svc_attempt_end(struct svc_attempts *at);
  * from the budget. *ret_until_ms is when; 0: at once. */
 bool svc_attempts_more(struct svc_attempts *at, int64_t *ret_until_ms);
 void svc_attempts_finish(struct svc_attempts *at);
-/* Sleeps until then; 0: not at all. */
-void svc_pause(int64_t until_ms);
 
 #endif

@@ -262,11 +262,41 @@ bad_call_options(void **state)
 			     retries(101), detail(&err)),
 	    SVC_E_INVAL);
 	assert_string_equal(err.text, "retries(101) must be from 0 to 100");
-	assert_int_equal(svc_call(client, "student", "A.B", NULL, NULL,
-			     label("a", "b"), label("c", "d"), detail(&err)),
+	assert_int_equal(
+	    svc_call(client, "student", "A.B", NULL, NULL, label("a", "1"),
+		label("b", "1"), label("c", "1"), label("d", "1"),
+		label("e", "1"), label("f", "1"), label("g", "1"),
+		label("h", "1"), label("i", "1"), detail(&err)),
 	    SVC_E_INVAL);
 	assert_string_equal(
-	    err.text, "label() can be given once; \"c\" is the second");
+	    err.text, "label(\"i\") is one too many: a call takes 8");
+	const struct {
+		struct svc_option option;
+		const char *name;
+	} empty[] = {
+	    {SVC_CALL_OPT_version(""), "version"},
+	    {SVC_CALL_OPT_label(NULL, "x"), "label"},
+	    {SVC_CALL_OPT_node(""), "node"},
+	    {SVC_CALL_OPT_content_type(NULL), "content_type"},
+	};
+	for (size_t i = 0; i < sizeof(empty) / sizeof(empty[0]); i++) {
+		struct svc_option list[] = {
+		    empty[i].option, SVC_CALL_OPT_detail(&err), SVC_OPT_end()};
+		char text[80];
+		snprintf(text, sizeof(text),
+		    "option %s() needs a text that is not empty",
+		    empty[i].name);
+		assert_int_equal(svc_call_options(client, "student", "A.B",
+				     NULL, NULL, list),
+		    SVC_E_INVAL);
+		assert_string_equal(err.text, text);
+	}
+	struct svc_option foreign[] = {
+	    SVC_OPT_ttl(3), SVC_CALL_OPT_detail(&err), SVC_OPT_end()};
+	assert_int_equal(
+	    svc_call_options(client, "student", "A.B", NULL, NULL, foreign),
+	    SVC_E_INVAL);
+	assert_non_null(strstr(err.text, "is not one of a call"));
 	svc_free(s);
 }
 
@@ -722,5 +752,7 @@ main(void)
 	transport_name = "memory";
 	int failed = cmocka_run_group_tests_name("memory", tests, NULL, NULL);
 	transport_name = "tcp";
-	return failed + cmocka_run_group_tests_name("tcp", tests, NULL, NULL);
+	failed += cmocka_run_group_tests_name("tcp", tests, NULL, NULL);
+	transport_name = "nng";
+	return failed + cmocka_run_group_tests_name("nng", tests, NULL, NULL);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A call: wrappers, and waiting for its attempts. */
+/* svc_call and svc_call_async up to where they part, and what waits. */
 #include "attempt.h"
 
-#define BUDGET_MAX INT64_C(200000)
+#include <string.h>
 
 /* ---------------------------------------------------------- start and end */
 
@@ -17,20 +17,33 @@ svc_err
 svc_client_start(struct svc_service *service, struct svc_error *err)
 {
 	struct svc_client *client = &service->client;
+	client->wraps = &service->wraps[SVC_WRAP_CALL];
 	client->links =
-	    svc_mem_calloc(client->n_wraps + 1, sizeof(*client->links));
+	    svc_mem_calloc(client->wraps->n + 1, sizeof(*client->links));
 	if (client->links == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
-	for (size_t i = 0; i <= client->n_wraps; i++)
+	for (size_t i = 0; i <= client->wraps->n; i++)
 		client->links[i] = (struct svc_call_link){client, i};
-	atomic_store(&client->budget, BUDGET_MAX);
+	atomic_store(&client->budget, SVC_BUDGET_MAX);
 	struct svc_selector_config config = {
 	    .registry = service->registry,
 	    .strategy = service->values.selector,
 	    .unlink = unlink_target,
 	    .arg = client,
 	};
-	return svc_selector_create(&config, &client->selector, err);
+	svc_err code = svc_selector_create(&config, &client->selector, err);
+	if (code == SVC_OK)
+		code = svc_async_create(client, &client->async);
+	if (code == SVC_E_NOMEM)
+		svc_error_set(err, code, "out of memory");
+	return code;
+}
+
+void
+svc_client_close(struct svc_service *service)
+{
+	if (service->client.async != NULL)
+		svc_async_close(service->client.async);
 }
 
 void
@@ -38,11 +51,11 @@ svc_client_finish(struct svc_service *service)
 {
 	struct svc_client *client = &service->client;
 	svc_selector_destroy(client->selector);
-	svc_mem_free(client->wraps);
 	svc_mem_free(client->links);
 }
 
-/* -------------------------------------------------------------------- call */
+/* -------------------------------------------------------- a call that waits
+ */
 
 void
 svc_pause(int64_t until_ms)
@@ -61,74 +74,114 @@ svc_pause(int64_t until_ms)
 	pthread_mutex_destroy(&lock);
 }
 
-/* The end of the chain of wrappers. */
 static svc_err
-call(const struct svc_outgoing *out, void *arg)
+call(struct svc_client *client, const struct svc_call_plan *plan,
+    const struct svc_outgoing *out)
 {
-	const struct svc_call_link *chain = arg;
-	struct svc_call_plan plan;
 	struct svc_attempts at;
 	svc_err code =
-	    svc_call_plan_parse(chain->client, out->options, &plan, out->err);
-	if (code == SVC_OK)
-		code = svc_attempts_begin(
-		    &at, chain->client, &plan, out, out->err);
+	    svc_attempts_begin(&at, client, plan, out, svc_now_us(), out->err);
 	if (code != SVC_OK)
 		return code;
-	int64_t until_ms = 0;
-	do {
+	struct svc_reply reply;
+	reply.block = NULL;
+	for (;;) {
 		struct svc_link *link;
-		int64_t dial_ms;
-		svc_pause(until_ms);
-		code = svc_attempt_aim(&at, false, &link, &dial_ms, out->err);
+		int64_t dial_ms, until_ms;
+		svc_reply_init(&reply, out->err);
+		code = svc_attempt_aim(&at, true, &link, &dial_ms, out->err);
+		if (code == SVC_E_AGAIN && at.target == NULL)
+			code = svc_attempt_aim(
+			    &at, false, &link, &dial_ms, out->err);
 		if (code == SVC_OK) {
 			svc_link_exchange(link, &at.first, at.deadline_at_ms,
-			    dial_ms, out->rsp, &at.last, out->err);
+			    dial_ms, &reply, out->err);
+			at.last = reply.result;
 			code = svc_attempt_end(&at);
 		}
-	} while (code != SVC_OK && svc_attempts_more(&at, &until_ms));
+		if (code == SVC_OK || !svc_attempts_more(&at, &until_ms))
+			break;
+		svc_reply_fini(&reply);
+		svc_pause(until_ms);
+	}
 	svc_attempts_finish(&at);
+	if (plan->reply_headers != NULL &&
+	    svc_reply_copy_headers(reply.headers, plan->reply_headers) !=
+		SVC_OK &&
+	    code == SVC_OK)
+		code = svc_error_set(out->err, SVC_E_NOMEM, "out of memory");
+	if (code == SVC_OK)
+		*out->rsp = svc_reply_message(&reply);
+	else
+		svc_reply_fini(&reply);
 	return code;
 }
 
 /* ---------------------------------------------------------------- wrappers */
 
 static svc_err
+go(struct svc_client *client, const struct svc_call_plan *plan,
+    const struct svc_outgoing *out)
+{
+	return out->done == NULL ? call(client, plan, out)
+				 : svc_async_call(client->async, plan, out);
+}
+
+static svc_err
 run_wrap(const struct svc_outgoing *out, void *arg)
 {
 	const struct svc_call_link *chain = arg;
 	struct svc_client *client = chain->client;
-	if (chain->index == client->n_wraps)
-		return call(out, arg);
-	const struct svc_call_wrap *wrap = &client->wraps[chain->index];
-	return wrap->fn(
-	    out, run_wrap, &client->links[chain->index + 1], wrap->arg);
+	if (chain->index < client->wraps->n) {
+		const struct svc_wrap *wrap =
+		    &client->wraps->list[chain->index];
+		return ((svc_call_wrapper)wrap->fn)(
+		    out, run_wrap, &client->links[chain->index + 1], wrap->arg);
+	}
+	/* A wrapper may have changed the options. */
+	struct svc_call_plan plan;
+	svc_err code =
+	    svc_call_plan_parse(client, out->options, &plan, out->err);
+	return code == SVC_OK ? go(client, &plan, out) : code;
 }
 
-/* A copy of the request's headers with those of the options. */
+/* Options that no call can have never reach a wrapper. `out` has everything
+ * but the headers of the options. */
 static svc_err
-add_headers(const struct svc_option *option, struct svc_message *req,
-    struct svc_headers **ret_made, struct svc_error *err)
+start(struct svc_client *client, struct svc_outgoing *out,
+    struct svc_message *request)
 {
-	for (; option != NULL && option->kind != SVC_OPTION_END; option++) {
-		if (option->kind != SVC_OPTION_HEADER)
-			continue;
-		if (*ret_made == NULL) {
-			*ret_made = svc_headers_copy(req->headers);
-			req->headers = *ret_made;
-		}
-		svc_err code = SVC_E_NOMEM;
-		if (*ret_made != NULL)
-			code = option->text == NULL || option->text2 == NULL
-				   ? SVC_E_INVAL
-				   : svc_headers_set(*ret_made, option->text,
-					 option->text2);
-		if (code != SVC_OK)
-			return svc_error_set(err, code, "header(\"%s\"): %s",
-			    option->text != NULL ? option->text : "",
-			    svc_err_text(code));
+	struct svc_call_plan plan;
+	if (client == NULL)
+		return svc_error_set(out->err, SVC_E_PRECONDITION,
+		    "there is no client: svc_init has not succeeded");
+	svc_err code =
+	    svc_call_plan_parse(client, out->options, &plan, out->err);
+	struct svc_headers *made = NULL;
+	if (code == SVC_OK && plan.has_headers) {
+		code = svc_call_plan_headers(
+		    out->options, request->headers, &made, out->err);
+		request->headers = made;
 	}
-	return SVC_OK;
+	if (code == SVC_OK)
+		code = client->wraps->n == 0 ? go(client, &plan, out)
+					     : run_wrap(out, &client->links[0]);
+	if (made != NULL)
+		svc_headers_destroy(made);
+	return code;
+}
+
+static void
+tell_detail(
+    const struct svc_option *options, svc_err code, const struct svc_error *err)
+{
+	struct svc_error *detail = svc_call_plan_detail(options);
+	if (detail == NULL)
+		return;
+	*detail = *err;
+	detail->code = code;
+	if (detail->text[0] == '\0')
+		svc_error_set(detail, code, "%s", svc_err_text(code));
 }
 
 svc_err
@@ -136,53 +189,110 @@ svc_call_options(struct svc_client *client, const char *service,
     const char *endpoint, const struct svc_message *req,
     struct svc_message *rsp, const struct svc_option *options)
 {
-	struct svc_error local;
-	local.code = SVC_OK;
-	local.sys = 0;
-	local.text[0] = '\0';
-	struct svc_error *detail = NULL;
-	bool has_headers = false;
-	for (const struct svc_option *o = options;
-	     o != NULL && o->kind != SVC_OPTION_END; o++) {
-		if (o->kind == SVC_OPTION_DETAIL)
-			detail = o->pointer;
-		else if (o->kind == SVC_OPTION_HEADER)
-			has_headers = true;
-	}
-	struct svc_message scratch = {0};
+	struct svc_error err;
+	err.code = SVC_OK;
+	err.sys = 0;
+	err.text[0] = '\0';
+	struct svc_message scratch = {0}, request = {0};
 	if (rsp != NULL)
-		*rsp = (struct svc_message){0};
-
-	struct svc_message request = {0};
+		*rsp = scratch;
 	if (req != NULL)
 		request = *req;
-	struct svc_headers *made = NULL;
-	svc_err code = SVC_OK;
-	if (client == NULL)
-		code = svc_error_set(&local, SVC_E_PRECONDITION,
-		    "there is no client: svc_init has not succeeded");
-	else if (has_headers)
-		code = add_headers(options, &request, &made, &local);
-	if (code == SVC_OK) {
-		struct svc_outgoing out = {
-		    .service = service,
-		    .endpoint = endpoint,
-		    .req = &request,
-		    .rsp = rsp != NULL ? rsp : &scratch,
-		    .options = options,
-		    .err = &local,
-		};
-		code = run_wrap(&out, &client->links[0]);
-		if (code != SVC_OK)
-			svc_message_free(out.rsp);
+	struct svc_outgoing out = {
+	    .service = service,
+	    .endpoint = endpoint,
+	    .req = &request,
+	    .rsp = rsp != NULL ? rsp : &scratch,
+	    .options = options,
+	    .err = &err,
+	};
+	svc_err code = start(client, &out, &request);
+	if (code != SVC_OK) {
+		svc_message_free(out.rsp);
+		tell_detail(options, code, &err);
 	}
 	svc_message_free(&scratch);
-	svc_headers_destroy(made);
-	if (code != SVC_OK && detail != NULL) {
-		*detail = local;
-		detail->code = code;
-		if (detail->text[0] == '\0')
-			svc_error_set(detail, code, "%s", svc_err_text(code));
-	}
 	return code;
+}
+
+svc_err
+svc_call_async_options(struct svc_client *client, const char *service,
+    const char *endpoint, const struct svc_message *req, svc_done_cb done,
+    void *arg, const struct svc_option *options)
+{
+	struct svc_error err;
+	err.code = SVC_OK;
+	err.sys = 0;
+	err.text[0] = '\0';
+	struct svc_message scratch = {0}, request = {0};
+	if (req != NULL)
+		request = *req;
+	struct svc_outgoing out = {
+	    .service = service,
+	    .endpoint = endpoint,
+	    .req = &request,
+	    .rsp = &scratch,
+	    .options = options,
+	    .err = &err,
+	    .done = done,
+	    .done_arg = arg,
+	};
+	svc_err code =
+	    done != NULL
+		? start(client, &out, &request)
+		: svc_error_set(&err, SVC_E_INVAL,
+		      "svc_call_async needs a function that is told the end");
+	svc_message_free(&scratch);
+	if (code != SVC_OK)
+		tell_detail(options, code, &err);
+	return code;
+}
+
+/* What svc_call_then keeps of an asynchronous call. */
+struct then {
+	svc_call_ended end;
+	void *arg;
+	svc_done_cb done;
+	void *done_arg;
+};
+
+static void
+then_done(svc_err code, const struct svc_message *rsp,
+    const struct svc_error *detail, void *arg)
+{
+	struct then then = *(struct then *)arg;
+	svc_mem_free(arg);
+	struct svc_error err = *detail;
+	code = then.end(code, rsp, &err, then.arg);
+	err.code = code;
+	then.done(code, rsp, &err, then.done_arg);
+}
+
+svc_err
+svc_call_then(const struct svc_outgoing *out, svc_call_next next,
+    void *next_arg, svc_call_ended end, void *arg)
+{
+	static const struct svc_message none = {0};
+	svc_err code;
+	if (out->done == NULL) {
+		code = next(out, next_arg);
+		return end(
+		    code, code == SVC_OK ? out->rsp : &none, out->err, arg);
+	}
+	struct then *then = svc_mem_alloc(sizeof(*then));
+	if (then == NULL) {
+		code = svc_error_set(out->err, SVC_E_NOMEM, "out of memory");
+	} else {
+		*then = (struct then){end, arg, out->done, out->done_arg};
+		struct svc_outgoing chained = *out;
+		chained.done = then_done;
+		chained.done_arg = then;
+		code = next(&chained, next_arg);
+	}
+	if (code == SVC_OK)
+		return code;
+	/* It did not begin, and so it has ended. */
+	svc_mem_free(then);
+	svc_err other = end(code, &none, out->err, arg);
+	return other != SVC_OK ? other : code;
 }

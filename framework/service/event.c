@@ -139,12 +139,33 @@ svc_event_header(const struct svc_event *event, const char *name)
 	return svc_headers_get(event->message->headers, name);
 }
 
+/* An event on its way through the wrappers: which is next. */
+struct event_step {
+	const struct svc_subscriber *subscriber;
+	size_t index;
+};
+
+static svc_err
+run_event_wrap(struct svc_event *event, void *arg)
+{
+	const struct event_step *step = arg;
+	const struct svc_subscriber *subscriber = step->subscriber;
+	const struct svc_wraps *wraps =
+	    &subscriber->service->wraps[SVC_WRAP_SUBSCRIBE];
+	if (step->index == wraps->n)
+		return subscriber->fn(event, subscriber->arg);
+	const struct svc_wrap *wrap = &wraps->list[step->index];
+	struct event_step next = {subscriber, step->index + 1};
+	return ((svc_event_wrapper)wrap->fn)(
+	    event, run_event_wrap, &next, wrap->arg);
+}
+
 static svc_err
 on_event(const char *topic, const struct svc_message *message, void *arg)
 {
-	struct svc_subscriber *subscriber = arg;
 	struct svc_event event = {.topic = topic, .message = message};
-	return subscriber->fn(&event, subscriber->arg);
+	struct event_step first = {arg, 0};
+	return run_event_wrap(&event, &first);
 }
 
 static svc_err
@@ -235,6 +256,32 @@ svc_subscribe_options(struct svc_service *service, const char *topic,
 
 /* -------------------------------------------------------------- publishing */
 
+/* An event on its way out through the wrappers: which is next. */
+struct publish_step {
+	struct svc_service *service;
+	size_t index;
+};
+
+static svc_err
+run_publish_wrap(const struct svc_publishing *event, void *arg)
+{
+	const struct publish_step *step = arg;
+	struct svc_service *service = step->service;
+	const struct svc_wraps *wraps = &service->wraps[SVC_WRAP_PUBLISH];
+	if (step->index < wraps->n) {
+		const struct svc_wrap *wrap = &wraps->list[step->index];
+		struct publish_step next = {service, step->index + 1};
+		return ((svc_publish_wrapper)wrap->fn)(
+		    event, run_publish_wrap, &next, wrap->arg);
+	}
+	svc_err code = connect(service, event->err);
+	if (code != SVC_OK)
+		return code;
+	svc_will_block();
+	return svc_broker_publish(
+	    service->broker, event->topic, event->message, 0, event->err);
+}
+
 svc_err
 svc_publish_detail(struct svc_service *service, const char *topic,
     const struct svc_message *message, struct svc_error *err)
@@ -250,21 +297,21 @@ svc_publish_detail(struct svc_service *service, const char *topic,
 	if (code == SVC_OK && service->broker == NULL)
 		code = svc_error_set(
 		    &why, SVC_E_PRECONDITION, "svc_init has not succeeded");
-	if (code == SVC_OK)
-		code = connect(service, &why);
 	if (code == SVC_OK) {
 		struct svc_message sent = {0};
 		if (message != NULL)
 			sent = *message;
 		if (sent.content_type == NULL)
 			sent.content_type = service->values.codec;
-		svc_will_block();
-		code =
-		    svc_broker_publish(service->broker, topic, &sent, 0, &why);
+		struct svc_publishing event = {topic, &sent, &why};
+		struct publish_step first = {service, 0};
+		code = run_publish_wrap(&event, &first);
 	}
 	if (code != SVC_OK && err != NULL) {
 		*err = why;
 		err->code = code;
+		if (err->text[0] == '\0') /* a wrapper said no more */
+			svc_error_set(err, code, "%s", svc_err_text(code));
 	}
 	return code;
 }

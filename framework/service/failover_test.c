@@ -1,22 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a caller notices when nodes fail: nothing, where it can be helped. */
-#include "service_test.h"
+#include "nodes_test.h"
 
 #include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-static svc_err
-name_of_node(struct svc_call *call, const struct svc_message *req,
-    struct svc_message *rsp, void *arg)
-{
-	(void)req;
-	(void)arg;
-	return svc_reply_text(call, rsp, "text/plain", "%s",
-	    svc_options_of(svc_call_service(call))->id);
-}
 
 static void
 calls_go_on_beside_a_dead_node(void **state)
@@ -92,18 +78,6 @@ unavailable(struct svc_call *call, const struct svc_message *req,
 	(void)rsp;
 	atomic_fetch_add((atomic_int *)arg, 1);
 	return svc_fail(call, SVC_E_UNAVAILABLE, "the library is closed");
-}
-
-static svc_err
-dies(struct svc_call *call, const struct svc_message *req,
-    struct svc_message *rsp, void *arg)
-{
-	(void)call;
-	(void)req;
-	(void)rsp;
-	(void)arg;
-	raise(SIGKILL);
-	return SVC_OK;
 }
 
 static void
@@ -312,34 +286,6 @@ a_new_node_at_an_old_address_is_dialled_anew(void **state)
 		svc_free(s);
 	}
 	svc_free(c);
-}
-
-/* A node in a process of its own, which can be killed. */
-static pid_t
-start_child(char address[64])
-{
-	/* Dies in the middle of a call of Student.Die. */
-	int pipes[2];
-	assert_int_equal(pipe(pipes), 0);
-	pid_t pid = fork();
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		struct svc_service *s = make("student", MORE(id("killed")));
-		svc_handle(s, "Student.Name", name_of_node, NULL);
-		svc_handle(s, "Student.Die", dies, NULL);
-		if (svc_start(s) != SVC_OK)
-			_exit(1);
-		const char *bound = svc_options_of(s)->address;
-		if (write(pipes[1], bound, strlen(bound) + 1) < 0)
-			_exit(1);
-		svc_run(s);
-		_exit(0);
-	}
-	close(pipes[1]);
-	assert_true(read(pipes[0], address, 64) > 0);
-	close(pipes[0]);
-	return pid;
 }
 
 static void

@@ -173,233 +173,78 @@ conn_enter(struct svc_link *link, int64_t dial_timeout_ms,
 
 /* ---------------------------------------------------------------- exchange */
 
-/* What arrives for one exchange; on the stack of the caller. */
-struct waiting {
-	struct svc_message *rsp;
-	struct svc_error *err;
-	struct svc_exchange result;
-	char *block; /* content type, then data; becomes the reply's */
-	struct svc_headers *headers;
-	size_t data_at, len;
-	bool has_message;
-};
-
-static void
-out_of_memory(struct waiting *waiting)
+svc_err
+svc_link_open(struct svc_link *link, const struct svc_part *first,
+    unsigned flags, int64_t dial_timeout_ms,
+    const struct svc_stream_events *events, void *user,
+    struct svc_stream_handle **ret_stream, struct svc_error *err)
 {
-	waiting->result.code =
-	    svc_error_set(waiting->err, SVC_E_NOMEM, "out of memory");
-}
-
-/* A stream endpoint may answer with one message, as any other. */
-static void
-too_many(struct waiting *waiting)
-{
-	if (waiting->result.code == SVC_OK)
-		waiting->result.code = svc_error_set(waiting->err, SVC_E_INVAL,
-		    "the endpoint answers with a stream of messages: use "
-		    "svc_open");
-}
-
-/* One block holds the content type and the data, so that a reply costs one
- * allocation. */
-static bool
-keep(struct waiting *waiting, const char *type, const void *data, size_t len)
-{
-	size_t type_size = strlen(type) + 1;
-	size_t data_at = (type_size + 15) & ~(size_t)15;
-	if (len > SIZE_MAX / 2)
-		return false;
-	char *block = svc_reply_alloc(data_at + len + 1, true);
-	if (block == NULL)
-		return false;
-	memcpy(block, type, type_size);
-	if (len > 0)
-		memcpy(block + data_at, data, len);
-	block[data_at + len] = '\0'; /* text can be read as a string */
-	svc_reply_release(waiting->block);
-	waiting->block = block;
-	waiting->data_at = data_at;
-	waiting->len = len;
-	return true;
-}
-
-static void
-on_end(struct waiting *waiting, const struct svc_part *part)
-{
-	waiting->result.replied = true;
-	if (waiting->result.code != SVC_OK)
-		return;
-	waiting->result.code = part->status;
-	if (part->status == SVC_OK)
-		return;
-	svc_error_set(waiting->err, part->status, "%s",
-	    part->status_text != NULL && part->status_text[0] != '\0'
-		? part->status_text
-		: svc_err_text(part->status));
+	const struct svc_transport_ops *ops = link->use->ops;
+	err->text[0] = '\0';
+	/* A kept connection may be closed by now, and so may be the one that
+	 * another thread dialled at the same time. */
+	for (int i = 0; i < 3; i++) {
+		struct conn *conn;
+		svc_err code = conn_enter(link, dial_timeout_ms, &conn, err);
+		if (code != SVC_OK)
+			return code;
+		code = ops->open(
+		    conn->handle, first, flags, events, user, ret_stream, err);
+		if (code == SVC_E_CLOSED)
+			conn_retire(link, conn);
+		/* A stream keeps its connection by itself. */
+		conn_leave(link, conn);
+		if (code == SVC_OK)
+			return code;
+		if (code != SVC_E_CLOSED) {
+			if (err->text[0] == '\0')
+				svc_error_set(
+				    err, code, "%s", svc_err_text(code));
+			return code;
+		}
+	}
+	if (err->text[0] == '\0')
+		svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "the connection to %s was closed", link->address);
+	return err->code = SVC_E_UNAVAILABLE;
 }
 
 static void
 on_part(struct svc_stream_handle *stream, const struct svc_part *part)
 {
-	struct waiting *waiting = stream->user;
-	if ((part->flags & SVC_PART_HEADERS) != 0) {
-		if (svc_headers_get(part->headers, SVC_NOT_RUN_HEADER) != NULL)
-			waiting->result.not_run = true;
-		if (svc_headers_count(part->headers) > 0) {
-			waiting->headers = svc_headers_copy(part->headers);
-			if (waiting->headers == NULL)
-				out_of_memory(waiting);
-		}
-	}
-	if ((part->flags & (SVC_PART_HEADERS | SVC_PART_MESSAGE)) != 0) {
-		/* The type comes with the headers, the data perhaps later. */
-		const char *type = waiting->block != NULL ? waiting->block : "";
-		if ((part->flags & SVC_PART_HEADERS) != 0 &&
-		    part->content_type != NULL)
-			type = part->content_type;
-		bool message = (part->flags & SVC_PART_MESSAGE) != 0;
-		if (message && waiting->has_message)
-			too_many(waiting);
-		waiting->has_message |= message;
-		if ((message || (part->flags & SVC_PART_END) == 0) &&
-		    !keep(waiting, type, message ? part->data : NULL,
-			message ? part->len : 0))
-			out_of_memory(waiting);
-	}
-	if ((part->flags & SVC_PART_END) != 0)
-		on_end(waiting, part);
+	svc_reply_part(stream->user, part);
 }
 
 static void
 on_closed(struct svc_stream_handle *stream, const struct svc_stream_end *end)
 {
-	struct waiting *waiting = stream->user;
-	if (waiting->result.replied)
-		return;
-	waiting->result.code =
-	    end->code != SVC_OK ? end->code : SVC_E_UNAVAILABLE;
-	waiting->result.not_run = end->not_run;
-	svc_error_set(waiting->err, waiting->result.code, "%s",
-	    end->text != NULL && end->text[0] != '\0'
-		? end->text
-		: svc_err_text(waiting->result.code));
+	svc_reply_closed(stream->user, end);
 }
 
 static const struct svc_stream_events events = {
     .part = on_part, .closed = on_closed};
 
-static void
-finish(struct waiting *waiting)
-{
-	if (waiting->result.code == SVC_OK && waiting->block == NULL &&
-	    !keep(waiting, "", NULL, 0))
-		out_of_memory(waiting);
-	if (waiting->result.code != SVC_OK) {
-		svc_reply_release(waiting->block);
-		svc_headers_destroy(waiting->headers);
-		return;
-	}
-	*waiting->rsp = (struct svc_message){
-	    .content_type = waiting->block,
-	    .data = waiting->block + waiting->data_at,
-	    .len = waiting->len,
-	    .headers = waiting->headers,
-	};
-}
-
-/* False when the connection was found closed before anything was sent. */
-static bool
-try_exchange(struct svc_link *link, struct conn *conn,
-    const struct svc_part *first, int64_t deadline_at_ms,
-    struct waiting *waiting)
+void
+svc_link_exchange(struct svc_link *link, const struct svc_part *first,
+    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_reply *reply,
+    struct svc_error *err)
 {
 	const struct svc_transport_ops *ops = link->use->ops;
 	struct svc_stream_handle *stream;
-	svc_err code = ops->open(conn->handle, first, SVC_OPEN_WAIT, &events,
-	    waiting, &stream, waiting->err);
-	if (code == SVC_E_CLOSED) {
-		conn_retire(link, conn);
-		return false;
-	}
+	svc_reply_init(reply, err);
+	svc_err code = svc_link_open(link, first, SVC_OPEN_WAIT,
+	    dial_timeout_ms, &events, reply, &stream, err);
 	if (code != SVC_OK) {
-		waiting->result =
+		reply->result =
 		    (struct svc_exchange){.code = code, .not_run = true};
-		if (waiting->err->text[0] == '\0')
-			svc_error_set(
-			    waiting->err, code, "%s", svc_err_text(code));
-		return true;
+		return;
 	}
 	svc_will_block();
 	code = ops->wait(stream, deadline_at_ms);
 	ops->release(stream, SVC_E_CANCELLED);
-	if (code != SVC_OK && waiting->result.code == SVC_OK)
-		waiting->result = (struct svc_exchange){.code = code};
-	return true;
-}
-
-void
-svc_link_exchange(struct svc_link *link, const struct svc_part *first,
-    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_message *rsp,
-    struct svc_exchange *ret_exchange, struct svc_error *err)
-{
-	struct waiting waiting = {.rsp = rsp, .err = err};
-	bool done = false;
-	/* A kept connection may be closed by now, and so may be the one that
-	 * another thread dialled at the same time. */
-	for (int i = 0; i < 3 && !done; i++) {
-		struct conn *conn = NULL;
-		err->text[0] = '\0';
-		svc_err code = conn_enter(link, dial_timeout_ms, &conn, err);
-		if (code != SVC_OK) {
-			waiting.result = (struct svc_exchange){
-			    .code = code, .not_run = true};
-			done = true;
-			break;
-		}
-		done =
-		    try_exchange(link, conn, first, deadline_at_ms, &waiting);
-		conn_leave(link, conn);
+	if (code != SVC_OK && reply->result.code == SVC_OK) {
+		reply->result = (struct svc_exchange){.code = code};
+		svc_error_set(err, code, "no reply from %s before the deadline",
+		    link->address);
 	}
-	if (!done) {
-		waiting.result = (struct svc_exchange){
-		    .code = SVC_E_UNAVAILABLE, .not_run = true};
-		if (err->text[0] == '\0')
-			svc_error_set(err, SVC_E_UNAVAILABLE,
-			    "the connection to %s was closed", link->address);
-		err->code = SVC_E_UNAVAILABLE;
-	} else if (waiting.result.code == SVC_E_TIMEDOUT &&
-		   !waiting.result.replied) {
-		svc_error_set(err, SVC_E_TIMEDOUT,
-		    "no reply from %s before the deadline", link->address);
-	}
-	finish(&waiting);
-	*ret_exchange = waiting.result;
-}
-
-/* ------------------------------------------------------------------- streams
- */
-
-svc_err
-svc_link_open(struct svc_link *link, const struct svc_part *first,
-    int64_t dial_timeout_ms, const struct svc_stream_events *of, void *user,
-    struct svc_stream_handle **ret_stream, struct svc_error *err)
-{
-	const struct svc_transport_ops *ops = link->use->ops;
-	for (int i = 0; i < 3; i++) {
-		struct conn *conn;
-		err->text[0] = '\0';
-		svc_err code = conn_enter(link, dial_timeout_ms, &conn, err);
-		if (code != SVC_OK)
-			return code;
-		code = ops->open(
-		    conn->handle, first, 0, of, user, ret_stream, err);
-		if (code == SVC_E_CLOSED)
-			conn_retire(link, conn);
-		conn_leave(link, conn);
-		if (code != SVC_E_CLOSED)
-			return code;
-	}
-	return svc_error_set(err, SVC_E_UNAVAILABLE,
-	    "the connection to %s was closed", link->address);
 }

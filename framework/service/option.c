@@ -179,46 +179,38 @@ take_flag(struct svc_service *service, const struct svc_option *from)
 		    err.text[0] != '\0' ? err.text : svc_err_text(code));
 }
 
-static void *
-grow(void *array, size_t n, size_t size)
-{
-	/* Powers of two, so that n tells when there is no room. */
-	if ((n & (n - 1)) != 0 && n != 0)
-		return array;
-	return svc_mem_realloc(array, (n == 0 ? 1 : 2 * n) * size);
-}
-
 static void
 take_wrap(struct svc_service *service, const struct svc_option *from)
 {
+	static const char *const names[SVC_WRAP_KINDS] = {
+	    [SVC_WRAP_HANDLER] = "handler",
+	    [SVC_WRAP_CALL] = "call",
+	    [SVC_WRAP_PUBLISH] = "publish",
+	    [SVC_WRAP_SUBSCRIBE] = "subscribe",
+	    [SVC_WRAP_STREAM_HANDLER] = "stream_handler",
+	    [SVC_WRAP_OPEN] = "open",
+	};
+	enum svc_wrap_kind kind =
+	    (enum svc_wrap_kind)(from->kind - SVC_OPTION_WRAP_HANDLER);
 	if (from->function == NULL) {
 		reject(service, SVC_E_INVAL,
-		    "option wrap_%s() needs a function",
-		    from->kind == SVC_OPTION_WRAP_CALL ? "call" : "handler");
+		    "option wrap_%s() needs a function", names[kind]);
 		return;
 	}
-	if (from->kind == SVC_OPTION_WRAP_CALL) {
-		struct svc_client *client = &service->client;
-		struct svc_call_wrap *wraps = grow(
-		    client->wraps, client->n_wraps, sizeof(*client->wraps));
-		if (wraps == NULL)
-			goto nomem;
-		client->wraps = wraps;
-		wraps[client->n_wraps++] = (struct svc_call_wrap){
-		    (svc_call_wrapper)from->function, from->pointer};
-		return;
+	struct svc_wraps *wraps = &service->wraps[kind];
+	/* Powers of two, so that n tells when there is no room. */
+	if ((wraps->n & (wraps->n - 1)) == 0) {
+		size_t cap = wraps->n == 0 ? 1 : 2 * wraps->n;
+		struct svc_wrap *list =
+		    svc_mem_realloc(wraps->list, cap * sizeof(*list));
+		if (list == NULL) {
+			reject(service, SVC_E_NOMEM, "out of memory");
+			return;
+		}
+		wraps->list = list;
 	}
-	struct svc_handler_wrap *wraps = grow(service->handler_wraps,
-	    service->n_handler_wraps, sizeof(*service->handler_wraps));
-	if (wraps == NULL)
-		goto nomem;
-	service->handler_wraps = wraps;
-	wraps[service->n_handler_wraps++] = (struct svc_handler_wrap){
-	    (svc_handler_wrapper)from->function, from->pointer};
-	return;
-
-nomem:
-	reject(service, SVC_E_NOMEM, "out of memory");
+	wraps->list[wraps->n++] =
+	    (struct svc_wrap){from->function, from->pointer};
 }
 
 static void
@@ -327,6 +319,10 @@ take(struct svc_service *service, const struct svc_option *from)
 		break;
 	case SVC_OPTION_WRAP_HANDLER:
 	case SVC_OPTION_WRAP_CALL:
+	case SVC_OPTION_WRAP_PUBLISH:
+	case SVC_OPTION_WRAP_SUBSCRIBE:
+	case SVC_OPTION_WRAP_STREAM_HANDLER:
+	case SVC_OPTION_WRAP_OPEN:
 		take_wrap(service, from);
 		break;
 	case SVC_OPTION_TLS:

@@ -338,14 +338,13 @@ svc_peers_deliver(struct svc_peers *peers, const char *node_id,
 		struct svc_part first = *event;
 		first.service = peer->service;
 		first.timeout_ms = timeout_ms;
-		struct svc_message rsp = {0};
-		struct svc_exchange exchange;
+		struct svc_reply reply;
 		struct svc_error why;
 		why.text[0] = '\0';
 		svc_link_exchange(link, &first, svc_deadline(timeout_ms),
-		    timeout_ms, &rsp, &exchange, &why);
-		code = exchange.code;
-		svc_message_free(&rsp);
+		    timeout_ms, &reply, &why);
+		code = reply.result.code;
+		svc_reply_fini(&reply);
 		if (code != SVC_OK)
 			svc_error_set(err, code, "%s", why.text);
 	}

@@ -285,8 +285,16 @@ run_wrap(struct svc_call *call, const struct svc_message *req,
     struct svc_message *rsp, void *arg)
 {
 	const struct svc_handler_link *link = arg;
-	return link->wrap->fn(
+	return ((svc_handler_wrapper)link->wrap->fn)(
 	    call, req, rsp, link->next, link->next_arg, link->wrap->arg);
+}
+
+static svc_err
+run_stream_wrap(struct svc_stream *stream, void *arg)
+{
+	const struct svc_handler_link *link = arg;
+	return ((svc_stream_wrapper)link->wrap->fn)(
+	    stream, link->stream_next, link->next_arg, link->wrap->arg);
 }
 
 /* The chains are built once, so that a call costs nothing for being wrapped
@@ -294,16 +302,26 @@ run_wrap(struct svc_call *call, const struct svc_message *req,
 static svc_err
 wrap(struct svc_service *service, struct svc_server_endpoint *endpoint)
 {
-	size_t n = service->n_handler_wraps;
-	if (n == 0 || endpoint->internal || endpoint->stream_fn != NULL)
+	bool streams = endpoint->stream_fn != NULL;
+	const struct svc_wraps *wraps =
+	    &service
+		 ->wraps[streams ? SVC_WRAP_STREAM_HANDLER : SVC_WRAP_HANDLER];
+	if (wraps->n == 0 || endpoint->internal)
 		return SVC_OK;
-	endpoint->links = svc_mem_calloc(n, sizeof(*endpoint->links));
+	endpoint->links = svc_mem_calloc(wraps->n, sizeof(*endpoint->links));
 	if (endpoint->links == NULL)
 		return SVC_E_NOMEM;
-	for (size_t i = n; i-- > 0;) {
+	for (size_t i = wraps->n; i-- > 0;) {
 		endpoint->links[i] = (struct svc_handler_link){
-		    &service->handler_wraps[i], endpoint->fn, endpoint->arg};
-		endpoint->fn = run_wrap;
+		    .wrap = &wraps->list[i],
+		    .next = endpoint->fn,
+		    .stream_next = endpoint->stream_fn,
+		    .next_arg = endpoint->arg,
+		};
+		if (streams)
+			endpoint->stream_fn = run_stream_wrap;
+		else
+			endpoint->fn = run_wrap;
 		endpoint->arg = &endpoint->links[i];
 	}
 	return SVC_OK;

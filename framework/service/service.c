@@ -82,6 +82,7 @@ svc_free(struct svc_service *service)
 		return;
 	if (service->state == SVC_SERVICE_STARTED)
 		stop(service);
+	svc_client_close(service);
 	/* Handlers may use everything below: none runs from here on. */
 	svc_server_close(service->server);
 	svc_events_finish(service);
@@ -95,12 +96,14 @@ svc_free(struct svc_service *service)
 		use = next;
 	}
 	svc_executor_destroy(service->executor);
+	svc_async_destroy(service->client.async); /* its threads used it */
 	svc_server_destroy(service->server);
 	svc_codecs_destroy(atomic_load(&service->codecs));
 	svc_registrar_fini(&service->registrar);
 	svc_settings_destroy(service->settings);
 	svc_values_fini(&service->values);
-	svc_mem_free(service->handler_wraps);
+	for (size_t i = 0; i < SVC_WRAP_KINDS; i++)
+		svc_mem_free(service->wraps[i].list);
 	svc_mem_free(service->bound);
 	svc_mem_free(service->advertised);
 	if (service->wake_fd >= 0)

@@ -56,13 +56,23 @@ svc_err svc_flags_answer(struct svc_service *service, int argc, char *argv[]);
  * from others. */
 svc_err svc_values_settle(struct svc_service *service, struct svc_error *err);
 
-struct svc_handler_wrap {
-	svc_handler_wrapper fn;
+/* Wrappers of one kind, the outermost first. `fn` is of the kind's type. */
+struct svc_wrap {
+	void (*fn)(void);
 	void *arg;
 };
-struct svc_call_wrap {
-	svc_call_wrapper fn;
-	void *arg;
+struct svc_wraps {
+	struct svc_wrap *list;
+	size_t n;
+};
+enum svc_wrap_kind { /* as the options from SVC_OPTION_WRAP_HANDLER on */
+	SVC_WRAP_HANDLER,
+	SVC_WRAP_CALL,
+	SVC_WRAP_PUBLISH,
+	SVC_WRAP_SUBSCRIBE,
+	SVC_WRAP_STREAM_HANDLER,
+	SVC_WRAP_OPEN,
+	SVC_WRAP_KINDS
 };
 
 /* Takes the list over into the service; the first bad option is remembered. */
@@ -100,6 +110,14 @@ void svc_link_ref(struct svc_link *link);
 void svc_link_unref(struct svc_link *link);
 const char *svc_link_address(const struct svc_link *link);
 
+/* Open a stream by its first part, dialling when there is no connection that
+ * takes it. On failure nothing was sent and `err` says why not; SVC_E_CLOSED is
+ * not among the codes. Never blocks. */
+svc_err svc_link_open(struct svc_link *link, const struct svc_part *first,
+    unsigned flags, int64_t dial_timeout_ms,
+    const struct svc_stream_events *events, void *user,
+    struct svc_stream_handle **ret_stream, struct svc_error *err);
+
 /* One unary exchange, as it ended. */
 struct svc_exchange {
 	svc_err code;
@@ -108,17 +126,36 @@ struct svc_exchange {
 };
 /* The header by which a server says that no handler has seen the call. */
 #define SVC_NOT_RUN_HEADER "Svc-Not-Run"
-/* Send `first` (whole) and wait for the answer. On SVC_OK `rsp` holds it;
- * otherwise `err` says why not. */
-void svc_link_exchange(struct svc_link *link, const struct svc_part *first,
-    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_message *rsp,
-    struct svc_exchange *ret_exchange, struct svc_error *err);
 
-/* Open a stream by `first`, on a connection that is kept or dialled. Its events
- * may come before this returns. Nothing was sent when it fails. */
-svc_err svc_link_open(struct svc_link *link, const struct svc_part *first,
-    int64_t dial_timeout_ms, const struct svc_stream_events *of, void *user,
-    struct svc_stream_handle **ret_stream, struct svc_error *err);
+/* What has come of a reply. */
+struct svc_reply {
+	struct svc_exchange result;
+	struct svc_error *err; /* for the text of a failure */
+	char *block;           /* content type, then data at data_at */
+	size_t data_at, len;
+	struct svc_headers *headers;
+	bool has_message;
+	char *spare; /* room that a reply may use instead of an allocation */
+	size_t spare_size;
+};
+void svc_reply_init(struct svc_reply *reply, struct svc_error *err);
+/* What svc_reply_message handed over must not be finished. */
+void svc_reply_fini(struct svc_reply *reply);
+void svc_reply_part(struct svc_reply *reply, const struct svc_part *part);
+void svc_reply_closed(
+    struct svc_reply *reply, const struct svc_stream_end *end);
+/* As the caller sees it: of a failure only the headers. It is the reply's own
+ * memory; when there was no spare room, svc_message_free frees it. */
+struct svc_message svc_reply_message(const struct svc_reply *reply);
+/* For a caller that asked for the headers of the reply. Errors: SVC_E_NOMEM */
+svc_err svc_reply_copy_headers(
+    const struct svc_headers *from, struct svc_headers *into);
+
+/* Send `first` (whole) and wait for the reply, or for why there is none: in
+ * reply->result and `err`. The reply must be finished. */
+void svc_link_exchange(struct svc_link *link, const struct svc_part *first,
+    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_reply *reply,
+    struct svc_error *err);
 
 /* Memory whose start is the content type of a message that is handed out, and
  * whether svc_message_free is to free it with the message. */
@@ -135,22 +172,38 @@ struct svc_call_link { /* one wrapper's place in the chain */
 struct svc_client {
 	struct svc_service *service;
 	struct svc_selector *selector;
-	struct svc_call_wrap *wraps;
-	size_t n_wraps;
+	const struct svc_wraps *wraps; /* the service's */
 	struct svc_call_link *links;
 	/* Retries that may be made, in thousandths: each call adds 100 up to
 	 * the maximum, each retry takes 1,000. */
 	_Atomic int64_t budget;
 	_Atomic int64_t budget_at_ms;
+	struct svc_async *async; /* the calls of svc_call_async */
 };
+#define SVC_BUDGET_MAX INT64_C(200000) /* thousandths of a retry */
 svc_err svc_client_start(struct svc_service *service, struct svc_error *err);
+/* Wait without anything to wait for; 0: not at all. */
+void svc_pause(int64_t until_ms);
+/* End the calls of svc_call_async that are open, and wait for their `done`.
+ * Others get SVC_E_CLOSED when they would have to wait for a view. */
+void svc_client_close(struct svc_service *service);
 void svc_client_finish(struct svc_service *service);
+
+struct svc_call_plan;
+svc_err svc_async_create(
+    struct svc_client *client, struct svc_async **ret_async);
+void svc_async_close(struct svc_async *async);
+void svc_async_destroy(struct svc_async *async);
+/* The end of the chain of wrappers for a call with `done`. */
+svc_err svc_async_call(struct svc_async *async,
+    const struct svc_call_plan *plan, const struct svc_outgoing *out);
 
 /* ----------------------------------------------------------------- server */
 
 struct svc_handler_link { /* one wrapper's place in the chain of an endpoint */
-	const struct svc_handler_wrap *wrap;
+	const struct svc_wrap *wrap;
 	svc_handler next;
+	svc_stream_handler stream_next; /* instead of `next`, for streams */
 	void *next_arg;
 };
 
@@ -381,8 +434,7 @@ struct svc_service {
 	bool has_tls;
 	struct svc_tls_config tls; /* its texts are those of `values` */
 	char *bound, *advertised;
-	struct svc_handler_wrap *handler_wraps;
-	size_t n_handler_wraps;
+	struct svc_wraps wraps[SVC_WRAP_KINDS];
 
 	struct svc_executor *executor;
 	pthread_mutex_t transports_lock; /* guards the list's growth */

@@ -52,6 +52,15 @@ gate_add(struct gate *gate)
 	pthread_mutex_unlock(&gate->lock);
 }
 
+static UNUSED int
+gate_count(struct gate *gate)
+{
+	pthread_mutex_lock(&gate->lock);
+	int count = gate->count;
+	pthread_mutex_unlock(&gate->lock);
+	return count;
+}
+
 static UNUSED void
 gate_wait(struct gate *gate, int count)
 {

@@ -147,10 +147,8 @@ attempt(struct client_stream *client, struct svc_error *err)
 	at->first.timeout_ms = svc_remaining(stream->deadline_at_ms);
 	struct svc_stream_handle *handle;
 	code = svc_link_open(
-	    link, &at->first, dial_ms, &events, stream, &handle, err);
+	    link, &at->first, 0, dial_ms, &events, stream, &handle, err);
 	if (code != SVC_OK) {
-		if (err->text[0] == '\0')
-			svc_error_set(err, code, "%s", svc_err_text(code));
 		at->last = (struct svc_exchange){.code = code, .not_run = true};
 		return svc_attempt_end(at);
 	}
@@ -307,8 +305,10 @@ copy_texts(struct texts *texts, struct svc_call_plan *plan,
 	plan->node = copy_text(texts, plan->node);
 	plan->key = copy_text(texts, plan->key);
 	plan->content_type = copy_text(texts, plan->content_type);
-	plan->label_name = copy_text(texts, plan->label_name);
-	plan->label_value = copy_text(texts, plan->label_value);
+	for (size_t i = 0; i < plan->n_labels; i++) {
+		plan->labels[i].name = copy_text(texts, plan->labels[i].name);
+		plan->labels[i].value = copy_text(texts, plan->labels[i].value);
+	}
 }
 
 static svc_err
@@ -330,7 +330,10 @@ begin(struct client_stream *client, struct svc_client *of,
 	    .options = options,
 	    .err = err,
 	};
-	code = svc_attempts_begin(&client->at, of, plan, &out, err);
+	code =
+	    svc_attempts_begin(&client->at, of, plan, &out, svc_now_us(), err);
+	/* The handler may end before its stream. */
+	client->at.plan.within = NULL;
 	if (code != SVC_OK)
 		return code;
 	client->at.first.flags = SVC_PART_HEADERS;
@@ -403,14 +406,37 @@ open_stream(struct svc_client *of, const char *service, const char *endpoint,
 	return &client->base;
 }
 
+/* A stream on its way through the wrappers: which is next. */
+struct open_step {
+	struct svc_client *client;
+	size_t index;
+};
+
+static struct svc_stream *
+run_open_wrap(const struct svc_opening *opening, void *arg)
+{
+	const struct open_step *step = arg;
+	struct svc_client *client = step->client;
+	const struct svc_wraps *wraps =
+	    client != NULL ? &client->service->wraps[SVC_WRAP_OPEN] : NULL;
+	if (wraps == NULL || step->index == wraps->n)
+		return open_stream(client, opening->service, opening->endpoint,
+		    opening->options, opening->err);
+	const struct svc_wrap *wrap = &wraps->list[step->index];
+	struct open_step next = {client, step->index + 1};
+	return ((svc_open_wrapper)wrap->fn)(
+	    opening, run_open_wrap, &next, wrap->arg);
+}
+
 struct svc_stream *
 svc_open_options(struct svc_client *client, const char *service,
     const char *endpoint, const struct svc_option *options)
 {
 	struct svc_error err = {0};
 	struct svc_error *detail = svc_call_plan_detail(options);
-	struct svc_stream *stream =
-	    open_stream(client, service, endpoint, options, &err);
+	struct svc_opening opening = {service, endpoint, options, &err};
+	struct open_step first = {client, 0};
+	struct svc_stream *stream = run_open_wrap(&opening, &first);
 	if (stream == NULL && detail != NULL) {
 		*detail = err;
 		if (err.text[0] == '\0')

@@ -18,6 +18,7 @@
 
 struct memory {
 	struct svc_transport_config config;
+	_Atomic size_t n_ends; /* falls under names_mutex */
 };
 
 struct listener {
@@ -33,6 +34,7 @@ struct listener {
 struct end {
 	struct svc_mux mux;
 	struct svc_source source;
+	struct memory *memory;
 	struct listener *listener; /* of a server's end */
 	struct end *prev, *next;
 	pthread_mutex_t mutex;
@@ -120,6 +122,7 @@ static void
 end_free(struct svc_mux *mux)
 {
 	struct end *end = end_of(mux);
+	struct memory *memory = end->memory;
 	if (end->listener != NULL) {
 		pthread_mutex_lock(&names_mutex);
 		if (end->prev != NULL)
@@ -137,6 +140,10 @@ end_free(struct svc_mux *mux)
 	pthread_mutex_destroy(&end->mutex);
 	svc_mux_fini(mux);
 	svc_mem_free(end);
+	pthread_mutex_lock(&names_mutex);
+	memory->n_ends--;
+	pthread_cond_broadcast(&names_changed);
+	pthread_mutex_unlock(&names_mutex);
 }
 
 static void
@@ -310,6 +317,8 @@ end_create(struct memory *memory, struct listener *listener, const char *peer,
 		svc_mem_free(end);
 		return SVC_E_NOMEM;
 	}
+	end->memory = memory;
+	memory->n_ends++;
 	pthread_mutex_init(&end->mutex, NULL);
 	svc_buf_init(&end->inbox, SIZE_MAX / 2);
 	svc_buf_init(&end->outbox, SIZE_MAX / 2);
@@ -339,7 +348,13 @@ memory_create(const struct svc_transport_config *config, void **ret_self,
 static void
 memory_destroy(void *self)
 {
-	svc_mem_free(self);
+	struct memory *memory = self;
+	/* An end leaves by way of its loop, which may go after this. */
+	pthread_mutex_lock(&names_mutex);
+	while (memory->n_ends > 0)
+		pthread_cond_wait(&names_changed, &names_mutex);
+	pthread_mutex_unlock(&names_mutex);
+	svc_mem_free(memory);
 }
 
 static struct listener *

@@ -149,7 +149,11 @@ has_output(const struct svc_mux *mux)
 void
 mux_unlock_and_flush(struct svc_mux *mux)
 {
-	bool flush = has_output(mux) && !mux->flushing && mux_batch != mux;
+	/* A callback that lost the loop does not delay what it sends till it
+	 * returns: it may wait for the answer. Looked at after the output was
+	 * queued, since a new owner begins with a flush. */
+	bool batch = mux_batch == mux && svc_loop_kept();
+	bool flush = has_output(mux) && !mux->flushing && !batch;
 	bool close = mux->close_due;
 	mux->close_due = false;
 	if (!flush && !close) {
@@ -197,7 +201,9 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 	mux->sent += sent;
 	mux->flushing = false;
 	bool more = has_output(mux);
-	if (from->cap > KEEP_OUTPUT && mux->n_streams == 0 && !more) {
+	/* A server has no stream after each batch, so what it sent tells. */
+	if (from->cap > KEEP_OUTPUT && from->len <= KEEP_OUTPUT &&
+	    mux->n_streams == 0 && !more) {
 		size_t max = from->max;
 		svc_buf_fini(from);
 		svc_buf_init(from, max);

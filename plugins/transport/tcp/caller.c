@@ -15,6 +15,8 @@
 static bool
 is_closed(struct conn *conn)
 {
+	if (conn->reader != READER_NONE)
+		return false;
 	lock(conn);
 	bool idle = conn->reader == READER_NONE && conn->mux.n_streams == 0;
 	unlock(conn);
@@ -61,7 +63,10 @@ conn_open(struct conn *conn, const struct svc_part *first, unsigned flags,
 		    "connection to %s closed by the peer", conn->mux.peer);
 	svc_err rc = svc_mux_open(
 	    &conn->mux, first, flags, events, user, ret_stream, err);
-	if (rc == SVC_OK && !(flags & SVC_OPEN_WAIT)) {
+	/* Who gives the reading back later than this stream was opened sees
+	 * it. */
+	if (rc == SVC_OK && !(flags & SVC_OPEN_WAIT) &&
+	    conn->reader == READER_NONE) {
 		lock(conn);
 		if (conn->reader == READER_NONE) {
 			conn->reader = READER_LOOP;

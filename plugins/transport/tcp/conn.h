@@ -44,9 +44,9 @@ struct conn {
 	struct tls *tls;          /* NULL: bare */
 	struct conn *shakes_next; /* in the shaker's queue */
 
-	/* under mux.mutex */
+	/* under mux.mutex; `reader` may also be looked at without it */
 	enum shake shake; /* while `connecting` */
-	enum reader reader;
+	_Atomic(enum reader) reader;
 	unsigned interest;
 	bool attached;
 	bool connecting; /* until frames may move */

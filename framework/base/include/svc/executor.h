@@ -146,6 +146,10 @@ SVC_API void svc_timer_stop(struct svc_loop *loop, struct svc_timer *timer);
 
 /** The loop that the calling thread runs and owns, or NULL. */
 SVC_API struct svc_loop *svc_loop_current(void);
+/** Whether the calling thread still owns the loop that it runs, in foreign code
+ * too. What was done for the loop before this returned true is seen by whoever
+ * takes it over later. */
+SVC_API bool svc_loop_kept(void);
 /** Before foreign code. Only on the thread that owns the loop. Does not nest.
  */
 SVC_API void svc_loop_enter(struct svc_loop *loop);

@@ -26,21 +26,28 @@ struct svc_target {
 	const struct svc_node *node;
 };
 
+/** Node metadata that a pick asks for. */
+struct svc_label {
+	const char *name;
+	const char *value; /* NULL: any */
+};
+
 /** What the call asks for. Texts are borrowed for the call; NULL: any. */
 struct svc_pick {
 	const char *service;
 	const char *version;
-	const char *label_name; /* node metadata that must equal label_value */
-	const char *label_value;
+	const struct svc_label *labels; /* a node must have them all */
+	size_t n_labels;
 	const char *node; /* this node's id or address only */
 	const char *key;  /* for strategies that hash */
 	const struct svc_target *const *avoid; /* tried already: only if no
 						* other is left */
 	size_t n_avoid;
 	int64_t deadline_at_ms; /* how long the first view may take */
+	bool dont_wait; /* SVC_E_AGAIN in place of a wait for the view */
 };
 
-#define SVC_STRATEGY_ABI SVC_ABI(2, 1)
+#define SVC_STRATEGY_ABI SVC_ABI(2, 2)
 /**
  * A strategy chooses among candidates (at least one), already filtered. Static
  * const, never freed. Threads: any, concurrently; pick must not lock.
@@ -78,6 +85,9 @@ struct svc_selector;
  * SVC_E_NOMEM */
 SVC_API svc_err svc_selector_create(const struct svc_selector_config *config,
     struct svc_selector **ret_selector, struct svc_error *err);
+/** From now on nothing waits for a view: who does and who would have to gets
+ * SVC_E_CLOSED. Never blocks. Threads: any; before destroy. */
+SVC_API void svc_selector_close(struct svc_selector *selector);
 /** All holds have been given back. NULL is fine. */
 SVC_API void svc_selector_destroy(struct svc_selector *selector);
 
@@ -86,7 +96,9 @@ SVC_API void svc_selector_destroy(struct svc_selector *selector);
  * waits for a node or for the full first view, up to the deadline.
  * Errors: SVC_E_NOT_FOUND "service not found: NAME" (nobody provides it),
  * SVC_E_UNAVAILABLE (nodes, but none fits: the text says which filter left
- * none), SVC_E_TIMEDOUT (the registry gave no view yet), SVC_E_INVAL (name)
+ * none), SVC_E_TIMEDOUT (the registry gave no view yet), SVC_E_INVAL (name),
+ * SVC_E_AGAIN (with dont_wait: it would have had to wait), SVC_E_CLOSED (the
+ * same after svc_selector_close)
  * Threads: any
  */
 SVC_API svc_err svc_selector_pick(struct svc_selector *selector,

@@ -56,6 +56,10 @@ enum svc_option_kind {
 	SVC_OPTION_FLAG_TEXT,
 	SVC_OPTION_WRAP_HANDLER, /* function, argument pointer */
 	SVC_OPTION_WRAP_CALL,
+	SVC_OPTION_WRAP_PUBLISH,
+	SVC_OPTION_WRAP_SUBSCRIBE,
+	SVC_OPTION_WRAP_STREAM_HANDLER,
+	SVC_OPTION_WRAP_OPEN,
 	SVC_OPTION_TLS,
 	SVC_OPTION_LOG_LEVEL,
 	SVC_OPTION_CONFIG,
@@ -68,7 +72,9 @@ enum svc_option_kind {
 	SVC_OPTION_KEY,
 	SVC_OPTION_CONTENT_TYPE,
 	SVC_OPTION_IDEMPOTENT,
-	SVC_OPTION_DETAIL, /* struct svc_error * in pointer */
+	SVC_OPTION_DETAIL,        /* struct svc_error * in pointer */
+	SVC_OPTION_REPLY_HEADERS, /* struct svc_headers * in pointer */
+	SVC_OPTION_WITHIN,        /* struct svc_call * in pointer */
 	/* of a handler or a subscription */
 	SVC_OPTION_LIMIT, /* calls at once */
 	SVC_OPTION_TYPES, /* descriptors of request and response */
@@ -118,6 +124,18 @@ enum svc_option_kind {
 #define SVC_OPT_wrap_call(fn, arg)                                          \
 	{ SVC_OPTION_WRAP_CALL, 0, 0, 0, 0, arg,                            \
 	  (void (*)(void))(svc_call_wrapper){ fn } }
+#define SVC_OPT_wrap_publish(fn, arg)                                       \
+	{ SVC_OPTION_WRAP_PUBLISH, 0, 0, 0, 0, arg,                         \
+	  (void (*)(void))(svc_publish_wrapper){ fn } }
+#define SVC_OPT_wrap_subscribe(fn, arg)                                     \
+	{ SVC_OPTION_WRAP_SUBSCRIBE, 0, 0, 0, 0, arg,                       \
+	  (void (*)(void))(svc_event_wrapper){ fn } }
+#define SVC_OPT_wrap_stream_handler(fn, arg)                                \
+	{ SVC_OPTION_WRAP_STREAM_HANDLER, 0, 0, 0, 0, arg,                  \
+	  (void (*)(void))(svc_stream_wrapper){ fn } }
+#define SVC_OPT_wrap_open(fn, arg)                                          \
+	{ SVC_OPTION_WRAP_OPEN, 0, 0, 0, 0, arg,                            \
+	  (void (*)(void))(svc_open_wrapper){ fn } }
 #define SVC_OPT_tls(cert, key, ca) { SVC_OPTION_TLS, cert, key, ca, 0, 0, 0 }
 #define SVC_OPT_log_level(s) SVC_OPT_TEXT_(SVC_OPTION_LOG_LEVEL, s)
 #define SVC_OPT_config(s) SVC_OPT_TEXT_(SVC_OPTION_CONFIG, s)
@@ -133,6 +151,9 @@ enum svc_option_kind {
 #define SVC_CALL_OPT_content_type(s) SVC_OPT_TEXT_(SVC_OPTION_CONTENT_TYPE, s)
 #define SVC_CALL_OPT_idempotent() SVC_OPT_NUMBER_(SVC_OPTION_IDEMPOTENT, 1)
 #define SVC_CALL_OPT_detail(e) SVC_OPT_POINTER_(SVC_OPTION_DETAIL, e)
+#define SVC_CALL_OPT_reply_headers(h)                                       \
+	SVC_OPT_POINTER_(SVC_OPTION_REPLY_HEADERS, h)
+#define SVC_CALL_OPT_within(call) SVC_OPT_POINTER_(SVC_OPTION_WITHIN, call)
 
 #define SVC_HANDLE_OPT_end() SVC_OPT_end()
 #define SVC_HANDLE_OPT_idempotent() SVC_OPT_NUMBER_(SVC_OPTION_IDEMPOTENT, 1)

@@ -41,8 +41,9 @@ struct svc_event;
  * metadata("key", "value") registry(plugin[, "addr,addr"]) selector(strategy)
  * transport(plugin) broker(plugin[, "addr"]) codec("content/type") ttl(s)
  * interval(s) weight(n) flag("name", "help", &variable)
- * wrap_handler(fn, arg) wrap_call(fn, arg) tls("cert", "key", "ca")
- * log_level(str) config("file")
+ * wrap_handler(fn, arg) wrap_call(fn, arg) wrap_stream_handler(fn, arg)
+ * wrap_open(fn, arg) wrap_publish(fn, arg) wrap_subscribe(fn, arg)
+ * tls("cert", "key", "ca") log_level(str) config("file")
  *
  * tls() names PEM files: a certificate, its key, and the CAs that peers must be
  * certified by. A program that only calls may give NULL for the first two;
@@ -215,17 +216,21 @@ typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
 /**
  * Call `endpoint` of `service` and wait for the reply. Options after the fixed
  * arguments: timeout_ms(n) retries(n) header("k", "v") version("1.2")
- * label("zone", "a") node("id or host:port") key("user-42")
- * content_type(str) idempotent() detail(&err).
+ * label("zone", "a") (up to 8, which all must fit) node("id or host:port")
+ * key("user-42") content_type(str) idempotent() detail(&err)
+ * reply_headers(map) within(call).
  *
  * A retry goes to another node, only when the request certainly did not run or
  * the endpoint is idempotent, and within the deadline. On SVC_OK `rsp` must be
  * freed with svc_message_free; on failure it is empty. `req` and `rsp` may be
  * NULL. What the handler failed with is what is returned; its text is in
- * detail.
+ * detail. reply_headers() names a struct svc_headers that is cleared and gets
+ * the headers of the reply, those of a failure too (rsp->headers has them on
+ * success). within(call) is for a handler: the call gets no more time than the
+ * handler's caller still waits, and none begins when it has gone.
  * Errors: SVC_E_NOT_FOUND "service not found: NAME", SVC_E_UNAVAILABLE,
- * SVC_E_TIMEDOUT, SVC_E_EXHAUSTED (a limit), SVC_E_UNIMPLEMENTED (no such
- * endpoint), what the handler returned, ...
+ * SVC_E_TIMEDOUT, SVC_E_EXHAUSTED (a limit), SVC_E_AGAIN (too much waits to be
+ * sent), SVC_E_UNIMPLEMENTED (no such endpoint), what the handler returned, ...
  * Threads: any, handlers included.
  */
 #ifndef __cplusplus
@@ -240,6 +245,47 @@ typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
 SVC_API svc_err svc_call_options(struct svc_client *client, const char *service,
     const char *endpoint, const struct svc_message *req,
     struct svc_message *rsp, const struct svc_option *options);
+/**
+ * Tells how a call of svc_call_async has ended. Once, on a thread of svc and
+ * never inside the call that began it. `rsp` and `detail` are never NULL and
+ * live until it returns: after a failure `rsp` has only the headers of the
+ * reply, if any; `detail` has code and text, SVC_OK and "" on success. The
+ * bytes of a reply have a NUL behind them, as with svc_call. It may block, and
+ * it may make calls of either kind.
+ */
+typedef void (*svc_done_cb)(svc_err err, const struct svc_message *rsp,
+    const struct svc_error *detail, void *arg);
+
+/**
+ * Begin a call and return at once; `done` tells the end. Options, choice of
+ * the node, retries and errors are those of svc_call; the deadline is that of
+ * timeout_ms(), else --client_request_timeout. `req` and all texts are borrowed
+ * only for this call; what detail() and reply_headers() name, until `done`.
+ *
+ * SVC_OK: `done` will run exactly once, whatever happens, before svc_free
+ * returns: that ends open calls with SVC_E_CLOSED. Anything else: it will never
+ * run, and the call has not begun. What is found out later (no such service, no
+ * connection, SVC_E_AGAIN because too much waits to be sent, SVC_E_EXHAUSTED
+ * because too many calls are open on the connection) comes through `done`, so a
+ * caller that keeps many calls open should bound their number. Calls begun in
+ * `done` leave together in one write.
+ * Errors: SVC_E_INVAL (options, names), SVC_E_EXHAUSTED (a request above
+ * --max_message_size), SVC_E_CLOSED (after svc_free began), SVC_E_NOMEM, what a
+ * wrapper returned; with within(): SVC_E_TIMEDOUT, SVC_E_CANCELLED
+ * Threads: any, handlers and `done` included; never blocks.
+ */
+#ifndef __cplusplus
+#define svc_call_async(client, service, endpoint, req, done, ...) \
+	SVC_ASYNC_ARG_(client, service, endpoint, req, done, __VA_ARGS__, end())
+#define SVC_ASYNC_ARG_(client, service, endpoint, req, done, arg, ...)    \
+	svc_call_async_options(client, service, endpoint, req, done, arg, \
+	    SVC_OPTIONS_(SVC_CALL_OPT, __VA_ARGS__))
+#endif
+/** The function behind svc_call_async: options as an array ended by
+ * SVC_OPTION_END, or NULL for none. */
+SVC_API svc_err svc_call_async_options(struct svc_client *client,
+    const char *service, const char *endpoint, const struct svc_message *req,
+    svc_done_cb done, void *arg, const struct svc_option *options);
 /** Frees what svc_call filled. NULL and an empty message are fine, and so is
  * what svc_stream_recv gave, which stays the stream's. */
 SVC_API void svc_message_free(struct svc_message *rsp);
@@ -249,15 +295,38 @@ struct svc_outgoing {
 	const char *service;
 	const char *endpoint;
 	const struct svc_message *req; /* with the call's headers in it */
-	struct svc_message *rsp;
+	struct svc_message *rsp;       /* of svc_call: filled when next returns
+					* SVC_OK */
 	const struct svc_option *options;
 	struct svc_error *err;
+	svc_done_cb done; /* of svc_call_async; NULL: svc_call */
+	void *done_arg;
 };
 typedef svc_err (*svc_call_next)(const struct svc_outgoing *call, void *arg);
-/** Around every call, the first given outermost. */
+/**
+ * Around every call, the first given outermost. It runs on the thread that
+ * calls. It goes on by `next` with `call`, or with a changed copy of it, or
+ * stops the call by returning an error (and its text in call->err).
+ *
+ * `next` of a svc_call (call->done is NULL) returns when the call has ended. Of
+ * a svc_call_async it returns when the call has begun; the end is told to
+ * call->done, which a wrapper may replace in its copy. svc_call_then spares it
+ * the difference.
+ */
 typedef svc_err (*svc_call_wrapper)(const struct svc_outgoing *call,
     svc_call_next next, void *next_arg, void *arg);
 
+/** The end of a call, for a wrapper: returns what the call shall end with,
+ * mostly `code`; `err` is the text to that, which it may change. */
+typedef svc_err (*svc_call_ended)(svc_err code, const struct svc_message *rsp,
+    struct svc_error *err, void *arg);
+/**
+ * For a wrapper: go on with the call, and run `end` exactly once when it has
+ * ended, for calls of both kinds, also when it never began. Return what this
+ * returns.
+ */
+SVC_API svc_err svc_call_then(const struct svc_outgoing *call,
+    svc_call_next next, void *next_arg, svc_call_ended end, void *arg);
 /* ---------------------------------------------------------------- streams */
 
 /**
@@ -418,6 +487,27 @@ SVC_API struct svc_call *svc_stream_call(struct svc_stream *stream);
  * handler's. */
 SVC_API void svc_stream_forget(struct svc_stream *stream);
 
+/** Around the handler of every stream endpoint, the first given outermost. Call
+ * `next` to go on; what is returned ends the stream. */
+typedef svc_err (*svc_stream_wrapper)(struct svc_stream *stream,
+    svc_stream_handler next, void *next_arg, void *arg);
+
+/** A stream on its way through the wrappers of who opens it. */
+struct svc_opening {
+	const char *service;
+	const char *endpoint;
+	const struct svc_option *options;
+	struct svc_error *err; /* why it is not opened */
+};
+typedef struct svc_stream *(*svc_open_next)(
+    const struct svc_opening *opening, void *arg);
+/** Around every svc_open, the first given outermost. Go on by `next` with
+ * `opening` or a changed copy of it; NULL, with code and text in opening->err,
+ * stops it. */
+typedef struct svc_stream *(*svc_open_wrapper)(
+    const struct svc_opening *opening, svc_open_next next, void *next_arg,
+    void *arg);
+
 /* ----------------------------------------------------------------- events */
 
 /** SVC_OK acknowledges; anything else asks for redelivery. It may block. */
@@ -444,6 +534,24 @@ SVC_API const char *svc_event_header(
 SVC_API svc_err svc_subscribe_options(struct svc_service *service,
     const char *topic, svc_event_handler fn, void *arg,
     const struct svc_option *options);
+/** Around the handler of every subscription, the first given outermost. Call
+ * `next` to go on; what is returned acknowledges or asks for redelivery. */
+typedef svc_err (*svc_event_wrapper)(
+    struct svc_event *event, svc_event_handler next, void *next_arg, void *arg);
+
+/** An event on its way through the wrappers of the publisher. */
+struct svc_publishing {
+	const char *topic;
+	const struct svc_message *message;
+	struct svc_error *err;
+};
+typedef svc_err (*svc_publish_next)(
+    const struct svc_publishing *event, void *arg);
+/** Around every svc_publish, the first given outermost. Go on by `next` with
+ * `event` or a changed copy of it, or stop it by returning an error. */
+typedef svc_err (*svc_publish_wrapper)(const struct svc_publishing *event,
+    svc_publish_next next, void *next_arg, void *arg);
+
 /** Publish one event; returns when the broker has it (p2p: when every
  * subscriber acknowledged). Works after svc_init; connects on first use.
  * Errors: SVC_E_TIMEDOUT, SVC_E_UNAVAILABLE, SVC_E_INVAL, SVC_E_EXHAUSTED */

@@ -1,0 +1,437 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* svc_call_async: calls that nobody waits for. async.h says who owns one. */
+#include "async.h"
+
+#include <string.h>
+
+#define MIN_SPACE 256u
+
+static void advance(struct svc_async_call *call, bool dont_wait);
+static void retry(struct svc_async_call *call);
+
+/* ----------------------------------------------------- copying the request */
+
+/* What the call needs for other tries becomes its own. */
+static bool
+own_request(struct svc_async_call *call)
+{
+	struct svc_call_plan *plan = &call->at.plan;
+	struct svc_part *first = &call->at.first;
+	const char **texts[6 + 2 * SVC_MAX_LABELS] = {&first->service,
+	    &first->endpoint, &first->content_type, &plan->version, &plan->node,
+	    &plan->key};
+	size_t sizes[6 + 2 * SVC_MAX_LABELS];
+	size_t n = 6, size = first->len;
+	for (size_t i = 0; i < plan->n_labels; i++) {
+		texts[n++] = &plan->labels[i].name;
+		texts[n++] = &plan->labels[i].value;
+	}
+	for (size_t i = 0; i < n; i++) {
+		sizes[i] = *texts[i] != NULL ? strlen(*texts[i]) + 1 : 0;
+		size += sizes[i];
+	}
+	if (size > call->cap) {
+		size_t cap = MIN_SPACE;
+		while (cap < size && cap < SVC_ASYNC_KEPT_SPACE)
+			cap *= 2;
+		if (cap < size)
+			cap = size;
+		svc_mem_free(call->space);
+		call->cap = 0;
+		call->space = svc_mem_alloc(cap);
+		if (call->space == NULL)
+			return false;
+		call->cap = cap;
+	}
+	char *at = call->space;
+	for (size_t i = 0; i < n; i++) {
+		if (sizes[i] == 0)
+			continue;
+		memcpy(at, *texts[i], sizes[i]);
+		*texts[i] = at;
+		at += sizes[i];
+	}
+	if (first->len > 0)
+		memcpy(at, first->data, first->len);
+	first->data = at;
+	if (svc_headers_count(first->headers) > 0) {
+		call->headers = svc_headers_copy(first->headers);
+		if (call->headers == NULL)
+			return false;
+	}
+	first->headers = call->headers;
+	return true;
+}
+
+/* ------------------------------------------------------------- telling the end
+ */
+
+/* By the owner, with the call's err and reply as they are to be told. */
+static void
+tell(struct svc_async_call *call, svc_err code)
+{
+	struct svc_error *err = &call->err;
+	struct svc_call_plan *plan = &call->at.plan;
+	if (plan->reply_headers != NULL &&
+	    svc_reply_copy_headers(call->reply.headers, plan->reply_headers) !=
+		SVC_OK &&
+	    code == SVC_OK)
+		code = svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	if (code == SVC_OK)
+		err->text[0] = '\0';
+	else if (err->text[0] == '\0')
+		svc_error_set(err, code, "%s", svc_err_text(code));
+	err->code = code;
+	call->reply.result.code = code;
+	if (code != SVC_OK && plan->detail != NULL)
+		*plan->detail = *err;
+	struct svc_message rsp = svc_reply_message(&call->reply);
+	call->done(code, &rsp, err, call->arg);
+}
+
+static void
+post(struct svc_async_call *call, enum todo todo)
+{
+	call->todo = todo;
+	svc_loop_post(call->shard->loop, &call->task);
+}
+
+/* ---------------------------------------------------------- waiting for views
+ */
+
+static void
+leave_waiters(struct svc_async_call *call)
+{
+	struct svc_async *async = call->shard->async;
+	pthread_mutex_lock(&async->lock);
+	if (call->waiter_link != NULL) {
+		*call->waiter_link = call->next_waiter;
+		if (call->next_waiter != NULL)
+			call->next_waiter->waiter_link = call->waiter_link;
+		else
+			async->last_waiter = call->waiter_link;
+		call->waiter_link = NULL;
+	}
+	pthread_mutex_unlock(&async->lock);
+}
+
+/* With the lock: the next one for this service, taken over. */
+static struct svc_async_call *
+next_waiter(struct svc_async *async, const char *service)
+{
+	struct svc_async_call *call = async->waiters;
+	for (; call != NULL; call = call->next_waiter) {
+		unsigned rests = 0;
+		if (strcmp(call->at.first.service, service) == 0 &&
+		    atomic_compare_exchange_strong(&call->state, &rests, BUSY))
+			return call;
+	}
+	return NULL;
+}
+
+static void
+view(void *arg)
+{
+	struct viewer *viewer = arg;
+	struct svc_async *async = viewer->async;
+	pthread_mutex_lock(&async->lock);
+	struct svc_async_call *call;
+	while ((call = next_waiter(async, viewer->service)) != NULL) {
+		pthread_mutex_unlock(&async->lock);
+		leave_waiters(call);
+		advance(call, false);
+		pthread_mutex_lock(&async->lock);
+	}
+	struct viewer **place = &async->viewers;
+	while (*place != viewer)
+		place = &(*place)->next;
+	*place = viewer->next;
+	pthread_cond_broadcast(&async->changed);
+	pthread_mutex_unlock(&async->lock);
+	svc_mem_free(viewer);
+}
+
+/* Choosing a node would block: let a job do it, one for each service. */
+static void
+wait_for_view(struct svc_async_call *call)
+{
+	struct svc_async *async = call->shard->async;
+	const char *service = call->at.first.service;
+	size_t size = strlen(service) + 1;
+	struct viewer *made = svc_mem_alloc(sizeof(*made) + size);
+	if (made == NULL) {
+		svc_error_set(&call->err, SVC_E_NOMEM, "out of memory");
+		call->at.last = (struct svc_exchange){.code = SVC_E_NOMEM};
+		atomic_store(&call->state, CLAIMED);
+		post(call, TODO_FAIL);
+		return;
+	}
+	made->async = async;
+	memcpy(made->service, service, size);
+	pthread_mutex_lock(&async->lock);
+	call->next_waiter = NULL;
+	call->waiter_link = async->last_waiter;
+	*async->last_waiter = call;
+	async->last_waiter = &call->next_waiter;
+	struct viewer *viewer = async->viewers;
+	while (viewer != NULL && strcmp(viewer->service, service) != 0)
+		viewer = viewer->next;
+	bool start = viewer == NULL;
+	if (start) {
+		made->next = async->viewers;
+		async->viewers = made;
+	}
+	pthread_mutex_unlock(&async->lock);
+	struct svc_executor *executor = async->client->service->executor;
+	if (!start)
+		svc_mem_free(made);
+	svc_async_rest(call); /* after this it may be gone */
+	if (!start)
+		return;
+	svc_err code = svc_executor_run(executor, view, made);
+	/* No thread to wait on: nobody is to wait in vain. */
+	while (code != SVC_OK) {
+		pthread_mutex_lock(&async->lock);
+		call = next_waiter(async, made->service);
+		if (call == NULL) {
+			struct viewer **place = &async->viewers;
+			while (*place != made)
+				place = &(*place)->next;
+			*place = made->next;
+			pthread_cond_broadcast(&async->changed);
+		}
+		pthread_mutex_unlock(&async->lock);
+		if (call == NULL) {
+			svc_mem_free(made);
+			break;
+		}
+		leave_waiters(call);
+		svc_error_set(&call->err, code,
+		    "no thread is free to look for the service");
+		call->at.last = (struct svc_exchange){.code = code};
+		atomic_store(&call->state, CLAIMED);
+		post(call, TODO_FAIL);
+	}
+}
+
+/* ---------------------------------------------------------------- the stream
+ */
+
+/* As the owner, after a try: the next one begins or the pause before it. */
+static void
+retry(struct svc_async_call *call)
+{
+	svc_reply_fini(&call->reply);
+	svc_reply_init(&call->reply, &call->err);
+	call->stream = NULL;
+	atomic_store(&call->state, BUSY);
+	if (call->until_ms == 0) {
+		advance(call, true);
+		return;
+	}
+	call->pausing = true;
+	svc_async_due(call, call->until_ms);
+	svc_async_rest(call);
+}
+
+/* In a callback of the stream, with the call claimed and at.last set. */
+static void
+ended(struct svc_async_call *call, struct svc_stream_handle *stream, bool busy)
+{
+	svc_err code = svc_attempt_end(&call->at);
+	stream->ops->release(stream, SVC_E_CANCELLED);
+	enum todo after = TODO_RELEASE;
+	if (code != SVC_OK && svc_attempts_more(&call->at, &call->until_ms))
+		after = TODO_RETRY;
+	else
+		tell(call, code);
+	if (busy) {
+		call->after = after;
+		if (atomic_fetch_or(&call->state, HANDED) & BUSY)
+			return;
+	}
+	if (after == TODO_RETRY)
+		retry(call);
+	else
+		svc_async_release(call);
+}
+
+static void
+on_part(struct svc_stream_handle *stream, const struct svc_part *part)
+{
+	struct svc_async_call *call = stream->user;
+	if ((part->flags & SVC_PART_END) == 0) {
+		/* Who claims it meanwhile waits for this to return before he
+		 * touches the reply. */
+		svc_reply_part(&call->reply, part);
+		return;
+	}
+	unsigned state = atomic_fetch_or(&call->state, CLAIMED);
+	if (state & CLAIMED)
+		return;
+	/* The request is not needed again, nor can there be a failure. */
+	if (part->status == SVC_OK && part->headers == NULL) {
+		call->reply.spare = call->space;
+		call->reply.spare_size = call->cap;
+	}
+	svc_reply_part(&call->reply, part);
+	call->at.last = call->reply.result;
+	ended(call, stream, (state & BUSY) != 0);
+}
+
+static void
+on_closed(struct svc_stream_handle *stream, const struct svc_stream_end *end)
+{
+	struct svc_async_call *call = stream->user;
+	unsigned state = atomic_fetch_or(&call->state, CLAIMED);
+	if (state & CLAIMED)
+		return;
+	svc_reply_closed(&call->reply, end);
+	call->at.last = call->reply.result;
+	ended(call, stream, (state & BUSY) != 0);
+}
+
+static const struct svc_stream_events events = {
+    .part = on_part, .closed = on_closed};
+
+/* As the sender: make tries until one is under way or there are no more. */
+static void
+advance(struct svc_async_call *call, bool dont_wait)
+{
+	struct svc_attempts *at = &call->at;
+	for (;;) {
+		struct svc_link *link;
+		int64_t dial_ms;
+		svc_err code =
+		    svc_attempt_aim(at, dont_wait, &link, &dial_ms, &call->err);
+		if (code == SVC_E_AGAIN && dont_wait && at->target == NULL) {
+			wait_for_view(call);
+			return;
+		}
+		dont_wait = true;
+		if (code == SVC_OK) {
+			struct svc_stream_handle *stream;
+			code = svc_link_open(link, &at->first, 0, dial_ms,
+			    &events, call, &stream, &call->err);
+			if (code == SVC_OK) {
+				call->stream = stream;
+				break;
+			}
+			at->last = (struct svc_exchange){
+			    .code = code, .not_run = true};
+			svc_attempt_end(at);
+		}
+		if (!svc_attempts_more(at, &call->until_ms)) {
+			atomic_store(&call->state, CLAIMED);
+			post(call, TODO_FAIL);
+			return;
+		}
+		if (call->until_ms != 0) {
+			retry(call);
+			return;
+		}
+	}
+	if ((svc_async_rest(call) & HANDED) == 0)
+		return;
+	/* It has ended already, and nobody else has it any more. */
+	if (call->after == TODO_RETRY)
+		retry(call);
+	else
+		svc_async_release(call);
+}
+
+/* ------------------------------------------------------------------- tasks */
+
+/* As the owner: the call has ended without a reply. */
+static void
+cut(struct svc_async_call *call, svc_err code)
+{
+	struct svc_attempts *at = &call->at;
+	leave_waiters(call);
+	if (call->stream != NULL) {
+		/* Waits at most for a callback that has lost the race. */
+		call->stream->ops->release(call->stream,
+		    code == SVC_E_TIMEDOUT ? code : SVC_E_CANCELLED);
+		call->stream = NULL;
+	}
+	bool tried = at->n_tried > 0;
+	if (code == SVC_E_CLOSED)
+		svc_error_set(&call->err, code, "the client is closing");
+	else if (at->target != NULL)
+		svc_error_set(&call->err, code,
+		    "no reply from %s before the deadline",
+		    at->target->node->address);
+	else if (!tried)
+		svc_error_set(&call->err, code,
+		    "the deadline passed before a node was found");
+	at->last = (struct svc_exchange){.code = code};
+	if (at->target != NULL)
+		svc_attempt_end(at);
+}
+
+void
+svc_async_run_task(struct svc_task *task)
+{
+	struct svc_async_call *call =
+	    (struct svc_async_call *)(void *)((char *)task -
+					      offsetof(
+						  struct svc_async_call, task));
+	svc_err code = call->at.last.code;
+	if (call->todo == TODO_DUE && call->pausing) {
+		call->pausing = false;
+		svc_async_due(call, call->at.deadline_at_ms);
+		atomic_store(&call->state, BUSY);
+		advance(call, true);
+		return;
+	}
+	if (call->todo == TODO_DUE || call->todo == TODO_CANCEL) {
+		code = call->todo == TODO_DUE ? SVC_E_TIMEDOUT : SVC_E_CLOSED;
+		cut(call, code);
+	}
+	struct svc_loop *loop = svc_loop_current();
+	if (loop != NULL)
+		svc_loop_enter(loop);
+	tell(call, code);
+	if (loop != NULL)
+		svc_loop_leave(loop);
+	svc_async_release(call);
+}
+
+/* ------------------------------------------------------------- from outside */
+
+svc_err
+svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
+    const struct svc_outgoing *out)
+{
+	struct svc_async_call *call;
+	int64_t now_us = svc_now_us();
+	svc_err code = svc_async_make(
+	    async, now_us / 1000, svc_call_plan_deadline(plan, now_us), &call);
+	if (code != SVC_OK)
+		return svc_error_set(out->err, code, "%s",
+		    code == SVC_E_CLOSED ? "the client is closing"
+					 : "out of memory");
+	svc_reply_init(&call->reply, &call->err);
+	call->at.n_tried = 0;
+	code = svc_attempts_begin(
+	    &call->at, async->client, plan, out, now_us, out->err);
+	if (code != SVC_OK) {
+		svc_async_release(call);
+		return code;
+	}
+	call->at.plan.within = NULL; /* it may end before this call */
+	call->done = out->done;
+	call->arg = out->done_arg;
+	call->stream = NULL;
+	call->waiter_link = NULL;
+	call->pausing = false;
+	call->err.code = SVC_OK;
+	call->err.sys = 0;
+	call->err.text[0] = '\0';
+	if (!own_request(call)) {
+		svc_async_release(call);
+		return svc_error_set(out->err, SVC_E_NOMEM, "out of memory");
+	}
+	advance(call, true);
+	return SVC_OK;
+}

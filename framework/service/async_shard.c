@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The memory of calls that nobody waits for, and their time. */
+#include "async.h"
+
+#define MAX_POOL 64 /* calls that a shard keeps */
+
+static struct svc_async_call *
+call_of_entry(struct svc_wheel_entry *entry)
+{
+	return (struct svc_async_call *)(void *)entry;
+}
+
+/* ------------------------------------------------------------------ shards */
+
+static void
+timer_fired(struct svc_timer *timer)
+{
+	struct svc_shard *shard =
+	    (struct svc_shard *)(void *)((char *)timer -
+					 offsetof(struct svc_shard, timer));
+	shard->arm.run(&shard->arm);
+}
+
+/* On a call that rests: take it over for a task. */
+static bool
+claim(struct svc_async_call *call, enum todo todo)
+{
+	unsigned rests = 0;
+	if (!atomic_compare_exchange_strong(&call->state, &rests, CLAIMED))
+		return false;
+	call->todo = todo;
+	return true;
+}
+
+struct claimed {
+	struct svc_shard *shard;
+	struct svc_async_call *calls;
+	int64_t now_ms;
+};
+
+static void
+claim_due(struct svc_wheel_entry *entry, void *arg)
+{
+	struct claimed *claimed = arg;
+	struct svc_async_call *call = call_of_entry(entry);
+	if (claim(call, TODO_DUE)) {
+		call->next = claimed->calls;
+		claimed->calls = call;
+	} else if ((atomic_load(&call->state) & CLAIMED) == 0) {
+		/* It is being sent: look again soon. */
+		svc_wheel_remove(entry);
+		svc_wheel_put(&claimed->shard->wheel, entry,
+		    claimed->now_ms + SVC_WHEEL_TICK_MS);
+	}
+}
+
+static void
+post_all(struct claimed *claimed)
+{
+	while (claimed->calls != NULL) {
+		struct svc_async_call *call = claimed->calls;
+		claimed->calls = call->next;
+		svc_loop_post(claimed->shard->loop, &call->task);
+	}
+}
+
+/* On the shard's loop: turn the wheel and set the timer. */
+static void
+shard_turn(struct svc_task *task)
+{
+	struct svc_shard *shard =
+	    (struct svc_shard *)(void *)((char *)task -
+					 offsetof(struct svc_shard, arm));
+	struct claimed claimed = {.shard = shard, .now_ms = svc_now_ms()};
+	pthread_mutex_lock(&shard->lock);
+	shard->arming = false;
+	svc_wheel_turn(&shard->wheel, claimed.now_ms, claim_due, &claimed);
+	int64_t at_ms = svc_wheel_next(&shard->wheel);
+	bool stop = shard->closed && shard->n_open == 0;
+	bool again = false;
+	if (stop || at_ms == INT64_MAX)
+		svc_timer_stop(shard->loop, &shard->timer);
+	else
+		again = svc_timer_start(shard->loop, &shard->timer, at_ms) !=
+			SVC_OK;
+	shard->armed_at_ms = stop ? INT64_MIN : again ? INT64_MAX : at_ms;
+	if (again)
+		shard->arming = true;
+	pthread_cond_broadcast(&shard->idle);
+	pthread_mutex_unlock(&shard->lock);
+	if (again) /* without memory there is nothing to do but this */
+		svc_loop_post(shard->loop, task);
+	post_all(&claimed);
+}
+
+static struct svc_shard *
+shard_create(struct svc_async *async)
+{
+	struct svc_shard *shard = svc_mem_calloc(1, sizeof(*shard));
+	if (shard == NULL)
+		return NULL;
+	shard->async = async;
+	shard->loop = svc_executor_loop(async->client->service->executor);
+	pthread_mutex_init(&shard->lock, NULL);
+	svc_cond_init(&shard->idle);
+	shard->arm.run = shard_turn;
+	shard->timer.fire = timer_fired;
+	shard->armed_at_ms = INT64_MAX;
+	return shard;
+}
+
+/* That of the calling thread; NULL when memory ran out or it is too late. */
+static struct svc_shard *
+shard_get(struct svc_async *async)
+{
+	static atomic_uint threads;
+	static _Thread_local unsigned mine; /* 0: not chosen yet */
+	if (mine == 0)
+		mine = atomic_fetch_add(&threads, 1) % SVC_ASYNC_SHARDS + 1;
+	_Atomic(struct svc_shard *) *place = &async->shards[mine - 1];
+	struct svc_shard *shard =
+	    atomic_load_explicit(place, memory_order_acquire);
+	if (shard != NULL)
+		return shard;
+	pthread_mutex_lock(&async->lock);
+	shard = atomic_load(place);
+	if (shard == NULL && !atomic_load(&async->closing)) {
+		shard = shard_create(async);
+		atomic_store(place, shard);
+	}
+	pthread_mutex_unlock(&async->lock);
+	return shard;
+}
+
+/* With the lock: true when the task `arm` must be posted for it. */
+static bool
+put(struct svc_shard *shard, struct svc_async_call *call, int64_t due_at_ms)
+{
+	int64_t at_ms = svc_wheel_put(&shard->wheel, &call->entry, due_at_ms);
+	if (at_ms >= shard->armed_at_ms || shard->arming)
+		return false;
+	shard->arming = true;
+	return true;
+}
+
+void
+svc_async_due(struct svc_async_call *call, int64_t due_at_ms)
+{
+	struct svc_shard *shard = call->shard;
+	pthread_mutex_lock(&shard->lock);
+	svc_wheel_remove(&call->entry);
+	bool arm = put(shard, call, due_at_ms);
+	pthread_mutex_unlock(&shard->lock);
+	if (arm)
+		svc_loop_post(shard->loop, &shard->arm);
+}
+
+/* Who closes the client looks at all calls, and if he found this one BUSY, then
+ * `closing` is seen here, and he looks again. */
+unsigned
+svc_async_rest(struct svc_async_call *call)
+{
+	struct svc_shard *shard = call->shard;
+	unsigned state = atomic_fetch_and(&call->state, ~BUSY);
+	if (atomic_load(&shard->async->closing)) {
+		pthread_mutex_lock(&shard->lock);
+		pthread_cond_broadcast(&shard->idle);
+		pthread_mutex_unlock(&shard->lock);
+	}
+	return state;
+}
+
+/* ------------------------------------------------------------ making calls */
+
+static void
+call_free(struct svc_async_call *call)
+{
+	svc_mem_free(call->space);
+	svc_mem_free(call);
+}
+
+svc_err
+svc_async_make(struct svc_async *async, int64_t now_ms, int64_t deadline_at_ms,
+    struct svc_async_call **ret_call)
+{
+	if (atomic_load_explicit(&async->closing, memory_order_relaxed))
+		return SVC_E_CLOSED;
+	struct svc_shard *shard = shard_get(async);
+	if (shard == NULL)
+		return atomic_load(&async->closing) ? SVC_E_CLOSED
+						    : SVC_E_NOMEM;
+	pthread_mutex_lock(&shard->lock);
+	struct svc_async_call *call = shard->pool;
+	if (call != NULL) {
+		shard->pool = call->next;
+		shard->n_pool--;
+	} else {
+		pthread_mutex_unlock(&shard->lock);
+		call = svc_mem_calloc(1, sizeof(*call));
+		if (call == NULL)
+			return SVC_E_NOMEM;
+		call->shard = shard;
+		call->task.run = svc_async_run_task;
+		pthread_mutex_lock(&shard->lock);
+	}
+	if (shard->closed) {
+		pthread_mutex_unlock(&shard->lock);
+		call_free(call);
+		return SVC_E_CLOSED;
+	}
+	atomic_store_explicit(&call->state, BUSY, memory_order_relaxed);
+	if (shard->n_open++ == 0)
+		svc_wheel_start(&shard->wheel, now_ms);
+	bool arm = put(shard, call, deadline_at_ms);
+	pthread_mutex_unlock(&shard->lock);
+	if (arm)
+		svc_loop_post(shard->loop, &shard->arm);
+	*ret_call = call;
+	return SVC_OK;
+}
+
+void
+svc_async_release(struct svc_async_call *call)
+{
+	struct svc_shard *shard = call->shard;
+	if (call->headers != NULL) {
+		svc_headers_destroy(call->headers);
+		call->headers = NULL;
+	}
+	if (call->at.n_tried > 0)
+		svc_attempts_finish(&call->at);
+	svc_reply_fini(&call->reply);
+	bool keep = call->cap <= SVC_ASYNC_KEPT_SPACE;
+	pthread_mutex_lock(&shard->lock);
+	svc_wheel_remove(&call->entry);
+	keep = keep && shard->n_pool < MAX_POOL;
+	if (keep) {
+		call->next = shard->pool;
+		shard->pool = call;
+		shard->n_pool++;
+	}
+	shard->n_open--;
+	if (shard->closed && shard->n_open == 0)
+		pthread_cond_broadcast(&shard->idle);
+	pthread_mutex_unlock(&shard->lock);
+	if (!keep)
+		call_free(call);
+}
+
+/* --------------------------------------------------------- start and end */
+
+svc_err
+svc_async_create(struct svc_client *client, struct svc_async **ret_async)
+{
+	struct svc_async *async = svc_mem_calloc(1, sizeof(*async));
+	if (async == NULL)
+		return SVC_E_NOMEM;
+	async->client = client;
+	async->last_waiter = &async->waiters;
+	pthread_mutex_init(&async->lock, NULL);
+	svc_cond_init(&async->changed);
+	*ret_async = async;
+	return SVC_OK;
+}
+
+static void
+claim_rest(struct svc_wheel_entry *entry, void *arg)
+{
+	struct claimed *claimed = arg;
+	struct svc_async_call *call = call_of_entry(entry);
+	if (!claim(call, TODO_CANCEL))
+		return;
+	call->next = claimed->calls;
+	claimed->calls = call;
+}
+
+static void
+shard_close(struct svc_shard *shard)
+{
+	struct claimed claimed = {.shard = shard};
+	pthread_mutex_lock(&shard->lock);
+	shard->closed = true;
+	while (shard->n_open > 0) {
+		svc_wheel_each(&shard->wheel, claim_rest, &claimed);
+		if (claimed.calls == NULL) {
+			svc_cond_wait(&shard->idle, &shard->lock, INT64_MAX);
+			continue;
+		}
+		pthread_mutex_unlock(&shard->lock);
+		post_all(&claimed);
+		pthread_mutex_lock(&shard->lock);
+	}
+	/* The timer is stopped by its loop. */
+	bool post = !shard->arming && shard->armed_at_ms != INT64_MIN;
+	if (post) {
+		shard->arming = true;
+		pthread_mutex_unlock(&shard->lock);
+		svc_loop_post(shard->loop, &shard->arm);
+		pthread_mutex_lock(&shard->lock);
+	}
+	while (shard->arming)
+		svc_cond_wait(&shard->idle, &shard->lock, INT64_MAX);
+	pthread_mutex_unlock(&shard->lock);
+}
+
+void
+svc_async_close(struct svc_async *async)
+{
+	pthread_mutex_lock(&async->lock);
+	atomic_store(&async->closing, true);
+	pthread_mutex_unlock(&async->lock);
+	svc_selector_close(async->client->selector);
+	for (size_t i = 0; i < SVC_ASYNC_SHARDS; i++) {
+		struct svc_shard *shard = atomic_load(&async->shards[i]);
+		if (shard != NULL)
+			shard_close(shard);
+	}
+	pthread_mutex_lock(&async->lock);
+	while (async->viewers != NULL)
+		svc_cond_wait(&async->changed, &async->lock, INT64_MAX);
+	pthread_mutex_unlock(&async->lock);
+}
+
+void
+svc_async_destroy(struct svc_async *async)
+{
+	if (async == NULL)
+		return;
+	for (size_t i = 0; i < SVC_ASYNC_SHARDS; i++) {
+		struct svc_shard *shard = atomic_load(&async->shards[i]);
+		if (shard == NULL)
+			continue;
+		while (shard->pool != NULL) {
+			struct svc_async_call *call = shard->pool;
+			shard->pool = call->next;
+			call_free(call);
+		}
+		pthread_cond_destroy(&shard->idle);
+		pthread_mutex_destroy(&shard->lock);
+		svc_mem_free(shard);
+	}
+	pthread_cond_destroy(&async->changed);
+	pthread_mutex_destroy(&async->lock);
+	svc_mem_free(async);
+}

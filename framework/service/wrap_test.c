@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Wrappers around calls of both kinds, handlers and events. */
+#include "service_test.h"
+
+static char order[128];
+static pthread_mutex_t order_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void
+add_order(const char *who)
+{
+	pthread_mutex_lock(&order_lock);
+	size_t len = strlen(order);
+	snprintf(order + len, sizeof(order) - len, "%s", who);
+	pthread_mutex_unlock(&order_lock);
+}
+
+struct end {
+	struct gate gate;
+	svc_err code;
+	char text[256], data[64];
+};
+
+static void
+on_end(svc_err code, const struct svc_message *rsp,
+    const struct svc_error *detail, void *arg)
+{
+	struct end *end = arg;
+	add_order("!");
+	end->code = code;
+	snprintf(end->text, sizeof(end->text), "%s", detail->text);
+	snprintf(end->data, sizeof(end->data), "%.*s", (int)rsp->len,
+	    rsp->data != NULL ? (const char *)rsp->data : "");
+	gate_add(&end->gate);
+}
+
+static svc_err
+echo(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)arg;
+	add_order("*");
+	if (svc_call_header(call, "fail") != NULL)
+		return svc_fail(call, SVC_E_ABORTED, "as was asked");
+	const char *token = svc_call_header(call, "token");
+	if (token != NULL)
+		return svc_reply_text(call, rsp, NULL, "%s", token);
+	rsp->data = req->data;
+	rsp->len = req->len;
+	return SVC_OK;
+}
+
+/* ------------------------------------------------------------------ calls */
+
+/* Sees begin and end of every call. */
+static svc_err
+trace_end(svc_err code, const struct svc_message *rsp, struct svc_error *err,
+    void *arg)
+{
+	(void)rsp;
+	add_order(arg);
+	if (code == SVC_E_ABORTED && ((const char *)arg)[0] == 'y') {
+		/* It may change what the caller hears. */
+		return svc_error_set(err, SVC_E_RANGE, "changed by y");
+	}
+	return code;
+}
+
+static svc_err
+trace(const struct svc_outgoing *call, svc_call_next next, void *next_arg,
+    void *arg)
+{
+	add_order(arg);
+	return svc_call_then(call, next, next_arg, trace_end, arg);
+}
+
+/* Adds a header to every call. */
+static svc_err
+sign(const struct svc_outgoing *call, svc_call_next next, void *next_arg,
+    void *arg)
+{
+	struct svc_headers *headers = svc_headers_copy(call->req->headers);
+	assert_int_equal(svc_headers_set(headers, "token", arg), SVC_OK);
+	struct svc_message req = *call->req;
+	req.headers = headers;
+	struct svc_outgoing signed_call = *call;
+	signed_call.req = &req;
+	svc_err code = next(&signed_call, next_arg);
+	svc_headers_destroy(headers);
+	return code;
+}
+
+static svc_err
+stop(const struct svc_outgoing *call, svc_call_next next, void *next_arg,
+    void *arg)
+{
+	(void)arg;
+	if (svc_headers_get(call->req->headers, "stop") == NULL)
+		return next(call, next_arg);
+	return svc_error_set(call->err, SVC_E_DENIED, "stopped on its way");
+}
+
+static void
+wrappers_see_both_kinds_of_calls(void **state)
+{
+	(void)state;
+	static char y[] = "y", z[] = "z", secret[] = "secret";
+	struct svc_service *s = make("student", NULL);
+	svc_handle(s, "Student.Echo", echo, NULL);
+	must_start(s);
+	struct svc_service *c =
+	    make("caller", MORE(wrap_call(trace, y), wrap_call(trace, z),
+			       wrap_call(stop, NULL), wrap_call(sign, secret)));
+	assert_int_equal(svc_init(c, 0, NULL), SVC_OK);
+	struct svc_client *client = svc_client_of(c);
+	struct end end = {0};
+	gate_init(&end.gate);
+	struct svc_error err = {0};
+	struct svc_message rsp;
+
+	order[0] = '\0';
+	assert_int_equal(
+	    svc_call(client, "student", "Student.Echo", NULL, &rsp), SVC_OK);
+	assert_string_equal(rsp.data, "secret");
+	svc_message_free(&rsp);
+	assert_string_equal(order, "yz*zy");
+	order[0] = '\0';
+	assert_int_equal(svc_call_async(client, "student", "Student.Echo", NULL,
+			     on_end, &end),
+	    SVC_OK);
+	gate_wait(&end.gate, 1);
+	assert_string_equal(end.data, "secret");
+	assert_string_equal(order, "yz*zy!");
+
+	order[0] = '\0';
+	assert_int_equal(svc_call(client, "student", "Student.Echo", NULL, NULL,
+			     header("fail", "1"), detail(&err)),
+	    SVC_E_RANGE);
+	assert_string_equal(err.text, "changed by y");
+	assert_string_equal(order, "yz*zy");
+	order[0] = '\0';
+	assert_int_equal(svc_call_async(client, "student", "Student.Echo", NULL,
+			     on_end, &end, header("fail", "1")),
+	    SVC_OK);
+	gate_wait(&end.gate, 2);
+	assert_int_equal(end.code, SVC_E_RANGE);
+	assert_string_equal(end.text, "changed by y");
+	assert_string_equal(order, "yz*zy!");
+
+	/* What is stopped has ended for those further out, and `done` of the
+	 * call never runs. */
+	order[0] = '\0';
+	assert_int_equal(svc_call(client, "student", "Student.Echo", NULL, NULL,
+			     header("stop", "1"), detail(&err)),
+	    SVC_E_DENIED);
+	assert_string_equal(err.text, "stopped on its way");
+	assert_string_equal(order, "yzzy");
+	order[0] = '\0';
+	err.text[0] = '\0';
+	assert_int_equal(svc_call_async(client, "student", "Student.Echo", NULL,
+			     on_end, &end, header("stop", "1"), detail(&err)),
+	    SVC_E_DENIED);
+	assert_string_equal(err.text, "stopped on its way");
+	assert_string_equal(order, "yzzy");
+	svc_free(c);
+	assert_int_equal(gate_count(&end.gate), 2);
+	svc_free(s);
+}
+
+/* ------------------------------------------------------------------- events
+ */
+
+struct heard {
+	struct gate gate;
+	char text[64];
+};
+
+static svc_err
+hear(struct svc_event *event, void *arg)
+{
+	struct heard *heard = arg;
+	const struct svc_message *message = svc_event_message(event);
+	add_order("*");
+	snprintf(heard->text, sizeof(heard->text), "%.*s %s", (int)message->len,
+	    (const char *)message->data,
+	    svc_event_header(event, "token") != NULL
+		? svc_event_header(event, "token")
+		: "unsigned");
+	gate_add(&heard->gate);
+	return SVC_OK;
+}
+
+static svc_err
+around_event(
+    struct svc_event *event, svc_event_handler next, void *next_arg, void *arg)
+{
+	add_order(arg);
+	svc_err code = next(event, next_arg);
+	add_order(arg);
+	return code;
+}
+
+static struct gate dropped;
+
+static svc_err
+drop(struct svc_event *event, svc_event_handler next, void *next_arg, void *arg)
+{
+	(void)arg;
+	if (svc_event_header(event, "drop") == NULL)
+		return next(event, next_arg);
+	gate_add(&dropped);
+	return SVC_OK; /* acknowledged, and nobody has heard it */
+}
+
+static char sent[16]; /* the wrappers that events passed on their way out */
+
+static svc_err
+sign_event(const struct svc_publishing *event, svc_publish_next next,
+    void *next_arg, void *arg)
+{
+	size_t len = strlen(sent);
+	snprintf(sent + len, sizeof(sent) - len, "%s", (const char *)arg);
+	if (strcmp(event->topic, "secret") == 0)
+		return svc_error_set(
+		    event->err, SVC_E_DENIED, "not to be told");
+	struct svc_headers *headers = svc_headers_copy(event->message->headers);
+	assert_int_equal(svc_headers_set(headers, "token", arg), SVC_OK);
+	struct svc_message message = *event->message;
+	message.headers = headers;
+	struct svc_publishing changed = *event;
+	changed.message = &message;
+	svc_err code = next(&changed, next_arg);
+	svc_headers_destroy(headers);
+	return code;
+}
+
+static void
+events_have_wrappers_on_both_sides(void **state)
+{
+	(void)state;
+	static char a[] = "a", b[] = "b", p[] = "p", q[] = "q";
+	struct heard heard = {0};
+	gate_init(&heard.gate);
+	gate_init(&dropped);
+	struct svc_option more[] = {
+	    {SVC_OPTION_BROKER, "memory", registry_name, 0, 0, 0, 0},
+	    SVC_OPT_wrap_publish(sign_event, p),
+	    SVC_OPT_wrap_publish(sign_event, q),
+	    SVC_OPT_wrap_subscribe(drop, NULL),
+	    SVC_OPT_wrap_subscribe(around_event, a),
+	    SVC_OPT_wrap_subscribe(around_event, b), SVC_OPT_end()};
+	struct svc_service *s = make("student", more);
+	assert_int_equal(svc_subscribe(s, "greet", hear, &heard), SVC_OK);
+	must_start(s);
+	struct svc_message message = {.data = "hi", .len = 2};
+	struct svc_error err = {0};
+	order[0] = sent[0] = '\0';
+	assert_int_equal(
+	    svc_publish_detail(s, "greet", &message, &err), SVC_OK);
+	gate_wait(&heard.gate, 1);
+	assert_string_equal(heard.text, "hi q"); /* the inner one was last */
+	struct svc_headers *headers = svc_headers_create();
+	svc_headers_set(headers, "drop", "1");
+	message.headers = headers;
+	assert_int_equal(
+	    svc_publish_detail(s, "greet", &message, &err), SVC_OK);
+	gate_wait(&dropped, 1);
+	svc_headers_destroy(headers);
+	message.headers = NULL;
+	assert_int_equal(
+	    svc_publish_detail(s, "secret", &message, &err), SVC_E_DENIED);
+	assert_string_equal(err.text, "not to be told");
+	svc_free(s);
+	assert_int_equal(gate_count(&heard.gate), 1);
+	assert_string_equal(order, "ab*ba");
+	assert_string_equal(sent, "pqpqp");
+}
+
+/* ------------------------------------------------------------------ streams
+ */
+
+static svc_err
+echo_stream(struct svc_stream *stream, void *arg)
+{
+	(void)arg;
+	struct svc_message m;
+	svc_err code;
+	add_order("*");
+	while ((code = svc_stream_recv(stream, &m)) == SVC_OK &&
+	       (code = svc_stream_send(stream, &m)) == SVC_OK)
+		;
+	return code;
+}
+
+static svc_err
+around_stream(struct svc_stream *stream, svc_stream_handler next,
+    void *next_arg, void *arg)
+{
+	add_order(arg);
+	if (svc_stream_header(stream, "token") == NULL)
+		return svc_fail(
+		    svc_stream_call(stream), SVC_E_UNAUTHENTICATED, "no token");
+	svc_err code = next(stream, next_arg);
+	add_order(arg);
+	return code;
+}
+
+static struct svc_stream *
+around_open(const struct svc_opening *opening, svc_open_next next,
+    void *next_arg, void *arg)
+{
+	add_order(arg);
+	if (strcmp(opening->endpoint, "Student.Secret") == 0) {
+		svc_error_set(opening->err, SVC_E_DENIED, "not for you");
+		return NULL;
+	}
+	struct svc_option options[] = {
+	    SVC_CALL_OPT_header("token", arg), SVC_OPT_end()};
+	struct svc_opening changed = *opening;
+	if (((const char *)arg)[0] == 'q')
+		changed.options = options;
+	return next(&changed, next_arg);
+}
+
+static void
+streams_have_wrappers_on_both_sides(void **state)
+{
+	(void)state;
+	static char a[] = "a", b[] = "b", p[] = "p", q[] = "q";
+	struct svc_service *s =
+	    make("student", MORE(wrap_stream_handler(around_stream, a),
+				wrap_stream_handler(around_stream, b)));
+	svc_handle_stream(s, "Student.Echo", echo_stream, NULL);
+	must_start(s);
+	struct svc_service *c = make("caller",
+	    MORE(wrap_open(around_open, p), wrap_open(around_open, q)));
+	assert_int_equal(svc_init(c, 0, NULL), SVC_OK);
+	order[0] = '\0';
+	struct svc_error err = {0};
+	struct svc_stream *stream =
+	    svc_open(svc_client_of(c), "student", "Student.Echo", detail(&err));
+	assert_string_equal(err.text, "");
+	assert_non_null(stream);
+	struct svc_message m = {.data = "hi", .len = 2};
+	assert_int_equal(svc_stream_send(stream, &m), SVC_OK);
+	assert_int_equal(svc_stream_recv(stream, &m), SVC_OK);
+	assert_string_equal(m.data, "hi");
+	assert_int_equal(svc_stream_close_send(stream), SVC_OK);
+	assert_int_equal(svc_stream_recv(stream, &m), SVC_E_EOF);
+	svc_stream_free(stream);
+	assert_string_equal(order, "pqab*ba");
+	/* Either side may refuse. */
+	assert_null(svc_open(
+	    svc_client_of(c), "student", "Student.Secret", detail(&err)));
+	assert_int_equal(err.code, SVC_E_DENIED);
+	assert_string_equal(err.text, "not for you");
+	stream = svc_open(svc_client_of(s), "student", "Student.Echo");
+	assert_non_null(stream);
+	assert_int_equal(svc_stream_recv(stream, &m), SVC_E_UNAUTHENTICATED);
+	svc_stream_free(stream);
+	svc_free(c);
+	svc_free(s);
+}
+
+static void
+a_wrapper_needs_a_function(void **state)
+{
+	(void)state;
+	static const struct {
+		int kind;
+		const char *text;
+	} kinds[] = {
+	    {SVC_OPTION_WRAP_CALL, "option wrap_call() needs a function"},
+	    {SVC_OPTION_WRAP_HANDLER, "option wrap_handler() needs a function"},
+	    {SVC_OPTION_WRAP_PUBLISH, "option wrap_publish() needs a function"},
+	    {SVC_OPTION_WRAP_SUBSCRIBE,
+		"option wrap_subscribe() needs a function"},
+	    {SVC_OPTION_WRAP_STREAM_HANDLER,
+		"option wrap_stream_handler() needs a function"},
+	    {SVC_OPTION_WRAP_OPEN, "option wrap_open() needs a function"},
+	};
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		struct svc_option more[] = {
+		    {kinds[i].kind, 0, 0, 0, 0, 0, 0}, SVC_OPT_end()};
+		struct svc_service *s = make("student", more);
+		assert_int_equal(svc_init(s, 0, NULL), SVC_E_INVAL);
+		assert_string_equal(svc_error_text(s), kinds[i].text);
+		svc_free(s);
+	}
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    TEST(wrappers_see_both_kinds_of_calls),
+	    TEST(events_have_wrappers_on_both_sides),
+	    TEST(streams_have_wrappers_on_both_sides),
+	    TEST(a_wrapper_needs_a_function),
+	};
+	static const char *const transports[] = {"memory", "tcp", "nng"};
+	int failed = 0;
+	for (size_t i = 0; i < 3; i++) {
+		transport_name = transports[i];
+		failed += cmocka_run_group_tests_name(
+		    transport_name, tests, NULL, NULL);
+	}
+	return failed;
+}
