@@ -73,8 +73,8 @@ on_slow(struct svc_call *call, const struct svc_message *req,
 	struct server *server = arg;
 	(void)req;
 	enter(server);
-	unsigned char dice = req->len > 0 ? *(const unsigned char *)req->data
-					  : 0;
+	unsigned char dice =
+	    req->len > 0 ? *(const unsigned char *)req->data : 0;
 	if (dice & 1)
 		svc_will_block();
 	for (int i = 0; i < dice && !svc_call_cancelled(call); i++)
@@ -226,8 +226,8 @@ open_server(struct stress_actor *owner, struct town *town)
 	code |= svc_handle_stream(s, "Stress.Brief", on_stream_brief, server);
 	code |= svc_subscribe(s, "news", on_news, server);
 	if (stress_chance(owner, 50))
-		code |= svc_subscribe(
-		    s, "news", on_news, server, queue("workers"));
+		code |=
+		    svc_subscribe(s, "news", on_news, server, queue("workers"));
 	STRESS_CHECK(code == SVC_OK);
 	stress_at(owner, "svc_start");
 	server->runs = stress_chance(owner, 40);
@@ -357,7 +357,8 @@ send_some(struct stress_actor *actor, struct shared *shared)
 	struct svc_message m = {.data = data};
 	svc_err code = SVC_OK;
 	stress_at(actor, "svc_stream_send");
-	for (uint64_t n = stress_below(actor, 6); n > 0 && code == SVC_OK; n--) {
+	for (uint64_t n = stress_below(actor, 6); n > 0 && code == SVC_OK;
+	     n--) {
 		m.len = (size_t)stress_below(actor, sizeof(data));
 		code = svc_stream_send(shared->stream, &m);
 	}
@@ -375,7 +376,8 @@ receive_some(struct stress_actor *actor, struct shared *shared)
 	struct svc_message m;
 	svc_err code = SVC_OK;
 	stress_at(actor, "svc_stream_recv");
-	for (uint64_t n = stress_below(actor, 4); n > 0 && code == SVC_OK; n--) {
+	for (uint64_t n = stress_below(actor, 4); n > 0 && code == SVC_OK;
+	     n--) {
 		code = svc_stream_recv(shared->stream, &m);
 		size_t sum = 0;
 		for (size_t i = 0; code == SVC_OK && i < m.len; i++)
