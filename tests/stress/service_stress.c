@@ -190,7 +190,7 @@ make(struct town *town, const char *of, struct stress_actor *actor)
 		list[5] = (struct svc_option)SVC_OPT_address("127.0.0.1:0");
 	struct svc_service *service = svc_new_options(list);
 	STRESS_CHECK(service != NULL);
-	char cut[] = "--drain_timeout=0", wait[] = "--drain_timeout=2";
+	char cut[] = "--drain_timeout=0", wait[] = "--drain_timeout=0.05";
 	char program[] = "stress";
 	char *argv[] = {program, stress_chance(actor, 50) ? cut : wait, NULL};
 	stress_at(actor, "svc_init");
