@@ -7,6 +7,8 @@
  */
 #include "stress.h"
 
+#include "support/pki.h"
+
 #include <svc/clock.h>
 #include <svc/log.h>
 #include <svc/transport.h>
@@ -20,6 +22,14 @@
 #define LISTENERS 2
 #define ACTIONS 24
 #define BIG 100000 /* bytes, of some messages */
+
+static struct test_pki pki; /* of the scenes with TLS */
+
+static bool
+has_tls(const struct stress_scene *scene)
+{
+	return strstr(scene->name, "_tls") != NULL;
+}
 
 /* ------------------------------------------------------------------ server */
 
@@ -41,6 +51,7 @@ struct world {
 	const struct svc_transport_ops *ops;
 	struct svc_executor *executors[2];
 	void *server, *client;
+	struct svc_tls_config tls[2]; /* of these */
 	const char *bind;
 
 	struct stress_slot *listeners[LISTENERS];
@@ -502,8 +513,10 @@ work(struct stress_actor *actor, void *arg)
 /* ------------------------------------------------------------------- round */
 
 static void
-begin(struct world *world, struct stress_actor *owner, const char *plugin)
+begin(struct world *world, struct stress_actor *owner,
+    const struct stress_scene *scene)
 {
+	const char *plugin = scene->variant;
 	struct svc_error err = {0};
 	const void *ops;
 	if (svc_catalogue_find(&svc_transport_interface, plugin, &ops, &err) !=
@@ -519,12 +532,20 @@ begin(struct world *world, struct stress_actor *owner, const char *plugin)
 		STRESS_CHECK(svc_executor_create(&config, &world->executors[i],
 				 &err) == SVC_OK);
 	}
-	struct svc_transport_config config = {.executor = world->executors[0]};
-	STRESS_CHECK(
-	    world->ops->create(&config, &world->server, &err) == SVC_OK);
+	/* Borrowed until the transports are destroyed. */
+	world->tls[0].cert = test_pki_path(&pki, "server", "pem");
+	world->tls[0].key = test_pki_path(&pki, "server", "key");
+	world->tls[1].ca = test_pki_path(&pki, "ca", "pem");
+	struct svc_transport_config config = {
+	    .executor = world->executors[0],
+	    .tls = has_tls(scene) ? &world->tls[0] : NULL,
+	};
+	if (world->ops->create(&config, &world->server, &err) != SVC_OK)
+		stress_fail("create: %s", err.text);
 	config.executor = world->executors[shared ? 0 : 1];
-	STRESS_CHECK(
-	    world->ops->create(&config, &world->client, &err) == SVC_OK);
+	config.tls = has_tls(scene) ? &world->tls[1] : NULL;
+	if (world->ops->create(&config, &world->client, &err) != SVC_OK)
+		stress_fail("create: %s", err.text);
 	for (int i = 0; i < CONNS; i++)
 		world->conns[i] = stress_slot_create();
 	for (int i = 0; i < STREAMS; i++)
@@ -568,7 +589,7 @@ static void
 play(struct stress_actor *owner, const struct stress_scene *scene)
 {
 	struct world world = {0};
-	begin(&world, owner, scene->variant);
+	begin(&world, owner, scene);
 	stress_go(work, &world);
 	for (uint64_t n = stress_below(owner, 4); n > 0; n--) {
 		int i = (int)stress_below(owner, LISTENERS);
@@ -620,9 +641,17 @@ main(int argc, char *argv[])
 	static const struct stress_scene scenes[] = {
 	    {"memory", 60, play, "memory", NULL},
 	    {"tcp", 60, play, "tcp", have},
+	    {"tcp_tls", 20, play, "tcp", have},
 	    {"nng", 20, play, "nng", have},
+	    {"nng_tls", 10, play, "nng", have},
 	    {0},
 	};
+	static const struct test_certificate server = {
+	    .name = "server", .issuer = "ca", .san = "IP:127.0.0.1"};
 	svc_log_set_level(SVC_LOG_OFF);
-	return stress_main(argc, argv, scenes);
+	if (!test_pki_create(&pki) || !test_pki_issue(&pki, &server))
+		return 1;
+	int status = stress_main(argc, argv, scenes);
+	test_pki_remove(&pki);
+	return status;
 }
