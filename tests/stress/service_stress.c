@@ -330,7 +330,7 @@ open_stream(
 	const char *endpoint = endpoints[stress_below(actor, 6)];
 	int64_t limit_ms = stress_chance(actor, 30)
 			       ? 1 + (int64_t)stress_below(actor, 20)
-			       : 10000;
+			       : 300;
 	struct svc_error err = {0};
 	stress_at(actor, "svc_open");
 	struct svc_stream *stream = svc_open(town->caller, "stress", endpoint,
