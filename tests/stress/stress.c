@@ -4,14 +4,13 @@
 #include <svc/clock.h>
 
 #include <dirent.h>
-#include <execinfo.h>
 #include <sched.h>
-#include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* A round that takes longer hangs. */
@@ -116,38 +115,40 @@ stress_at(struct stress_actor *actor, const char *what)
 
 /* ---------------------------------------------------------------- watchdog */
 
-static _Atomic int shown;
-
-/* Runs in the thread that is to be shown. */
-static void
-show_stack(int signal)
-{
-	(void)signal;
-	void *frames[48];
-	int n = backtrace(frames, 48);
-	backtrace_symbols_fd(frames, n, STDERR_FILENO);
-	atomic_store(&shown, 1);
-}
-
 static void
 show_thread(const char *tid)
 {
-	char path[64], name[32] = "";
+	char path[64], name[32] = "?", in[32] = "?";
 	snprintf(path, sizeof(path), "/proc/self/task/%.20s/comm", tid);
 	FILE *file = fopen(path, "re");
 	if (file != NULL) {
-		if (fgets(name, sizeof(name), file) == NULL)
+		if (fscanf(file, "%31[^\n]", name) != 1)
 			name[0] = '\0';
 		fclose(file);
 	}
-	fprintf(stderr, "thread %s %s", tid, name[0] != '\0' ? name : "\n");
-	atomic_store(&shown, 0);
-	/* The threads of svc let through what reports a fault. */
-	if (syscall(SYS_tgkill, getpid(), atoi(tid), SIGTRAP) != 0)
-		return;
-	int64_t until_ms = svc_deadline(2000);
-	while (atomic_load(&shown) == 0 && svc_now_ms() < until_ms)
-		sched_yield();
+	snprintf(path, sizeof(path), "/proc/self/task/%.20s/wchan", tid);
+	file = fopen(path, "re");
+	if (file != NULL) {
+		if (fscanf(file, "%31s", in) != 1)
+			in[0] = '\0';
+		fclose(file);
+	}
+	fprintf(stderr, "thread %s %s in %s\n", tid, name, in);
+}
+
+/* Their stacks, where there is a debugger. */
+static void
+show_stacks(void)
+{
+	char self[16];
+	snprintf(self, sizeof(self), "%d", (int)getpid());
+	char program[] = "gdb", batch[] = "-batch", bare[] = "-nx", to[] = "-p";
+	char then[] = "-ex", show[] = "thread apply all backtrace 20";
+	char *argv[] = {program, batch, bare, to, self, then, show, NULL};
+	pid_t pid;
+	prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
+	if (posix_spawnp(&pid, argv[0], NULL, NULL, argv, environ) == 0)
+		waitpid(pid, NULL, 0);
 }
 
 static void
@@ -159,13 +160,11 @@ show_threads(void)
 		    i == STRESS_WORKERS ? "owner" : "worker", i,
 		    at != NULL ? at : "-");
 	}
-	signal(SIGTRAP, show_stack);
 	DIR *dir = opendir("/proc/self/task");
 	if (dir == NULL)
 		return;
-	long self = syscall(SYS_gettid);
 	for (struct dirent *entry; (entry = readdir(dir)) != NULL;)
-		if (entry->d_name[0] != '.' && atol(entry->d_name) != self)
+		if (entry->d_name[0] != '.')
 			show_thread(entry->d_name);
 	closedir(dir);
 }
@@ -184,6 +183,7 @@ watchdog(void *arg)
 			continue;
 		pthread_mutex_unlock(&stress.lock);
 		show_threads();
+		show_stacks();
 		stress_fail("the round has not ended after %lld s",
 		    (long long)stress.patience_s);
 	}
@@ -417,8 +417,6 @@ stress_main(int argc, char *argv[], const struct stress_scene *scenes)
 	printf("seed %llu\n", (unsigned long long)stress.seed);
 	fflush(stdout);
 
-	void *frame; /* what backtrace loads is not to be loaded in a signal */
-	backtrace(&frame, 1);
 	pthread_mutex_init(&stress.lock, NULL);
 	svc_cond_init(&stress.changed);
 	stress.late_at_ms = INT64_MAX;
