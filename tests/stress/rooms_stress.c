@@ -63,8 +63,9 @@ change(struct stress_actor *actor, struct svc_registry *registry)
 	uint64_t n = stress_below(actor, 4);
 	snprintf(id, sizeof(id), "%s-%llu", service, (unsigned long long)n);
 	/* It moves now and then. */
+	uint64_t port = 1000 + n + 10 * stress_below(actor, 2);
 	snprintf(address, sizeof(address), "127.0.0.1:%llu",
-	    (unsigned long long)(1000 + n + 10 * stress_below(actor, 2)));
+	    (unsigned long long)port);
 	struct svc_node node = {.id = id, .address = address};
 	struct svc_record record = {.name = service,
 	    .version = stress_chance(actor, 80) ? "1" : "2",
