@@ -59,8 +59,8 @@ struct svc_mux_stream {
 	_Atomic bool cancelled;
 	uint32_t id;
 	bool waits;
-	bool listed;    /* in the table */
-	bool accepted;  /* the server's accept has run */
+	bool listed;           /* in the table */
+	_Atomic bool accepted; /* the server's accept runs or has run */
 	bool released;  /* by its holder, inside a callback; or it has none */
 	bool lingering; /* released, but its answer is not sent yet */
 	bool got_headers;
