@@ -202,7 +202,6 @@ svc_source_attach(struct svc_loop *loop, struct svc_source *source,
 {
 	source->loop = loop;
 	source->kick_loop = loop;
-	source->interest = interest;
 	struct epoll_event event = {
 	    .events = epoll_bits(interest), .data.ptr = source};
 	if (source->fd < 0)
@@ -220,7 +219,6 @@ svc_source_attach(struct svc_loop *loop, struct svc_source *source,
 void
 svc_source_interest(struct svc_source *source, unsigned interest)
 {
-	source->interest = interest;
 	struct epoll_event event = {
 	    .events = epoll_bits(interest), .data.ptr = source};
 	epoll_ctl(source->loop->epoll, EPOLL_CTL_MOD, source->fd, &event);

@@ -59,17 +59,18 @@ struct svc_mux_stream {
 	_Atomic bool cancelled;
 	uint32_t id;
 	bool waits;
-	bool listed;    /* in the table */
-	bool accepted;  /* the server's accept has run */
+	bool listed;           /* in the table */
+	_Atomic bool accepted; /* the server's accept runs or has run */
 	bool released;  /* by its holder, inside a callback; or it has none */
 	bool lingering; /* released, but its answer is not sent yet */
 	bool got_headers;
-	bool recv_end;  /* the peer's END has come */
-	bool got_end;   /* and was delivered */
-	bool sent_end;  /* our END was given */
-	bool unopened;  /* nothing of it was sent */
-	bool close_due; /* `closed` is to be called */
-	bool done;      /* the end was delivered */
+	bool recv_end;   /* the peer's END has come */
+	bool got_end;    /* and was delivered */
+	bool sent_end;   /* our END was given */
+	bool unopened;   /* nothing of it was sent */
+	bool close_due;  /* `closed` is to be called */
+	bool got_closed; /* and has returned; only its runner writes it */
+	bool done;       /* the end was delivered */
 	bool want_writable;
 	bool exempt; /* its first pending part, from the connection's credit */
 	svc_err release_code;

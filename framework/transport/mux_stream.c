@@ -239,10 +239,10 @@ mux_callback_done(struct svc_mux_stream *stream)
 			stream->close_due = false;
 			if (stream->got_end && stream->sent_end)
 				continue; /* it ended well before that */
-			stream->done = true;
 			pthread_mutex_unlock(&mux->mutex);
 			run_closed(stream);
 			pthread_mutex_lock(&mux->mutex);
+			stream->got_closed = true;
 		} else {
 			break;
 		}
@@ -252,7 +252,7 @@ mux_callback_done(struct svc_mux_stream *stream)
 		return;
 	}
 	atomic_store(&stream->runner, 0);
-	if (stream->got_end)
+	if (stream->got_end || stream->got_closed)
 		stream->done = true;
 	if (stream->got_end && mux_all_sent(stream))
 		mux_unlist(mux, stream);
@@ -310,6 +310,7 @@ mux_deliver_closed(struct svc_mux_stream *stream)
 {
 	struct svc_loop *entered = enter(stream->mux);
 	run_closed(stream);
+	stream->got_closed = true; /* as its runner */
 	bool owner = leave(entered);
 	mux_callback_done(stream);
 	return owner ? SVC_MUX_OK : SVC_MUX_LOST;
@@ -354,7 +355,6 @@ mux_end_stream(struct svc_mux_stream *stream, svc_err code, bool not_run,
 		stream->close_due = true;
 		return false;
 	}
-	stream->done = true;
 	return true;
 }
 

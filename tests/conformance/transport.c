@@ -747,6 +747,50 @@ closing_ends_every_stream_once(void **state)
 	server_stop(&server);
 }
 
+/* A holder whose `closed` takes its time. */
+static void
+slow_closed(struct svc_stream_handle *stream, const struct svc_stream_end *end)
+{
+	struct server *server = stream->user;
+	(void)end;
+	pthread_mutex_lock(&server->gate.mutex);
+	server->gate.waiting++;
+	pthread_cond_broadcast(&server->gate.changed);
+	while (!server->gate.open)
+		pthread_cond_wait(&server->gate.changed, &server->gate.mutex);
+	server->gate.waiting--;
+	pthread_mutex_unlock(&server->gate.mutex);
+}
+
+static void
+a_wait_lasts_until_the_end_was_delivered(void **state)
+{
+	(void)state;
+	static const struct svc_stream_events events = {
+	    .part = held_part,
+	    .closed = slow_closed,
+	};
+	struct server server;
+	server_start(&server, 0);
+	void *conn = dial(&server);
+	struct svc_part first = request("hold", "x", 1);
+	struct svc_stream_handle *stream;
+	assert_int_equal(server.ops->open(conn, &first, SVC_OPEN_WAIT, &events,
+			     &server, &stream, NULL),
+	    SVC_OK);
+	server.ops->listener_destroy(server.listener);
+	server.listener = NULL;
+	gate_await(&server, 1);
+	assert_int_equal(
+	    server.ops->wait(stream, svc_deadline(50)), SVC_E_TIMEDOUT);
+	gate_open(&server);
+	assert_int_equal(
+	    server.ops->wait(stream, svc_deadline(WAIT_MS)), SVC_OK);
+	server.ops->release(stream, SVC_E_CANCELLED);
+	server.ops->conn_destroy(conn);
+	server_stop(&server);
+}
+
 /* A stream of many messages each way. */
 struct pour {
 	struct reply reply;
@@ -858,6 +902,7 @@ svc_conformance_transport(const struct svc_conformance_transport *with)
 	    cmocka_unit_test(nobody_there_is_certain_not_to_have_run),
 	    cmocka_unit_test(draining_finishes_what_is_open),
 	    cmocka_unit_test(closing_ends_every_stream_once),
+	    cmocka_unit_test(a_wait_lasts_until_the_end_was_delivered),
 	    cmocka_unit_test(streams_keep_order_and_count),
 	};
 	setup = with;

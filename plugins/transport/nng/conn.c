@@ -31,6 +31,7 @@ struct block {
 struct conn {
 	struct svc_mux mux;
 	struct svc_source source; /* only kicked */
+	struct svc_task free_task;
 	struct svc_loop *loop;
 	struct nng *self;
 	struct listener *listener; /* of a server's */
@@ -540,11 +541,14 @@ conn_ready(struct svc_source *source, unsigned events)
 /* ------------------------------------------------------- making and ending */
 
 static void
-conn_free(struct svc_mux *mux)
+free_on_loop(struct svc_task *task)
 {
-	struct conn *conn = conn_of(mux);
+	struct conn *conn =
+	    (struct conn *)(void *)((char *)task -
+				    offsetof(struct conn, free_task));
+	struct nng *self = conn->self;
 	struct listener *listener = conn->listener;
-	/* Perhaps on a thread of nng, in one of these operations' callbacks. */
+	/* Perhaps their callbacks are just returning. */
 	nng_aio_reap(conn->dial_aio);
 	nng_aio_reap(conn->send_aio);
 	nng_aio_reap(conn->recv_aio);
@@ -554,10 +558,22 @@ conn_free(struct svc_mux *mux)
 	nng_stream_free(conn->stream);
 	block_unref(conn->block);
 	svc_buf_fini(&conn->output);
-	svc_mux_fini(mux);
+	svc_mux_fini(&conn->mux);
 	if (listener != NULL)
 		listener_forget(listener, conn);
 	svc_mem_free(conn);
+	nng_idle(self);
+}
+
+/* The last reference may go on a thread of nng, and to free a dialer waits for
+ * another of these threads: when all of them did so, none would be left. */
+static void
+conn_free(struct svc_mux *mux)
+{
+	struct conn *conn = conn_of(mux);
+	nng_busy(conn->self);
+	conn->free_task.run = free_on_loop;
+	svc_loop_post(conn->loop, &conn->free_task);
 }
 
 void

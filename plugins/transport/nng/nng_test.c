@@ -296,6 +296,32 @@ a_stranger_loses_its_own_connection_only(void **state)
 	stop(&end);
 }
 
+/* More than nng has threads, so that all of these are at it at once. */
+static void
+connections_may_end_while_they_are_made(void **state)
+{
+	(void)state;
+	enum { CONNS = 64, ROUNDS = 50 };
+	static void *conns[CONNS];
+	struct end end;
+	start(&end, "nng", NULL, "127.0.0.1:0");
+	const char *address = end.ops->listener_address(end.listener);
+	for (int round = 0; round < ROUNDS; round++) {
+		for (int i = 0; i < CONNS; i++)
+			assert_int_equal(end.ops->dial(end.self, address, 5000,
+					     &conns[i], NULL),
+			    SVC_OK);
+		for (int i = 0; i < CONNS; i++)
+			end.ops->conn_destroy(conns[i]);
+	}
+	void *conn;
+	assert_int_equal(
+	    end.ops->dial(end.self, address, 5000, &conn, NULL), SVC_OK);
+	assert_int_equal(call(end.ops, conn, 1).code, SVC_OK);
+	end.ops->conn_destroy(conn);
+	stop(&end);
+}
+
 static void
 limits_of_a_listener(void **state)
 {
@@ -459,6 +485,7 @@ main(void)
 	    cmocka_unit_test(addresses_are_checked),
 	    cmocka_unit_test(every_interface_is_reached),
 	    cmocka_unit_test(a_stranger_loses_its_own_connection_only),
+	    cmocka_unit_test(connections_may_end_while_they_are_made),
 	    cmocka_unit_test(limits_of_a_listener),
 	    cmocka_unit_test(connections_come_and_go),
 	    cmocka_unit_test(a_server_that_stops_ends_every_call),

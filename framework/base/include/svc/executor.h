@@ -92,8 +92,7 @@ struct svc_source {
 	int fd; /* -1: none, it is only kicked */
 	void (*ready)(struct svc_source *source, unsigned events);
 	struct svc_loop *loop; /* set by attach */
-	unsigned interest;     /* private, as what follows */
-	struct svc_task kick;
+	struct svc_task kick;  /* private, as what follows */
 	struct svc_loop *kick_loop;
 	int kicked;
 };
@@ -103,7 +102,8 @@ struct svc_source {
 SVC_API svc_err svc_source_attach(struct svc_loop *loop,
     struct svc_source *source, unsigned interest, struct svc_error *err);
 /** Change what it is watched for; with SVC_IO_ONESHOT, also re-arm it.
- * Threads: any. */
+ * Threads: any, several at once too (the last one counts), while it is
+ * attached. */
 SVC_API void svc_source_interest(struct svc_source *source, unsigned interest);
 /** Stop watching. `ready` is not called again after this returns,
  * except for a kick.

@@ -168,9 +168,9 @@ struct svc_transport_ops {
 	/** Take no new connection and no new stream, and tell the peers, who
 	 * go elsewhere; streams that are open go on. */
 	void (*drain)(void *listener);
-	/** Close all its connections, and free it when their callbacks have
-	 * returned. Streams still held get `closed`; they stay valid until
-	 * released. */
+	/** Close all its connections, wait until their callbacks have returned
+	 * and the streams still held, which get `closed`, were released; then
+	 * free it. Not from a callback. */
 	void (*listener_destroy)(void *listener);
 
 	/** A connection to `address`, made in the background; streams opened

@@ -1,0 +1,493 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Registries with their watches, selectors and brokers, ended while others
+ * change what they show: two instances share one state, so that one can be
+ * destroyed while the workers go on with the other.
+ */
+#include "stress.h"
+
+#include <svc/broker.h>
+#include <svc/clock.h>
+#include <svc/log.h>
+#include <svc/registry.h>
+#include <svc/selector.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WATCHES 6
+#define ACTIONS 40
+
+static const char *const services[] = {"alpha", "beta", "gamma"};
+
+struct world {
+	char address[40];
+	struct svc_registry *lasting;
+	struct stress_slot *watches[WATCHES];
+
+	struct stress_slot *selector;
+	_Atomic int64_t linked, unlinked;
+
+	struct svc_broker *broker;
+};
+
+static void
+begin(struct world *world)
+{
+	struct svc_error err = {0};
+	snprintf(world->address, sizeof(world->address), "stress-%llu",
+	    (unsigned long long)stress_unique());
+	struct svc_registry_config config = {.address = world->address};
+	if (svc_registry_create_ops(
+		&svc_registry_memory, &config, &world->lasting, &err) != SVC_OK)
+		stress_fail("registry: %s", err.text);
+}
+
+static struct svc_registry *
+another_registry(struct world *world)
+{
+	struct svc_registry_config config = {.address = world->address};
+	struct svc_registry *registry;
+	STRESS_CHECK(svc_registry_create_ops(&svc_registry_memory, &config,
+			 &registry, NULL) == SVC_OK);
+	return registry;
+}
+
+/* Announces or withdraws one of a few nodes. */
+static void
+change(struct stress_actor *actor, struct svc_registry *registry)
+{
+	const char *service = services[stress_below(actor, 3)];
+	char id[40], address[40];
+	uint64_t n = stress_below(actor, 4);
+	snprintf(id, sizeof(id), "%s-%llu", service, (unsigned long long)n);
+	/* It moves now and then. */
+	uint64_t port = 1000 + n + 10 * stress_below(actor, 2);
+	snprintf(address, sizeof(address), "127.0.0.1:%llu",
+	    (unsigned long long)port);
+	struct svc_node node = {.id = id, .address = address};
+	struct svc_record record = {.name = service,
+	    .version = stress_chance(actor, 80) ? "1" : "2",
+	    .nodes = &node,
+	    .n_nodes = 1};
+	struct svc_error err = {0};
+	stress_at(actor, "announce");
+	svc_err code = stress_chance(actor, 60)
+			   ? svc_registry_announce(registry, &record,
+				 stress_chance(actor, 20) ? 1 : 60000, &err)
+			   : svc_registry_withdraw(registry, &record, &err);
+	if (code != SVC_OK)
+		stress_fail("%s: %s", svc_err_name(code), err.text);
+}
+
+static void
+look(struct stress_actor *actor, struct svc_registry *registry)
+{
+	struct svc_record_list list = {0};
+	stress_at(actor, "lookup");
+	svc_err code = stress_chance(actor, 50)
+			   ? svc_registry_lookup(registry,
+				 services[stress_below(actor, 3)], &list, NULL)
+			   : svc_registry_list(registry, &list, NULL);
+	STRESS_CHECK(code == SVC_OK || code == SVC_E_NOT_FOUND);
+	if (code == SVC_OK)
+		svc_record_list_fini(&list);
+}
+
+/* ----------------------------------------------------------------- watches */
+
+struct watching {
+	struct svc_watch *watch;
+	_Atomic int inside; /* one call at a time */
+	_Atomic bool over;
+	int64_t nodes; /* that it was told of */
+	bool synced;
+};
+
+static void
+on_change(svc_change what, const struct svc_record *record, void *arg)
+{
+	struct watching *watching = arg;
+	STRESS_CHECK(!atomic_load(&watching->over));
+	STRESS_CHECK(atomic_fetch_add(&watching->inside, 1) == 0);
+	if (what == SVC_SYNCED) {
+		STRESS_CHECK(!watching->synced && record == NULL);
+		watching->synced = true;
+	} else {
+		STRESS_CHECK(record->n_nodes == 1);
+		watching->nodes += what == SVC_CREATED   ? 1
+				   : what == SVC_REMOVED ? -1
+							 : 0;
+		STRESS_CHECK(watching->nodes >= 0);
+	}
+	stress_yield(1);
+	atomic_fetch_sub(&watching->inside, 1);
+}
+
+static void
+watch(struct stress_actor *actor, struct world *world, struct stress_slot *slot)
+{
+	struct watching *watching = stress_slot_take(slot);
+	if (watching != NULL) {
+		stress_at(actor, "svc_registry_unwatch");
+		svc_registry_unwatch(watching->watch);
+		atomic_store(&watching->over, true);
+		svc_mem_free(watching);
+		return;
+	}
+	watching = svc_mem_calloc(1, sizeof(*watching));
+	STRESS_CHECK(watching != NULL);
+	stress_at(actor, "svc_registry_watch");
+	STRESS_CHECK(
+	    svc_registry_watch(world->lasting,
+		stress_chance(actor, 30) ? NULL
+					 : services[stress_below(actor, 3)],
+		on_change, watching, &watching->watch, NULL) == SVC_OK);
+	if (!stress_slot_put(slot, watching)) {
+		svc_registry_unwatch(watching->watch);
+		svc_mem_free(watching);
+	}
+}
+
+/* A registry of its own with watches that its end ends. */
+static void
+pass(struct stress_actor *actor, struct world *world)
+{
+	enum { N = 3 };
+	struct watching watching[N] = {0};
+	struct svc_registry *registry = another_registry(world);
+	for (int i = 0; i < N; i++)
+		STRESS_CHECK(
+		    svc_registry_watch(registry, i == 0 ? NULL : services[i],
+			on_change, &watching[i], &watching[i].watch,
+			NULL) == SVC_OK);
+	for (uint64_t n = stress_below(actor, 5); n > 0; n--)
+		stress_dither(actor);
+	change(actor, registry);
+	stress_at(actor, "svc_registry_destroy");
+	svc_registry_destroy(registry);
+	for (int i = 0; i < N; i++)
+		atomic_store(&watching[i].over, true);
+}
+
+static void
+work_registry(struct stress_actor *actor, void *arg)
+{
+	struct world *world = arg;
+	for (int i = 0; i < ACTIONS; i++) {
+		stress_dither(actor);
+		uint64_t dice = stress_below(actor, 100);
+		if (dice < 40)
+			change(actor, world->lasting);
+		else if (dice < 55)
+			look(actor, world->lasting);
+		else if (dice < 90)
+			watch(actor, world,
+			    world->watches[stress_below(actor, WATCHES)]);
+		else
+			pass(actor, world);
+	}
+}
+
+static void
+play_registry(struct stress_actor *owner, const struct stress_scene *scene)
+{
+	(void)scene;
+	struct world world = {0};
+	begin(&world);
+	for (int i = 0; i < WATCHES; i++)
+		world.watches[i] = stress_slot_create();
+	stress_go(work_registry, &world);
+	stress_join(owner);
+	/* The watches that are left end with it. */
+	stress_at(owner, "svc_registry_destroy");
+	svc_registry_destroy(world.lasting);
+	for (int i = 0; i < WATCHES; i++) {
+		struct watching *watching = stress_slot_take(world.watches[i]);
+		svc_mem_free(watching);
+		stress_slot_destroy(world.watches[i]);
+	}
+}
+
+/* ---------------------------------------------------------------- selector */
+
+struct chooser { /* a selector and the registry it watches */
+	struct svc_registry *registry;
+	struct svc_selector *selector;
+};
+
+static void
+on_unlink(void *link, void *arg)
+{
+	struct world *world = arg;
+	atomic_fetch_add(&world->unlinked, 1);
+	svc_mem_free(link);
+}
+
+static struct chooser *
+make_chooser(struct stress_actor *actor, struct world *world)
+{
+	struct chooser *chooser = svc_mem_calloc(1, sizeof(*chooser));
+	STRESS_CHECK(chooser != NULL);
+	chooser->registry = another_registry(world);
+	struct svc_selector_config config = {
+	    .registry = chooser->registry,
+	    .strategy = stress_chance(actor, 50) ? "round_robin" : "random",
+	    .failures = 2,
+	    .window_ms = 5,
+	    .unlink = on_unlink,
+	    .arg = world,
+	};
+	STRESS_CHECK(
+	    svc_selector_create(&config, &chooser->selector, NULL) == SVC_OK);
+	return chooser;
+}
+
+static void
+free_chooser(struct stress_actor *actor, struct chooser *chooser)
+{
+	if (chooser == NULL)
+		return;
+	stress_at(actor, "svc_selector_destroy");
+	svc_selector_destroy(chooser->selector);
+	svc_registry_destroy(chooser->registry);
+	svc_mem_free(chooser);
+}
+
+static void
+on_each(const struct svc_target *target, bool blacklisted, void *arg)
+{
+	int *count = arg;
+	(void)blacklisted;
+	*count += (int)strlen(target->node->id);
+}
+
+static void
+pick(struct stress_actor *actor, struct world *world)
+{
+	struct chooser *chooser = stress_slot_enter(world->selector);
+	if (chooser == NULL)
+		return;
+	struct svc_pick want = {.service = services[stress_below(actor, 3)],
+	    .deadline_at_ms = svc_deadline(30000)};
+	if (stress_chance(actor, 20))
+		want.version = "2";
+	struct svc_target *target;
+	struct svc_error err = {0};
+	int count = 0;
+	stress_at(actor, "svc_selector_pick");
+	svc_err code =
+	    svc_selector_pick(chooser->selector, &want, &target, &err);
+	if (code != SVC_OK && code != SVC_E_NOT_FOUND &&
+	    code != SVC_E_UNAVAILABLE)
+		stress_fail("pick: %s: %s", svc_err_name(code), err.text);
+	if (code == SVC_OK) {
+		STRESS_CHECK(strcmp(target->record->name, want.service) == 0);
+		if (stress_chance(actor, 40)) {
+			void *link = svc_mem_alloc(1);
+			STRESS_CHECK(link != NULL);
+			if (svc_target_relink(target, NULL, link))
+				atomic_fetch_add(&world->linked, 1);
+			else
+				svc_mem_free(link);
+		}
+		bool twice = stress_chance(actor, 30);
+		if (twice)
+			svc_target_hold(target);
+		stress_dither(actor);
+		STRESS_CHECK(strlen(target->node->address) > 0);
+		svc_target_done(target, (svc_outcome)stress_below(actor, 3),
+		    (int64_t)stress_below(actor, 1000));
+		if (twice)
+			svc_target_done(target, SVC_OUTCOME_NEUTRAL, 0);
+	}
+	if (stress_chance(actor, 20))
+		svc_selector_each(chooser->selector, want.service,
+		    want.deadline_at_ms, on_each, &count, NULL);
+	stress_slot_leave(world->selector);
+}
+
+static void
+work_selector(struct stress_actor *actor, void *arg)
+{
+	struct world *world = arg;
+	for (int i = 0; i < ACTIONS; i++) {
+		stress_dither(actor);
+		if (stress_chance(actor, 70))
+			pick(actor, world);
+		else
+			change(actor, world->lasting);
+	}
+}
+
+static void
+play_selector(struct stress_actor *owner, const struct stress_scene *scene)
+{
+	(void)scene;
+	struct world world = {0};
+	begin(&world);
+	world.selector = stress_slot_create();
+	stress_slot_put(world.selector, make_chooser(owner, &world));
+	stress_go(work_selector, &world);
+	for (uint64_t n = stress_below(owner, 6); n > 0; n--) {
+		for (uint64_t k = stress_below(owner, 20); k > 0; k--)
+			stress_dither(owner);
+		free_chooser(owner, stress_slot_take(world.selector));
+		stress_slot_put(world.selector, make_chooser(owner, &world));
+	}
+	stress_join(owner);
+	free_chooser(owner, stress_slot_take(world.selector));
+	STRESS_CHECK(world.linked == world.unlinked);
+	stress_slot_destroy(world.selector);
+	svc_registry_destroy(world.lasting);
+}
+
+/* ------------------------------------------------------------------ broker */
+
+struct listening {
+	struct svc_subscription *subscription;
+	_Atomic int inside; /* one subscription's handler runs once at a time */
+	_Atomic bool over;
+	bool fails;
+};
+
+static svc_err
+on_event(const char *topic, const struct svc_message *message, void *arg)
+{
+	struct listening *listening = arg;
+	STRESS_CHECK(!atomic_load(&listening->over));
+	STRESS_CHECK(atomic_fetch_add(&listening->inside, 1) == 0);
+	STRESS_CHECK(strlen(topic) > 0 && message->len <= 64);
+	stress_yield((unsigned)message->len % 5);
+	atomic_fetch_sub(&listening->inside, 1);
+	return listening->fails && message->len % 7 == 0 ? SVC_E_ABORTED
+							 : SVC_OK;
+}
+
+static struct svc_broker *
+make_broker(struct world *world)
+{
+	struct svc_broker_config config = {.address = world->address};
+	struct svc_broker *broker;
+	STRESS_CHECK(svc_broker_create_ops(
+			 &svc_broker_memory, &config, &broker, NULL) == SVC_OK);
+	STRESS_CHECK(svc_broker_connect(broker, NULL) == SVC_OK);
+	return broker;
+}
+
+static void
+listen(struct stress_actor *actor, struct svc_broker *broker,
+    struct listening *listening)
+{
+	listening->fails = stress_chance(actor, 30);
+	stress_at(actor, "svc_broker_subscribe");
+	STRESS_CHECK(
+	    svc_broker_subscribe(broker, services[stress_below(actor, 3)],
+		stress_chance(actor, 40) ? "workers" : NULL, on_event,
+		listening, &listening->subscription, NULL) == SVC_OK);
+}
+
+static void
+tell(struct stress_actor *actor, struct svc_broker *broker)
+{
+	char data[64] = "";
+	struct svc_message message = {
+	    .data = data, .len = (size_t)stress_below(actor, sizeof(data))};
+	struct svc_error err = {0};
+	stress_at(actor, "svc_broker_publish");
+	svc_err code = svc_broker_publish(broker,
+	    services[stress_below(actor, 3)], &message,
+	    stress_chance(actor, 30) ? SVC_PUBLISH_NOWAIT : 0, &err);
+	if (code != SVC_OK && code != SVC_E_AGAIN && code != SVC_E_TIMEDOUT)
+		stress_fail("publish: %s: %s", svc_err_name(code), err.text);
+}
+
+static void
+subscribe(
+    struct stress_actor *actor, struct world *world, struct stress_slot *slot)
+{
+	struct listening *listening = stress_slot_take(slot);
+	if (listening != NULL) {
+		stress_at(actor, "svc_broker_unsubscribe");
+		svc_broker_unsubscribe(listening->subscription);
+		atomic_store(&listening->over, true);
+		svc_mem_free(listening);
+		return;
+	}
+	listening = svc_mem_calloc(1, sizeof(*listening));
+	STRESS_CHECK(listening != NULL);
+	listen(actor, world->broker, listening);
+	if (!stress_slot_put(slot, listening)) {
+		svc_broker_unsubscribe(listening->subscription);
+		svc_mem_free(listening);
+	}
+}
+
+/* A broker of its own with subscriptions that its end ends. */
+static void
+pass_broker(struct stress_actor *actor, struct world *world)
+{
+	enum { N = 3 };
+	struct listening listening[N] = {0};
+	struct svc_broker *broker = make_broker(world);
+	for (int i = 0; i < N; i++)
+		listen(actor, broker, &listening[i]);
+	tell(actor, broker);
+	for (uint64_t n = stress_below(actor, 5); n > 0; n--)
+		stress_dither(actor);
+	stress_at(actor, "svc_broker_destroy");
+	svc_broker_destroy(broker);
+	for (int i = 0; i < N; i++)
+		atomic_store(&listening[i].over, true);
+}
+
+static void
+work_broker(struct stress_actor *actor, void *arg)
+{
+	struct world *world = arg;
+	for (int i = 0; i < ACTIONS; i++) {
+		stress_dither(actor);
+		uint64_t dice = stress_below(actor, 100);
+		if (dice < 55)
+			tell(actor, world->broker);
+		else if (dice < 92)
+			subscribe(actor, world,
+			    world->watches[stress_below(actor, WATCHES)]);
+		else
+			pass_broker(actor, world);
+	}
+}
+
+static void
+play_broker(struct stress_actor *owner, const struct stress_scene *scene)
+{
+	(void)scene;
+	struct world world = {0};
+	snprintf(world.address, sizeof(world.address), "stress-%llu",
+	    (unsigned long long)stress_unique());
+	world.broker = make_broker(&world);
+	for (int i = 0; i < WATCHES; i++)
+		world.watches[i] = stress_slot_create();
+	stress_go(work_broker, &world);
+	stress_join(owner);
+	stress_at(owner, "svc_broker_destroy");
+	svc_broker_destroy(world.broker);
+	for (int i = 0; i < WATCHES; i++) {
+		svc_mem_free(stress_slot_take(world.watches[i]));
+		stress_slot_destroy(world.watches[i]);
+	}
+}
+
+int
+main(int argc, char *argv[])
+{
+	static const struct stress_scene scenes[] = {
+	    {"registry", 60, play_registry, NULL, NULL},
+	    {"selector", 60, play_selector, NULL, NULL},
+	    {"broker", 40, play_broker, NULL, NULL},
+	    {0},
+	};
+	svc_log_set_level(SVC_LOG_OFF);
+	return stress_main(argc, argv, scenes);
+}

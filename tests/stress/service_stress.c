@@ -1,0 +1,558 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Services that come and go while others call them, hold streams with them,
+ * publish and subscribe; and a client that ends with all that behind it.
+ *
+ * The owner makes and frees two services of one name again and again. The
+ * workers call, stream and publish through a client that outlives them. Every
+ * handler has its own memory that goes with its service, so that one that runs
+ * too late is found by the address sanitizer.
+ */
+#include "stress.h"
+
+#include <svc/svc.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SERVERS 2
+#define STREAMS 6
+#define ACTIONS 16
+
+struct town {
+	const char *transport, *broker;
+	char registry[32];
+	struct svc_service *client;
+	struct svc_client *caller;
+	struct stress_slot *streams[STREAMS];
+};
+
+/* A service that will be freed. */
+struct server {
+	struct svc_service *service;
+	struct town *town;
+	_Atomic bool over; /* svc_free has returned */
+	_Atomic int handling;
+	pthread_t runner;
+	bool runs;
+};
+
+static void
+enter(struct server *server)
+{
+	STRESS_CHECK(!atomic_load(&server->over));
+	atomic_fetch_add(&server->handling, 1);
+}
+
+static svc_err
+leave(struct server *server, svc_err code)
+{
+	atomic_fetch_sub(&server->handling, 1);
+	return code;
+}
+
+/* ---------------------------------------------------------------- handlers */
+
+static svc_err
+on_echo(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct server *server = arg;
+	(void)call;
+	enter(server);
+	rsp->data = req->data;
+	rsp->len = req->len;
+	return leave(server, SVC_OK);
+}
+
+static svc_err
+on_slow(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct server *server = arg;
+	(void)req;
+	enter(server);
+	unsigned char dice =
+	    req->len > 0 ? *(const unsigned char *)req->data : 0;
+	if (dice & 1)
+		svc_will_block();
+	for (int i = 0; i < dice && !svc_call_cancelled(call); i++)
+		stress_yield(1);
+	if (dice % 5 == 0)
+		return leave(server,
+		    svc_fail(call, SVC_E_ABORTED, "as asked: %d", dice));
+	return leave(server, svc_reply_text(call, rsp, NULL, "%d", dice));
+}
+
+/* Calls its own kind, perhaps itself, while it may be being freed. */
+static svc_err
+on_relay(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct server *server = arg;
+	enter(server);
+	struct svc_message answer;
+	struct svc_error err = {0};
+	svc_err code = svc_call(svc_client_of(svc_call_service(call)), "stress",
+	    "Stress.Slow", req, &answer, timeout_ms(500), detail(&err));
+	if (code != SVC_OK)
+		return leave(server, svc_fail(call, code, "%s", err.text));
+	code = svc_reply_text(call, rsp, NULL, "%.*s", (int)answer.len,
+	    (const char *)answer.data);
+	svc_message_free(&answer);
+	return leave(server, code);
+}
+
+static svc_err
+on_tell(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct server *server = arg;
+	(void)rsp;
+	enter(server);
+	struct svc_error err = {0};
+	svc_err code =
+	    svc_publish_detail(svc_call_service(call), "news", req, &err);
+	if (code != SVC_OK)
+		svc_fail(call, code, "%s", err.text);
+	return leave(server, code);
+}
+
+static svc_err
+on_stream_echo(struct svc_stream *stream, void *arg)
+{
+	struct server *server = arg;
+	struct svc_message m;
+	svc_err code;
+	enter(server);
+	svc_stream_set_trailer(stream, "said", "all");
+	while ((code = svc_stream_recv(stream, &m)) == SVC_OK) {
+		code = svc_stream_send(stream, &m);
+		if (code != SVC_OK)
+			break;
+		svc_stream_forget(stream);
+	}
+	return leave(server, code);
+}
+
+static svc_err
+on_stream_source(struct svc_stream *stream, void *arg)
+{
+	struct server *server = arg;
+	char data[300];
+	struct svc_message m = {.data = data, .len = sizeof(data)};
+	svc_err code = SVC_OK;
+	enter(server);
+	memset(data, 'x', sizeof(data));
+	for (int i = 0; i < 3000 && code == SVC_OK; i++)
+		code = svc_stream_send(stream, &m);
+	return leave(server, code);
+}
+
+static svc_err
+on_stream_brief(struct svc_stream *stream, void *arg)
+{
+	struct server *server = arg;
+	struct svc_message m = {.data = "bye", .len = 3};
+	enter(server);
+	svc_err code = svc_stream_send(stream, &m);
+	return leave(server, code);
+}
+
+static svc_err
+on_news(struct svc_event *event, void *arg)
+{
+	struct server *server = arg;
+	enter(server);
+	size_t len = svc_event_message(event)->len;
+	stress_yield((unsigned)(len % 7));
+	return leave(server, SVC_OK);
+}
+
+/* ----------------------------------------------------------------- servers */
+
+static struct svc_service *
+make(struct town *town, const char *of, struct stress_actor *actor)
+{
+	struct svc_option list[] = {
+	    SVC_OPT_name(of),
+	    {SVC_OPTION_REGISTRY, "memory", town->registry, 0, 0, 0, 0},
+	    {SVC_OPTION_TRANSPORT, town->transport, 0, 0, 0, 0, 0},
+	    {SVC_OPTION_BROKER, town->broker, town->registry, 0, 0, 0, 0},
+	    SVC_OPT_log_level("off"),
+	    SVC_OPT_end(),
+	    SVC_OPT_end(),
+	};
+	if (strcmp(town->broker, "memory") != 0)
+		list[3].text2 = NULL;
+	if (strcmp(town->transport, "memory") != 0)
+		list[5] = (struct svc_option)SVC_OPT_address("127.0.0.1:0");
+	struct svc_service *service = svc_new_options(list);
+	STRESS_CHECK(service != NULL);
+	char cut[] = "--drain_timeout=0", wait[] = "--drain_timeout=0.05";
+	char program[] = "stress";
+	char *argv[] = {program, stress_chance(actor, 50) ? cut : wait, NULL};
+	stress_at(actor, "svc_init");
+	if (svc_init(service, 2, argv) != SVC_OK)
+		stress_fail("init: %s", svc_error_text(service));
+	return service;
+}
+
+static void *
+run(void *arg)
+{
+	struct server *server = arg;
+	svc_err code = svc_run(server->service);
+	if (code != SVC_OK)
+		stress_fail("svc_run: %s", svc_error_text(server->service));
+	return NULL;
+}
+
+static struct server *
+open_server(struct stress_actor *owner, struct town *town)
+{
+	struct server *server = svc_mem_calloc(1, sizeof(*server));
+	STRESS_CHECK(server != NULL);
+	server->town = town;
+	struct svc_service *s = server->service = make(town, "stress", owner);
+	svc_err code = svc_handle(s, "Stress.Echo", on_echo, server);
+	code |= svc_handle(s, "Stress.Slow", on_slow, server, idempotent());
+	code |= svc_handle(s, "Stress.Few", on_slow, server, limit(1));
+	code |= svc_handle(s, "Stress.Relay", on_relay, server);
+	code |= svc_handle(s, "Stress.Tell", on_tell, server);
+	code |= svc_handle_stream(s, "Stress.Both", on_stream_echo, server);
+	code |= svc_handle_stream(s, "Stress.Many", on_stream_source, server);
+	code |= svc_handle_stream(s, "Stress.Brief", on_stream_brief, server);
+	code |= svc_subscribe(s, "news", on_news, server);
+	if (stress_chance(owner, 50))
+		code |=
+		    svc_subscribe(s, "news", on_news, server, queue("workers"));
+	STRESS_CHECK(code == SVC_OK);
+	stress_at(owner, "svc_start");
+	server->runs = stress_chance(owner, 40);
+	if (server->runs) {
+		STRESS_CHECK(
+		    pthread_create(&server->runner, NULL, run, server) == 0);
+	} else if (svc_start(s) != SVC_OK) {
+		stress_fail("start: %s", svc_error_text(s));
+	}
+	return server;
+}
+
+static void
+close_server(struct stress_actor *owner, struct server *server)
+{
+	if (server->runs) {
+		stress_at(owner, "svc_stop");
+		svc_stop(server->service);
+		if (stress_chance(owner, 30))
+			svc_stop(server->service);
+		stress_at(owner, "waits for svc_run");
+		pthread_join(server->runner, NULL);
+	}
+	stress_at(owner, "svc_free");
+	svc_free(server->service);
+	STRESS_CHECK(atomic_load(&server->handling) == 0);
+	atomic_store(&server->over, true);
+	svc_mem_free(server);
+}
+
+/* ----------------------------------------------------------------- callers */
+
+/* What a call, a stream or an event may end with while services vanish. */
+static void
+check(const char *what, svc_err code, const char *text)
+{
+	switch (code) {
+	case SVC_OK:
+	case SVC_E_ABORTED:     /* the handler */
+	case SVC_E_NOT_FOUND:   /* nobody is there */
+	case SVC_E_UNAVAILABLE: /* gone, or going */
+	case SVC_E_TIMEDOUT:
+	case SVC_E_CANCELLED:
+	case SVC_E_EXHAUSTED: /* limit(1) */
+	case SVC_E_EOF:       /* streams only */
+		return;
+	default:
+		stress_fail("%s: %s: %s", what, svc_err_name(code), text);
+	}
+}
+
+static void
+call(struct stress_actor *actor, struct town *town)
+{
+	static const char *const endpoints[] = {"Stress.Echo", "Stress.Echo",
+	    "Stress.Slow", "Stress.Slow", "Stress.Few", "Stress.Relay",
+	    "Stress.Tell", "Stress.Brief"};
+	const char *endpoint = endpoints[stress_below(actor, 8)];
+	char data[200];
+	memset(data, (int)stress_below(actor, 256), sizeof(data));
+	struct svc_message req = {.data = data,
+	    .len = 1 + (size_t)stress_below(actor, sizeof(data) - 1)};
+	struct svc_message rsp;
+	struct svc_error err = {0};
+	int64_t limit_ms = stress_chance(actor, 20)
+			       ? 1 + (int64_t)stress_below(actor, 5)
+			       : 5000;
+	stress_at(actor, endpoint);
+	svc_err code = svc_call(town->caller, "stress", endpoint, &req, &rsp,
+	    timeout_ms(limit_ms), detail(&err));
+	check(endpoint, code, err.text);
+	if (code == SVC_OK && strcmp(endpoint, "Stress.Echo") == 0)
+		STRESS_CHECK(rsp.len == req.len &&
+			     memcmp(rsp.data, req.data, rsp.len) == 0);
+	svc_message_free(&rsp);
+}
+
+/* One may send and another receive; anybody may cancel or ask. */
+struct shared {
+	struct svc_stream *stream;
+	pthread_mutex_t sending, receiving;
+};
+
+static void
+give_back(struct stress_actor *actor, struct shared *shared)
+{
+	stress_at(actor, "svc_stream_free");
+	svc_stream_free(shared->stream);
+	pthread_mutex_destroy(&shared->sending);
+	pthread_mutex_destroy(&shared->receiving);
+	svc_mem_free(shared);
+}
+
+static void
+open_stream(
+    struct stress_actor *actor, struct town *town, struct stress_slot *slot)
+{
+	static const char *const endpoints[] = {"Stress.Both", "Stress.Both",
+	    "Stress.Many", "Stress.Brief", "Stress.Echo", "Stress.Slow"};
+	const char *endpoint = endpoints[stress_below(actor, 6)];
+	int64_t limit_ms = stress_chance(actor, 30)
+			       ? 1 + (int64_t)stress_below(actor, 20)
+			       : 300;
+	struct svc_error err = {0};
+	stress_at(actor, "svc_open");
+	struct svc_stream *stream = svc_open(town->caller, "stress", endpoint,
+	    timeout_ms(limit_ms), detail(&err));
+	if (stream == NULL) {
+		check("svc_open", err.code, err.text);
+		STRESS_CHECK(err.code != SVC_OK);
+		return;
+	}
+	struct shared *shared = svc_mem_calloc(1, sizeof(*shared));
+	STRESS_CHECK(shared != NULL);
+	shared->stream = stream;
+	pthread_mutex_init(&shared->sending, NULL);
+	pthread_mutex_init(&shared->receiving, NULL);
+	if (!stress_slot_put(slot, shared))
+		give_back(actor, shared);
+}
+
+static void
+send_some(struct stress_actor *actor, struct shared *shared)
+{
+	struct svc_error err = {0};
+	char data[2000] = "";
+	struct svc_message m = {.data = data};
+	svc_err code = SVC_OK;
+	stress_at(actor, "svc_stream_send");
+	for (uint64_t n = stress_below(actor, 6); n > 0 && code == SVC_OK;
+	     n--) {
+		m.len = (size_t)stress_below(actor, sizeof(data));
+		code = svc_stream_send(shared->stream, &m);
+	}
+	if (code == SVC_OK && stress_chance(actor, 40))
+		code = svc_stream_close_send(shared->stream);
+	svc_stream_error(shared->stream, &err);
+	if (code != SVC_E_INVAL) /* after close_send */
+		check("svc_stream_send", code, err.text);
+}
+
+static void
+receive_some(struct stress_actor *actor, struct shared *shared)
+{
+	struct svc_error err = {0};
+	struct svc_message m;
+	svc_err code = SVC_OK;
+	stress_at(actor, "svc_stream_recv");
+	for (uint64_t n = stress_below(actor, 4); n > 0 && code == SVC_OK;
+	     n--) {
+		code = svc_stream_recv(shared->stream, &m);
+		size_t sum = 0;
+		for (size_t i = 0; code == SVC_OK && i < m.len; i++)
+			sum += ((const unsigned char *)m.data)[i];
+		STRESS_CHECK(sum <= SIZE_MAX / 2);
+	}
+	if (code == SVC_E_EOF)
+		(void)svc_stream_trailer(shared->stream, "said");
+	svc_stream_error(shared->stream, &err);
+	/* A unary endpoint that is spoken to by a stream may see no message,
+	 * or more than one. */
+	if (code != SVC_E_INVAL)
+		check("svc_stream_recv", code, err.text);
+}
+
+static void
+use_stream(struct stress_actor *actor, struct town *town)
+{
+	struct stress_slot *slot = town->streams[stress_below(actor, STREAMS)];
+	struct shared *shared;
+	if (stress_chance(actor, 15)) {
+		/* Who still receives is freed from it by the cancel. */
+		shared = stress_slot_enter(slot);
+		if (shared == NULL)
+			return;
+		svc_stream_cancel(shared->stream);
+		stress_slot_leave(slot);
+		shared = stress_slot_take(slot);
+		if (shared != NULL)
+			give_back(actor, shared);
+		return;
+	}
+	shared = stress_slot_enter(slot);
+	if (shared == NULL) {
+		open_stream(actor, town, slot);
+		return;
+	}
+	uint64_t dice = stress_below(actor, 100);
+	if (dice < 10) {
+		stress_at(actor, "svc_stream_cancel");
+		svc_stream_cancel(shared->stream);
+	} else if (dice < 25) {
+		(void)svc_stream_cancelled(shared->stream);
+		(void)svc_stream_error(shared->stream, NULL);
+	} else if (dice < 65) {
+		if (pthread_mutex_trylock(&shared->sending) == 0) {
+			send_some(actor, shared);
+			pthread_mutex_unlock(&shared->sending);
+		}
+	} else if (pthread_mutex_trylock(&shared->receiving) == 0) {
+		receive_some(actor, shared);
+		pthread_mutex_unlock(&shared->receiving);
+	}
+	stress_slot_leave(slot);
+}
+
+static void
+publish(struct stress_actor *actor, struct town *town)
+{
+	char data[64] = "";
+	struct svc_error err = {0};
+	struct svc_message m = {
+	    .data = data, .len = (size_t)stress_below(actor, sizeof(data))};
+	stress_at(actor, "svc_publish");
+	svc_err code = svc_publish_detail(town->client, "news", &m, &err);
+	check("svc_publish", code, err.text);
+}
+
+static void
+work(struct stress_actor *actor, void *arg)
+{
+	struct town *town = arg;
+	for (int i = 0; i < ACTIONS; i++) {
+		stress_dither(actor);
+		uint64_t dice = stress_below(actor, 100);
+		if (dice < 50)
+			call(actor, town);
+		else if (dice < 90)
+			use_stream(actor, town);
+		else
+			publish(actor, town);
+	}
+}
+
+struct ending {
+	_Atomic bool over;
+};
+
+static svc_err
+on_client_news(struct svc_event *event, void *arg)
+{
+	struct ending *ending = arg;
+	(void)event;
+	STRESS_CHECK(!atomic_load(&ending->over));
+	return SVC_OK;
+}
+
+static void
+play(struct stress_actor *owner, const struct stress_scene *scene)
+{
+	struct town town = {.transport = scene->variant};
+	town.broker = stress_chance(owner, 50) ? "p2p" : "memory";
+	snprintf(town.registry, sizeof(town.registry), "stress-%llu",
+	    (unsigned long long)stress_unique());
+	/* Half of the clients are services too, with a subscription that is
+	 * open when they are freed. */
+	struct ending *ending = svc_mem_calloc(1, sizeof(*ending));
+	STRESS_CHECK(ending != NULL);
+	town.client = make(&town, "caller", owner);
+	bool starts = stress_chance(owner, 50);
+	if (starts) {
+		STRESS_CHECK(svc_subscribe(town.client, "news", on_client_news,
+				 ending) == SVC_OK);
+		if (svc_start(town.client) != SVC_OK)
+			stress_fail("start: %s", svc_error_text(town.client));
+	}
+	town.caller = svc_client_of(town.client);
+	for (int i = 0; i < STREAMS; i++)
+		town.streams[i] = stress_slot_create();
+	struct server *servers[SERVERS];
+	for (int i = 0; i < SERVERS; i++)
+		servers[i] = open_server(owner, &town);
+
+	stress_go(work, &town);
+	for (uint64_t n = stress_below(owner, 4); n > 0; n--) {
+		int i = (int)stress_below(owner, SERVERS);
+		for (uint64_t k = stress_below(owner, 60); k > 0; k--)
+			stress_dither(owner);
+		close_server(owner, servers[i]);
+		servers[i] = open_server(owner, &town);
+	}
+	bool early = stress_chance(owner, 50);
+	if (early) /* with the workers' calls and streams */
+		for (int i = 0; i < SERVERS; i++)
+			close_server(owner, servers[i]);
+	stress_join(owner);
+
+	/* The client may end before the servers that its streams were at. */
+	for (int i = 0; i < STREAMS; i++) {
+		struct shared *shared = stress_slot_take(town.streams[i]);
+		if (shared != NULL)
+			give_back(owner, shared);
+		stress_slot_destroy(town.streams[i]);
+	}
+	bool client_first = stress_chance(owner, 50);
+	for (int turn = 0; turn < 2; turn++) {
+		if ((turn == 0) == client_first) {
+			stress_at(owner, "svc_free of the client");
+			svc_free(town.client);
+			atomic_store(&ending->over, true);
+			svc_mem_free(ending);
+		} else if (!early) {
+			for (int i = 0; i < SERVERS; i++)
+				close_server(owner, servers[i]);
+		}
+	}
+}
+
+static bool
+have(const char *plugin)
+{
+	const void *ops;
+	return svc_catalogue_find(
+		   &svc_transport_interface, plugin, &ops, NULL) == SVC_OK;
+}
+
+int
+main(int argc, char *argv[])
+{
+	static const struct stress_scene scenes[] = {
+	    {"memory", 20, play, "memory", NULL},
+	    {"tcp", 20, play, "tcp", have},
+	    {"nng", 5, play, "nng", have},
+	    {0},
+	};
+	svc_log_set_level(SVC_LOG_OFF);
+	return stress_main(argc, argv, scenes);
+}
