@@ -99,6 +99,16 @@ side_writable(struct svc_stream_handle *stream)
 	pthread_mutex_unlock(&here.mutex);
 }
 
+/* How it stands now. */
+static struct side
+look(const struct side *side)
+{
+	pthread_mutex_lock(&here.mutex);
+	struct side now = *side;
+	pthread_mutex_unlock(&here.mutex);
+	return now;
+}
+
 static const struct svc_stream_events keeps = {.part = side_part,
     .closed = side_closed,
     .writable = side_writable,
@@ -283,12 +293,12 @@ a_slow_reader_stops_the_writer(void **state)
 		if (sent == MESSAGES)
 			break;
 		AWAIT(theirs->count >= least);
-		assert_true((uint64_t)theirs->uncredited <= 65536 + LEN);
+		assert_true(look(theirs).uncredited <= 65536 + LEN);
 		read_all(theirs);
 		AWAIT(mine.room);
 	}
-	while (theirs->count < MESSAGES) {
-		uint32_t count = theirs->count;
+	uint32_t count;
+	while ((count = look(theirs).count) < MESSAGES) {
 		read_all(theirs);
 		AWAIT(theirs->count > count);
 	}
