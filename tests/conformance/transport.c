@@ -194,8 +194,11 @@ server_start(struct server *server, int64_t max_message)
 	svc_cond_init(&server->gate.changed);
 	assert_int_equal(
 	    svc_executor_create(NULL, &server->executor, &err), SVC_OK);
+	/* A keepalive wakes both sides now and then, and so would help over a
+	 * wake-up that was lost. */
 	struct svc_transport_config config = {.executor = server->executor,
 	    .limits.max_message = max_message,
+	    .limits.keepalive_ms = -1,
 	    .tls = setup->tls};
 	assert_int_equal(
 	    server->ops->create(&config, &server->self, &err), SVC_OK);

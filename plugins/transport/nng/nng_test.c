@@ -367,6 +367,7 @@ struct churn {
 	struct end *end;
 	const char *address;
 	uint32_t good;
+	char text[300]; /* why the first bad one was bad */
 };
 
 static void *
@@ -375,13 +376,24 @@ churn(void *arg)
 	struct churn *me = arg;
 	for (int i = 0; i < 50; i++) {
 		void *conn;
-		if (me->end->ops->dial(me->end->self, me->address, 5000, &conn,
-			NULL) != SVC_OK)
-			continue;
-		/* Every other one is given up before it is connected. */
-		if (i % 2 == 1 || call(me->end->ops, conn, 100).code == SVC_OK)
+		struct svc_error err = {0};
+		struct got got = {.code = SVC_OK};
+		got.code = me->end->ops->dial(
+		    me->end->self, me->address, 5000, &conn, &err);
+		if (got.code == SVC_OK) {
+			/* Every other one is given up before it is connected.
+			 */
+			if (i % 2 == 0)
+				got = call(me->end->ops, conn, 100);
+			me->end->ops->conn_destroy(conn);
+		} else {
+			snprintf(got.text, sizeof(got.text), "%s", err.text);
+		}
+		if (got.code == SVC_OK)
 			me->good++;
-		me->end->ops->conn_destroy(conn);
+		else if (me->text[0] == '\0')
+			snprintf(me->text, sizeof(me->text), "%d: error %d, %s",
+			    i, (int)got.code, got.text);
 	}
 	return NULL;
 }
@@ -403,6 +415,7 @@ connections_come_and_go(void **state)
 	}
 	for (int i = 0; i < 4; i++) {
 		svc_thread_join(threads[i].thread);
+		assert_string_equal(threads[i].text, "");
 		assert_int_equal(threads[i].good, 50);
 	}
 	stop(&client);
