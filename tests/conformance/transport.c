@@ -337,7 +337,7 @@ dial(struct server *server)
 	struct svc_error err = {0};
 	void *conn;
 	if (server->ops->dial(server->self,
-		server->ops->listener_address(server->listener), 5000, &conn,
+		server->ops->listener_address(server->listener), WAIT_MS, &conn,
 		&err) != SVC_OK)
 		fail_msg("%s", err.text);
 	return conn;

@@ -298,14 +298,14 @@ a_stranger_loses_its_own_connection_only(void **state)
 
 /* More than nng has threads, so that all of these are at it at once. */
 static void
-connections_may_end_while_they_are_made(void **state)
+connections_end_while_they_are_made(const char *listens)
 {
-	(void)state;
 	enum { CONNS = 64, ROUNDS = 50 };
 	static void *conns[CONNS];
-	struct end end;
-	start(&end, "nng", NULL, "127.0.0.1:0");
-	const char *address = end.ops->listener_address(end.listener);
+	struct end server, end;
+	start(&server, "nng", NULL, listens);
+	start(&end, "nng", NULL, NULL);
+	const char *address = server.ops->listener_address(server.listener);
 	for (int round = 0; round < ROUNDS; round++) {
 		for (int i = 0; i < CONNS; i++)
 			assert_int_equal(end.ops->dial(end.self, address, 5000,
@@ -316,10 +316,21 @@ connections_may_end_while_they_are_made(void **state)
 	}
 	void *conn;
 	assert_int_equal(
-	    end.ops->dial(end.self, address, 5000, &conn, NULL), SVC_OK);
+	    end.ops->dial(end.self, address, WAIT_MS, &conn, NULL), SVC_OK);
 	assert_int_equal(call(end.ops, conn, 1).code, SVC_OK);
 	end.ops->conn_destroy(conn);
+	/* First, for nng 1.5 may hang when it closes a websocket's listener
+	 * during a handshake (its issue 1733). */
 	stop(&end);
+	stop(&server);
+}
+
+static void
+connections_may_end_while_they_are_made(void **state)
+{
+	(void)state;
+	connections_end_while_they_are_made("127.0.0.1:0");
+	connections_end_while_they_are_made("ws://127.0.0.1:0/svc");
 }
 
 static void
@@ -379,7 +390,7 @@ churn(void *arg)
 		struct svc_error err = {0};
 		struct got got = {.code = SVC_OK};
 		got.code = me->end->ops->dial(
-		    me->end->self, me->address, 5000, &conn, &err);
+		    me->end->self, me->address, WAIT_MS, &conn, &err);
 		if (got.code == SVC_OK) {
 			/* Every other one is given up before it is connected.
 			 */
