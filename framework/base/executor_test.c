@@ -564,6 +564,75 @@ idle_loops_wake_nobody(void **state)
 	count_fini(&ran);
 }
 
+/* ------------------------------------------- a loop that begins with work */
+
+static bool
+refuse(size_t size, void *arg)
+{
+	(void)size;
+	(void)arg;
+	return false;
+}
+
+struct opener {
+	struct svc_task task;
+	struct waiting *waiting;
+};
+
+static void
+blocking_run(struct svc_task *task)
+{
+	struct opener *opener = (struct opener *)(void *)task;
+	struct svc_loop *loop = svc_loop_current();
+	svc_loop_enter(loop);
+	count_up(&opener->waiting->began);
+	count_await(&opener->waiting->gate, 1);
+	svc_loop_leave(loop);
+	count_up(&opener->waiting->ended);
+}
+
+static void
+opener_run(struct svc_task *task)
+{
+	struct opener *opener = (struct opener *)(void *)task;
+	count_up(&opener->waiting->gate);
+}
+
+/* The first that a loop does, before it has ever waited, may block, while the
+ * monitor sleeps because nothing has happened yet. */
+static void
+a_loop_may_begin_with_a_handler_that_blocks(void **state)
+{
+	(void)state;
+	struct waiting waiting;
+	struct svc_executor_counts counts;
+	struct opener tasks[2] = {
+	    {.task.run = blocking_run, .waiting = &waiting},
+	    {.task.run = opener_run, .waiting = &waiting},
+	};
+	waiting_init(&waiting);
+	struct svc_executor *executor = create(1, 4);
+	/* A loop without a thread: memory for that is refused. */
+	svc_mem_set_hook(refuse, NULL);
+	struct svc_loop *loop = svc_executor_loop(executor);
+	svc_mem_set_hook(NULL, NULL);
+	svc_loop_post(loop, &tasks[0].task);
+	svc_loop_post(loop, &tasks[1].task);
+	int64_t deadline = svc_deadline(WAIT_MS);
+	do {
+		assert_true(svc_now_ms() < deadline);
+		svc_executor_count(executor, &counts);
+		sched_yield();
+	} while (!counts.parked);
+	assert_int_equal(counts.threads, 0);
+	assert_ptr_equal(svc_executor_loop(executor), loop);
+	count_await(&waiting.ended, 1);
+	svc_executor_count(executor, &counts);
+	assert_int_equal(counts.takeovers, 1);
+	svc_executor_destroy(executor);
+	waiting_fini(&waiting);
+}
+
 /* ------------------------------------------------------- many descriptors */
 
 /* A loop that is kept busy until all that is to be ready at once is. */
@@ -729,6 +798,7 @@ main(void)
 	    cmocka_unit_test(jobs_leave_threads_for_the_loops),
 	    cmocka_unit_test(loops_come_back_when_no_thread_was_left),
 	    cmocka_unit_test(idle_loops_wake_nobody),
+	    cmocka_unit_test(a_loop_may_begin_with_a_handler_that_blocks),
 	    cmocka_unit_test(events_of_a_detached_source_are_dropped),
 	    cmocka_unit_test(who_yields_comes_after_the_others),
 	};

@@ -480,6 +480,9 @@ svc_loop_run(struct svc_loop *loop)
 	self.loop = loop;
 	loop->sequence = atomic_load(&loop->token) >> 1;
 	atomic_store(&loop->sleeping, false);
+	/* A loop that begins may have work already and never sleep before it
+	 * runs a handler. */
+	svc_executor_busy(loop->executor);
 	run(loop);
 	bool lost = self.loop == NULL;
 	self.loop = NULL;

@@ -220,7 +220,12 @@ conn_flush(struct svc_mux *mux)
 	}
 	lock(conn);
 	conn->sends--;
+	bool wake = conn->paused && conn->sends == 0;
+	if (wake) /* nothing is under way whose end would tell the reader */
+		conn->paused = false;
 	unlock(conn);
+	if (wake)
+		kick(conn);
 	drop(conn);
 }
 
@@ -424,6 +429,16 @@ dialed(void *arg)
 {
 	struct conn *conn = arg;
 	int rv = nng_aio_result(conn->dial_aio);
+	if (rv == NNG_ETIMEDOUT && conn->layered) {
+		/* nng gives a websocket's handshake 2 s, whatever was asked. */
+		lock(conn);
+		bool again = !conn->closed;
+		unlock(conn);
+		if (again) {
+			nng_stream_dialer_dial(conn->dialer, conn->dial_aio);
+			return;
+		}
+	}
 	if (rv == 0) {
 		lock(conn);
 		conn->stream = nng_aio_get_output(conn->dial_aio, 0);
@@ -458,7 +473,9 @@ finish(struct conn *conn)
 	/* What nng has under way completes now. */
 	if (close)
 		nng_stream_close(conn->stream);
-	if (conn->dialer != NULL)
+	/* A websocket's dialer that is closed may never tell the end of what it
+	 * is about: that ends by itself, in the time it was given. */
+	if (conn->dialer != NULL && !conn->layered)
 		nng_stream_dialer_close(conn->dialer);
 	drop(conn); /* the loop's; whoever kicked has one more */
 }
@@ -474,7 +491,7 @@ read_on_loop(struct conn *conn)
 	conn->running = false;
 	conn->paused = result == SVC_MUX_YIELD;
 	unlock(conn);
-	conn_flush(&conn->mux);
+	conn_flush(&conn->mux);        /* unless it waits it ends the pause */
 	if (result == SVC_MUX_SHARE) { /* others come first */
 		hold(conn);
 		if (!svc_source_yield(&conn->source))
@@ -482,15 +499,6 @@ read_on_loop(struct conn *conn)
 	}
 	if (result == SVC_MUX_OK && !svc_mux_failed(&conn->mux))
 		receive(conn);
-	if (result != SVC_MUX_YIELD)
-		return true;
-	lock(conn);
-	bool again = conn->sends == 0; /* it was taken after all */
-	if (again)
-		conn->paused = false;
-	unlock(conn);
-	if (again)
-		kick(conn);
 	return true;
 }
 
@@ -714,6 +722,11 @@ conn_dial(struct nng *self, const char *given, int64_t timeout_ms,
 	}
 	conn->tls = address.tls;
 	conn->dialer = dialer;
+	/* Only for the websockets, which are not closed: see finish. */
+	int64_t most_ms = conn->mux.config.hello_ms + 1000;
+	nng_aio_set_timeout(conn->dial_aio, most_ms < INT32_MAX
+						? (nng_duration)most_ms
+						: NNG_DURATION_INFINITE);
 	conn_attach(conn);
 	hold(conn);
 	nng_stream_dialer_dial(dialer, conn->dial_aio);

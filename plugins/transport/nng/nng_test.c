@@ -298,14 +298,14 @@ a_stranger_loses_its_own_connection_only(void **state)
 
 /* More than nng has threads, so that all of these are at it at once. */
 static void
-connections_may_end_while_they_are_made(void **state)
+connections_end_while_they_are_made(const char *listens)
 {
-	(void)state;
 	enum { CONNS = 64, ROUNDS = 50 };
 	static void *conns[CONNS];
-	struct end end;
-	start(&end, "nng", NULL, "127.0.0.1:0");
-	const char *address = end.ops->listener_address(end.listener);
+	struct end server, end;
+	start(&server, "nng", NULL, listens);
+	start(&end, "nng", NULL, NULL);
+	const char *address = server.ops->listener_address(server.listener);
 	for (int round = 0; round < ROUNDS; round++) {
 		for (int i = 0; i < CONNS; i++)
 			assert_int_equal(end.ops->dial(end.self, address, 5000,
@@ -316,10 +316,21 @@ connections_may_end_while_they_are_made(void **state)
 	}
 	void *conn;
 	assert_int_equal(
-	    end.ops->dial(end.self, address, 5000, &conn, NULL), SVC_OK);
+	    end.ops->dial(end.self, address, WAIT_MS, &conn, NULL), SVC_OK);
 	assert_int_equal(call(end.ops, conn, 1).code, SVC_OK);
 	end.ops->conn_destroy(conn);
+	/* First, for nng 1.5 may hang when it closes a websocket's listener
+	 * during a handshake (its issue 1733). */
 	stop(&end);
+	stop(&server);
+}
+
+static void
+connections_may_end_while_they_are_made(void **state)
+{
+	(void)state;
+	connections_end_while_they_are_made("127.0.0.1:0");
+	connections_end_while_they_are_made("ws://127.0.0.1:0/svc");
 }
 
 static void
@@ -367,6 +378,7 @@ struct churn {
 	struct end *end;
 	const char *address;
 	uint32_t good;
+	char text[300]; /* why the first bad one was bad */
 };
 
 static void *
@@ -375,13 +387,24 @@ churn(void *arg)
 	struct churn *me = arg;
 	for (int i = 0; i < 50; i++) {
 		void *conn;
-		if (me->end->ops->dial(me->end->self, me->address, 5000, &conn,
-			NULL) != SVC_OK)
-			continue;
-		/* Every other one is given up before it is connected. */
-		if (i % 2 == 1 || call(me->end->ops, conn, 100).code == SVC_OK)
+		struct svc_error err = {0};
+		struct got got = {.code = SVC_OK};
+		got.code = me->end->ops->dial(
+		    me->end->self, me->address, WAIT_MS, &conn, &err);
+		if (got.code == SVC_OK) {
+			/* Every other one is given up before it is connected.
+			 */
+			if (i % 2 == 0)
+				got = call(me->end->ops, conn, 100);
+			me->end->ops->conn_destroy(conn);
+		} else {
+			snprintf(got.text, sizeof(got.text), "%s", err.text);
+		}
+		if (got.code == SVC_OK)
 			me->good++;
-		me->end->ops->conn_destroy(conn);
+		else if (me->text[0] == '\0')
+			snprintf(me->text, sizeof(me->text), "%d: error %d, %s",
+			    i, (int)got.code, got.text);
 	}
 	return NULL;
 }
@@ -403,6 +426,7 @@ connections_come_and_go(void **state)
 	}
 	for (int i = 0; i < 4; i++) {
 		svc_thread_join(threads[i].thread);
+		assert_string_equal(threads[i].text, "");
 		assert_int_equal(threads[i].good, 50);
 	}
 	stop(&client);
