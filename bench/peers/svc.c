@@ -162,7 +162,6 @@ drive_blocking(struct client *client)
 	}
 }
 
-#ifdef svc_call_async
 static void start(void *arg, int slot);
 
 static void
@@ -192,15 +191,6 @@ start(void *arg, int slot)
 	if (code != SVC_OK)
 		bench_die("svc_call_async: %s", svc_err_text(code));
 }
-
-#else
-static void
-start(void *arg, int slot)
-{
-	(void)arg, (void)slot;
-	bench_die("svc has no asynchronous calls");
-}
-#endif
 
 static void
 drive_stream(struct client *client)
@@ -277,11 +267,8 @@ main(int argc, char *argv[])
 {
 	static const struct bench_peer peer = {
 	    .name = "svc",
-	    .abilities = BENCH_STREAM | BENCH_TLS | BENCH_NEXT | BENCH_SLOW
-#ifdef svc_call_async
-			 | BENCH_PIPELINE | BENCH_OPEN_LOOP
-#endif
-	    ,
+	    .abilities = BENCH_STREAM | BENCH_TLS | BENCH_NEXT | BENCH_SLOW |
+			 BENCH_PIPELINE | BENCH_OPEN_LOOP,
 	    .serve = serve,
 	    .drive = drive,
 	};

@@ -68,7 +68,7 @@ work(void *arg)
 			    &err);
 		int64_t picked = cpu_ns();
 		for (int i = 0; i < BATCH; i++)
-			svc_target_done(targets[i], SVC_OUTCOME_OK, 1);
+			svc_target_done(targets[i], SVC_OUTCOME_OK);
 		worker->pick_ns += picked - began;
 		worker->done_ns += cpu_ns() - picked;
 		worker->picks += BATCH;

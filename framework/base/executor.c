@@ -60,6 +60,7 @@ struct svc_executor {
 	_Atomic bool started[MAX_LOOPS];
 	int n_loops;
 	_Atomic unsigned next_loop;
+	_Atomic bool owed;    /* loop 0 was given out without a thread */
 	_Atomic int off_loop; /* threads in jobs, or in code that lost a loop */
 
 	pthread_t monitor;
@@ -299,7 +300,9 @@ svc_executor_loop(struct svc_executor *executor)
 		    start_loop(executor, at))
 			return executor->loops[at];
 	}
-	/* The system gives no thread at all now; the next call tries again. */
+	/* The system gives no thread at all now: the monitor tries again. */
+	atomic_store(&executor->owed, true);
+	unpark(executor);
 	return executor->loops[0];
 }
 
@@ -399,7 +402,9 @@ monitor_thread(void *arg)
 	int fast = 0, quiet = 0;
 
 	while (!atomic_load(&executor->monitor_stop)) {
-		bool active = false;
+		bool active = atomic_load(&executor->owed);
+		if (active && start_loop(executor, 0))
+			atomic_store(&executor->owed, false);
 		for (int i = 0; i < executor->n_loops; i++) {
 			struct svc_loop *loop = executor->loops[i];
 			uint64_t token = svc_loop_token(loop);
@@ -417,6 +422,7 @@ monitor_thread(void *arg)
 		if (quiet > QUIET_TICKS) {
 			atomic_exchange(&executor->parked, 1);
 			if (all_asleep(executor) &&
+			    !atomic_load(&executor->owed) &&
 			    !atomic_load(&executor->monitor_stop))
 				syscall(SYS_futex, &executor->parked,
 				    FUTEX_WAIT_PRIVATE, 1, NULL, NULL, 0);

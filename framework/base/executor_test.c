@@ -69,6 +69,50 @@ create(int loops, int threads)
 	return executor;
 }
 
+static atomic_bool no_memory;
+
+static bool
+allow(size_t size, void *arg)
+{
+	(void)size;
+	(void)arg;
+	return !atomic_load(&no_memory);
+}
+
+struct counted_task {
+	struct svc_task task; /* first */
+	struct count *count;
+};
+
+static void
+counted_run(struct svc_task *task)
+{
+	count_up(((struct counted_task *)(void *)task)->count);
+}
+
+static void
+a_loop_runs_once_there_is_memory(void **state)
+{
+	(void)state;
+	struct count ran;
+	count_init(&ran);
+	svc_mem_set_hook(allow, NULL); /* before there are threads */
+	struct svc_executor *executor = create(2, 4);
+	struct svc_executor_counts counts;
+	atomic_store(&no_memory, true);
+	struct svc_loop *loop = svc_executor_loop(executor);
+	assert_non_null(loop);
+	struct counted_task task = {{.run = counted_run}, &ran};
+	svc_loop_post(loop, &task.task);
+	svc_executor_count(executor, &counts);
+	assert_int_equal(counts.threads, 0);
+	atomic_store(&no_memory, false);
+	count_await(&ran, 1);
+	svc_executor_destroy(executor);
+	svc_mem_set_hook(NULL, NULL);
+	count_fini(&ran);
+}
+
 static void
 job_run(void *arg)
 {
@@ -789,6 +833,7 @@ main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(jobs_run_once_each),
+	    cmocka_unit_test(a_loop_runs_once_there_is_memory),
 	    cmocka_unit_test(tasks_run_in_order),
 	    cmocka_unit_test(the_monitor_takes_blocked_loops_over),
 	    cmocka_unit_test(a_handler_may_say_that_it_will_block),

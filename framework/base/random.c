@@ -57,8 +57,8 @@ rotate(uint64_t x, int by)
 	return x << by | x >> (64 - by);
 }
 
-uint64_t
-svc_random(void)
+static inline uint64_t
+next(void)
 {
 	if (!state.seeded)
 		seed_from_kernel();
@@ -75,6 +75,12 @@ svc_random(void)
 }
 
 uint64_t
+svc_random(void)
+{
+	return next();
+}
+
+uint64_t
 svc_random_below(uint64_t bound)
 {
 	if (bound == 0)
@@ -82,7 +88,7 @@ svc_random_below(uint64_t bound)
 	if (bound <= UINT32_MAX) {
 		/* Lemire's method: a product instead of a division; what would
 		 * make some results likelier is drawn again. */
-		uint64_t product = (svc_random() >> 32) * bound;
+		uint64_t product = (next() >> 32) * bound;
 		if ((uint32_t)product < bound) {
 			uint32_t uneven = (uint32_t)-bound % (uint32_t)bound;
 			while ((uint32_t)product < uneven)

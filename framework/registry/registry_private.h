@@ -10,6 +10,7 @@ enum {
 	TIMEOUT_DEFAULT_MS = 5000,
 	GRACE_DEFAULT_MS = 15000,
 	POLL_MS = 500,
+	RETRY_MS = 100,
 };
 
 struct svc_registry {

@@ -7,6 +7,7 @@
 #include <svc/clock.h>
 
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -500,6 +501,97 @@ no_memory_is_no_harm(void **state)
 	sample_fini(&b);
 }
 
+/* A watch of the registry memory whose nodes a test waits for. */
+struct seen {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	char text[256];
+};
+
+static void
+see(svc_change change, const struct svc_record *record, void *arg)
+{
+	struct seen *seen = arg;
+	struct told one = {""};
+	tell(change, record, &one);
+	pthread_mutex_lock(&seen->lock);
+	strncat(seen->text, one.text, sizeof(seen->text) - 16);
+	pthread_cond_broadcast(&seen->changed);
+	pthread_mutex_unlock(&seen->lock);
+}
+
+static void
+await_seen(struct seen *seen, const char *text)
+{
+	int64_t deadline_at_ms = svc_deadline(20000);
+	pthread_mutex_lock(&seen->lock);
+	while (strcmp(seen->text, text) != 0)
+		if (svc_cond_wait(
+			&seen->changed, &seen->lock, deadline_at_ms) != SVC_OK)
+			fail_msg("%s instead of %s", seen->text, text);
+	pthread_mutex_unlock(&seen->lock);
+}
+
+static atomic_bool scarce;
+static atomic_int failed;
+
+/* Fails the allocations of other threads: those of the watch. */
+static bool
+fail_others(size_t size, void *arg)
+{
+	pthread_t *self = arg;
+	(void)size;
+	if (!atomic_load(&scarce) || pthread_equal(pthread_self(), *self))
+		return true;
+	atomic_fetch_add(&failed, 1);
+	return false;
+}
+
+static void
+a_watch_loses_no_node_for_want_of_memory(void **state)
+{
+	(void)state;
+	struct seen seen = {.lock = PTHREAD_MUTEX_INITIALIZER};
+	svc_cond_init(&seen.changed);
+	pthread_t self = pthread_self();
+	svc_mem_set_hook(fail_others, &self); /* before there are threads */
+	struct svc_registry_config config = {.address = "scarce"};
+	struct svc_registry *registry;
+	struct svc_watch *watch;
+	assert_int_equal(
+	    svc_registry_create("memory", &config, &registry, NULL), SVC_OK);
+	assert_int_equal(
+	    svc_registry_watch(registry, "s", see, &seen, &watch, NULL),
+	    SVC_OK);
+	await_seen(&seen, "=");
+	struct sample a, b;
+	sample_init(&a, "s", "1", "a", 1);
+	sample_init(&b, "s", "1", "b", 2);
+	atomic_store(&failed, 0);
+	atomic_store(&scarce, true);
+	assert_int_equal(
+	    svc_registry_announce(registry, &a.record, 60000, NULL), SVC_OK);
+	while (atomic_load(&failed) < 2)
+		sched_yield();
+	atomic_store(&scarce, false);
+	await_seen(&seen, "=+a");
+	/* It may end while it waits. */
+	atomic_store(&failed, 0);
+	atomic_store(&scarce, true);
+	assert_int_equal(
+	    svc_registry_announce(registry, &b.record, 60000, NULL), SVC_OK);
+	while (atomic_load(&failed) == 0)
+		sched_yield();
+	svc_registry_unwatch(watch);
+	atomic_store(&scarce, false);
+	await_seen(&seen, "=+a");
+	svc_registry_destroy(registry);
+	svc_mem_set_hook(NULL, NULL);
+	sample_fini(&a);
+	sample_fini(&b);
+	pthread_cond_destroy(&seen.changed);
+}
+
 int
 main(void)
 {
@@ -511,6 +603,7 @@ main(void)
 	    cmocka_unit_test(answers_are_grouped),
 	    cmocka_unit_test(unfit_plugins_are_refused),
 	    cmocka_unit_test(no_memory_is_no_harm),
+	    cmocka_unit_test(a_watch_loses_no_node_for_want_of_memory),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

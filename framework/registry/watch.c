@@ -52,12 +52,42 @@ turn_give(struct svc_watch *watch)
 	pthread_mutex_unlock(&watch->lock);
 }
 
+/* False when the watch ends. */
+static bool
+sleep_until(struct svc_watch *watch, int64_t at_ms)
+{
+	pthread_mutex_lock(&watch->lock);
+	while (!watch->ending && svc_now_ms() < at_ms)
+		svc_cond_wait(&watch->cond, &watch->lock, at_ms);
+	bool go_on = !watch->ending;
+	pthread_mutex_unlock(&watch->lock);
+	return go_on;
+}
+
 static void
 log_no_memory(const struct svc_watch *watch)
 {
 	svc_log(SVC_LOG_ERROR, "registry.memory",
-	    "no memory to keep a node of %s; the watch may have missed it",
+	    "no memory to keep a node of %s: it is tried again",
 	    watch->service != NULL ? watch->service : "the registry");
+}
+
+/*
+ * With the turn, in the plugin's thread. A plugin tells of a node once, so what
+ * there is no memory for now is tried until there is; what the plugin has to
+ * tell after that waits with it.
+ */
+static void
+keep_node(struct svc_watch *watch, const struct svc_record *record)
+{
+	bool said = false, go_on = true;
+	while (go_on && diff_node(&watch->diff, record) != SVC_OK) {
+		if (!said)
+			log_no_memory(watch);
+		int64_t again_at_ms = said ? svc_deadline(RETRY_MS) : 0;
+		said = true;
+		go_on = sleep_until(watch, again_at_ms);
+	}
 }
 
 /* ------------------------------------------------- taking away after a break
@@ -114,8 +144,7 @@ on_event(svc_watch_event event, const struct svc_record *record, void *arg)
 		diff_begin(&watch->diff);
 		break;
 	case SVC_WATCH_NODE:
-		if (diff_node(&watch->diff, record) != SVC_OK)
-			log_no_memory(watch);
+		keep_node(watch, record);
 		break;
 	case SVC_WATCH_GONE:
 		diff_gone(&watch->diff, record);
@@ -157,17 +186,6 @@ poll_once(
 		    err, SVC_E_NOMEM, "no memory for the registry's answer");
 	collector_fini(&names);
 	return rc == SVC_OK;
-}
-
-static bool
-sleep_until(struct svc_watch *watch, int64_t at_ms)
-{
-	pthread_mutex_lock(&watch->lock);
-	while (!watch->ending && svc_now_ms() < at_ms)
-		svc_cond_wait(&watch->cond, &watch->lock, at_ms);
-	bool go_on = !watch->ending;
-	pthread_mutex_unlock(&watch->lock);
-	return go_on;
 }
 
 /*
@@ -281,12 +299,13 @@ svc_registry_unwatch(struct svc_watch *watch)
 	pthread_mutex_lock(&registry->lock);
 	DL_DELETE(registry->watches, watch);
 	pthread_mutex_unlock(&registry->lock);
-	if (has_watch(registry->ops))
-		registry->ops->unwatch(registry->self, watch->plugin_watch);
+	/* First, since the plugin waits for a sink that waits for memory. */
 	pthread_mutex_lock(&watch->lock);
 	watch->ending = true;
 	pthread_cond_broadcast(&watch->cond);
 	pthread_mutex_unlock(&watch->lock);
+	if (has_watch(registry->ops))
+		registry->ops->unwatch(registry->self, watch->plugin_watch);
 	if (watch->has_thread)
 		svc_thread_join(watch->thread);
 	watch_free(watch);

@@ -68,7 +68,7 @@ give_back(struct svc_target *target)
 	struct mark *mark = svc_target_link(target);
 	assert_false(atomic_load(&mark->gone));
 	atomic_fetch_sub(&mark->holders, 1);
-	svc_target_done(target, SVC_OUTCOME_OK, 1);
+	svc_target_done(target, SVC_OUTCOME_OK);
 }
 
 /* Picks, doubles some holds, and swaps its hold for one of another thread. */
@@ -142,7 +142,7 @@ links_outlive_the_last_hold(const char *strategy)
 		assert_true(svc_remaining(pick.deadline_at_ms) > 0);
 		sched_yield();
 	}
-	svc_target_done(target, SVC_OUTCOME_NEUTRAL, 0);
+	svc_target_done(target, SVC_OUTCOME_NEUTRAL);
 	pthread_t threads[PICKERS];
 	for (int i = 0; i < PICKERS; i++)
 		assert_int_equal(

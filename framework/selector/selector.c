@@ -172,8 +172,9 @@ again:
 		leave_out_avoided(pick, found, &n);
 		among = found;
 	}
-	at = snapshot->strategy->pick(
-	    snapshot->state, (const struct svc_target *const *)among, n, pick);
+	at = n == 1 ? 0
+		    : snapshot->strategy->pick(snapshot->state,
+			  (const struct svc_target *const *)among, n, pick);
 	if (at >= n)
 		return svc_error_set(err, SVC_E_INTERNAL,
 		    "strategy %s has chosen number %zu of %zu nodes",
@@ -260,13 +261,13 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 	}
 	if (pick->dont_wait && !svc_entry_is_full(selector, pick->service)) {
 		if (rc == SVC_OK)
-			svc_target_done(target, SVC_OUTCOME_NEUTRAL, 0);
+			svc_target_done(target, SVC_OUTCOME_NEUTRAL);
 		return SVC_E_AGAIN;
 	}
 	if (pick->dont_wait ||
 	    svc_entry_await_full(selector, pick->service, until_ms)) {
 		if (rc == SVC_OK)
-			svc_target_done(target, SVC_OUTCOME_NEUTRAL, 0);
+			svc_target_done(target, SVC_OUTCOME_NEUTRAL);
 		rc = pick_now(selector, pick, &target, err);
 	}
 	if (rc == SVC_OK)

@@ -295,7 +295,7 @@ count_picks(struct svc_selector *selector, const struct svc_pick *pick,
 
 		assert_in_range(number_of(target), 0, n - 1);
 		counts[number_of(target)]++;
-		svc_target_done(target, SVC_OUTCOME_NEUTRAL, 1);
+		svc_target_done(target, SVC_OUTCOME_NEUTRAL);
 	}
 }
 
@@ -304,7 +304,7 @@ end_one(struct svc_selector *selector, const char *node, svc_outcome outcome)
 {
 	struct svc_pick pick = {.service = "a", .node = node};
 
-	svc_target_done(must_pick(selector, &pick), outcome, 1);
+	svc_target_done(must_pick(selector, &pick), outcome);
 }
 
 /* -------------------------------------------------------------------- tests */
@@ -370,7 +370,7 @@ test_absent_then_there(void **state)
 	open_service(selector, "late", 0);
 	must_fail(selector, &pick, SVC_E_NOT_FOUND, "service not found: late");
 	say_number(SVC_WATCH_NODE, "late", 0);
-	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK, 1);
+	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK);
 	say_number(SVC_WATCH_GONE, "late", 0);
 	must_fail(selector, &pick, SVC_E_NOT_FOUND, "service not found: late");
 	svc_selector_destroy(selector);
@@ -393,7 +393,7 @@ wait_for_pick(void *arg)
 	waiter->result =
 	    svc_selector_pick(waiter->selector, &waiter->pick, &target, NULL);
 	if (waiter->result == SVC_OK)
-		svc_target_done(target, SVC_OUTCOME_OK, 1);
+		svc_target_done(target, SVC_OUTCOME_OK);
 	return NULL;
 }
 
@@ -469,8 +469,8 @@ test_first_view_in_pieces(void **state)
 	pick.n_avoid = 1;
 	struct svc_target *second = must_pick(selector, &pick);
 	assert_string_equal(second->node->id, "bits-0001");
-	svc_target_done(second, SVC_OUTCOME_OK, 1);
-	svc_target_done(first, SVC_OUTCOME_OK, 1);
+	svc_target_done(second, SVC_OUTCOME_OK);
+	svc_target_done(first, SVC_OUTCOME_OK);
 	svc_selector_destroy(selector);
 	svc_registry_destroy(registry);
 }
@@ -494,7 +494,7 @@ test_filters(void **state)
 		target = must_pick(selector, &pick);
 		assert_string_equal(target->record->version, "1");
 		assert_string_equal(target->record->name, "a");
-		svc_target_done(target, SVC_OUTCOME_OK, 1);
+		svc_target_done(target, SVC_OUTCOME_OK);
 	}
 	pick.version = "3";
 	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
@@ -505,7 +505,7 @@ test_filters(void **state)
 	    (struct svc_pick){.service = "a", .labels = labels, .n_labels = 1};
 	target = must_pick(selector, &pick);
 	assert_string_equal(target->node->id, "a-1");
-	svc_target_done(target, SVC_OUTCOME_OK, 1);
+	svc_target_done(target, SVC_OUTCOME_OK);
 	pick.n_labels = 2;
 	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
 	    "service \"a\" has no node with label zone=south, rack=7 (3 "
@@ -517,7 +517,7 @@ test_filters(void **state)
 	pick = (struct svc_pick){.service = "a", .node = "h2:1"};
 	target = must_pick(selector, &pick);
 	assert_string_equal(target->node->id, "a-2");
-	svc_target_done(target, SVC_OUTCOME_OK, 1);
+	svc_target_done(target, SVC_OUTCOME_OK);
 	pick.node = "a-9";
 	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
 	    "service \"a\" has no node with the id or address \"a-9\" (3 "
@@ -533,9 +533,9 @@ test_filters(void **state)
 		seen[number_of(tried[i])] = true;
 	}
 	pick.n_avoid = 3;
-	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK, 1);
+	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK);
 	for (size_t i = 0; i < 3; i++)
-		svc_target_done(tried[i], SVC_OUTCOME_OK, 1);
+		svc_target_done(tried[i], SVC_OUTCOME_OK);
 	svc_selector_destroy(selector);
 	svc_registry_destroy(registry);
 }
@@ -612,10 +612,10 @@ test_round_robin_is_exact(void **state)
 	for (int i = 0; i < 2 * RR_NODES; i++) {
 		struct svc_target *target = must_pick(selector, &pick);
 
-		svc_target_done(target, SVC_OUTCOME_OK, 1);
+		svc_target_done(target, SVC_OUTCOME_OK);
 		target = must_pick(selector, &one);
 		sum[number_of(target)]++;
-		svc_target_done(target, SVC_OUTCOME_OK, 1);
+		svc_target_done(target, SVC_OUTCOME_OK);
 	}
 	for (int i = 0; i < RR_NODES; i++)
 		assert_int_equal(sum[i], 2);
@@ -629,7 +629,7 @@ test_round_robin_is_exact(void **state)
 		open_service(selector, "a", RR_NODES);
 		target = must_pick(selector, &pick);
 		starts[number_of(target)]++;
-		svc_target_done(target, SVC_OUTCOME_OK, 1);
+		svc_target_done(target, SVC_OUTCOME_OK);
 		svc_selector_destroy(selector);
 	}
 	for (int i = 0; i < RR_NODES; i++)
@@ -653,7 +653,7 @@ test_round_robin_goes_on(void **state)
 		struct svc_target *target = must_pick(selector, &pick);
 
 		counts[number_of(target)]++;
-		svc_target_done(target, SVC_OUTCOME_OK, 1);
+		svc_target_done(target, SVC_OUTCOME_OK);
 		say_node(SVC_WATCH_NODE, "a", "1", "a-0001", "10.0.0.1:1001",
 		    i % 2 == 0 ? "x" : "y");
 	}
@@ -723,7 +723,7 @@ test_blacklist(void **state)
 
 	/* A late answer of a call that began before changes nothing. */
 	svc_clock_advance(20000);
-	svc_target_done(early, SVC_OUTCOME_FAILED, 1);
+	svc_target_done(early, SVC_OUTCOME_FAILED);
 	svc_clock_advance(9999);
 	count_picks(selector, &pick, 300, counts, 3);
 	assert_int_equal(counts[0], 0);
@@ -736,18 +736,18 @@ test_blacklist(void **state)
 			probes++;
 			break;
 		}
-		svc_target_done(held[0], SVC_OUTCOME_OK, 1);
+		svc_target_done(held[0], SVC_OUTCOME_OK);
 	}
 	assert_int_equal(probes, 1);
 	count_picks(selector, &pick, 300, counts, 3);
 	assert_int_equal(counts[0], 0);
-	svc_target_done(held[0], SVC_OUTCOME_NEUTRAL, 1);
+	svc_target_done(held[0], SVC_OUTCOME_NEUTRAL);
 	do {
 		held[0] = must_pick(selector, &pick);
 		if (number_of(held[0]) != 0)
-			svc_target_done(held[0], SVC_OUTCOME_OK, 1);
+			svc_target_done(held[0], SVC_OUTCOME_OK);
 	} while (number_of(held[0]) != 0);
-	svc_target_done(held[0], SVC_OUTCOME_FAILED, 1);
+	svc_target_done(held[0], SVC_OUTCOME_FAILED);
 	count_picks(selector, &pick, 300, counts, 3);
 	assert_int_equal(counts[0], 0);
 
@@ -756,7 +756,7 @@ test_blacklist(void **state)
 	svc_clock_advance(30000);
 	do {
 		held[0] = must_pick(selector, &pick);
-		svc_target_done(held[0], SVC_OUTCOME_OK, 1);
+		svc_target_done(held[0], SVC_OUTCOME_OK);
 	} while (number_of(held[0]) != 0);
 	assert_int_equal(blacklisted(selector), 0);
 	end_one(selector, "a-0000", SVC_OUTCOME_FAILED);
@@ -858,7 +858,7 @@ test_one_probe(void **state)
 
 			tries += bad;
 			svc_target_done(probers[i].target,
-			    bad ? SVC_OUTCOME_FAILED : SVC_OUTCOME_OK, 1);
+			    bad ? SVC_OUTCOME_FAILED : SVC_OUTCOME_OK);
 		}
 		assert_in_range(tries, 0, 1);
 	}
@@ -894,21 +894,21 @@ test_links(void **state)
 	assert_string_equal(
 	    svc_headers_get(target->node->metadata, "zone"), "south");
 	assert_ptr_equal(svc_target_link(target), &second);
-	svc_target_done(old, SVC_OUTCOME_OK, 1);
+	svc_target_done(old, SVC_OUTCOME_OK);
 	assert_int_equal(unlinked, 0);
 
 	/* Another address: a new one; the old goes with its last hold. */
 	say_node(SVC_WATCH_NODE, "a", "1", "a-0", "h:2", "south");
 	svc_target_hold(target);
-	svc_target_done(target, SVC_OUTCOME_NEUTRAL, 1);
+	svc_target_done(target, SVC_OUTCOME_NEUTRAL);
 	assert_int_equal(unlinked, 0);
 	assert_ptr_equal(svc_target_link(target), &second);
-	svc_target_done(target, SVC_OUTCOME_OK, 1);
+	svc_target_done(target, SVC_OUTCOME_OK);
 	assert_int_equal(unlinked, 1);
 	target = must_pick(selector, &pick);
 	assert_null(svc_target_link(target));
 	assert_true(svc_target_relink(target, NULL, &third));
-	svc_target_done(target, SVC_OUTCOME_OK, 1);
+	svc_target_done(target, SVC_OUTCOME_OK);
 
 	/* Gone without a hold: at once. */
 	say_node(SVC_WATCH_GONE, "a", "1", "a-0", "h:2", NULL);
@@ -919,7 +919,7 @@ test_links(void **state)
 	target = must_pick(selector, &pick);
 	assert_null(svc_target_link(target));
 	assert_true(svc_target_relink(target, NULL, &first));
-	svc_target_done(target, SVC_OUTCOME_OK, 1);
+	svc_target_done(target, SVC_OUTCOME_OK);
 	svc_selector_destroy(selector);
 	assert_int_equal(unlinked, 3);
 	svc_registry_destroy(registry);
@@ -941,7 +941,7 @@ idle(void *arg)
 	struct svc_target *target = must_pick(idler->selector, &pick);
 
 	assert_true(svc_target_relink(target, NULL, idler));
-	svc_target_done(target, SVC_OUTCOME_OK, 1);
+	svc_target_done(target, SVC_OUTCOME_OK);
 	pthread_mutex_lock(&idler->lock);
 	idler->picked = true;
 	pthread_cond_broadcast(&idler->cond);
@@ -1001,7 +1001,7 @@ test_selectors_come_and_go(void **state)
 		say_number(SVC_WATCH_NODE, "a", i);
 		target = must_pick(selector, &pick);
 		assert_int_equal(number_of(target), i);
-		svc_target_done(target, SVC_OUTCOME_OK, 1);
+		svc_target_done(target, SVC_OUTCOME_OK);
 		svc_selector_destroy(selector);
 	}
 	svc_registry_destroy(registry);
@@ -1024,11 +1024,11 @@ test_unknown_names_are_bounded(void **state)
 	}
 	assert_in_range(hand_watches(), 2, 257);
 	target = must_pick(selector, &pick);
-	svc_target_done(target, SVC_OUTCOME_OK, 1);
+	svc_target_done(target, SVC_OUTCOME_OK);
 	/* One that was forgotten is asked for again. */
 	open_service(selector, "nobody-0", 1);
 	pick.service = "nobody-0";
-	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK, 1);
+	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK);
 	svc_selector_destroy(selector);
 	svc_registry_destroy(registry);
 }
@@ -1174,7 +1174,7 @@ test_allocation_failures(void **state)
 		struct svc_selector *selector = make_selector(registry, NULL);
 
 		open_service(selector, "a", 1);
-		svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK, 1);
+		svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK);
 		svc_selector_destroy(selector);
 	}
 	for (long nth = 0; budget.failed; nth++) {
@@ -1196,7 +1196,7 @@ test_allocation_failures(void **state)
 			say(SVC_WATCH_SYNC, "a", NULL);
 			rc = svc_selector_pick(selector, &one, &target, NULL);
 			if (rc == SVC_OK)
-				svc_target_done(target, SVC_OUTCOME_OK, 1);
+				svc_target_done(target, SVC_OUTCOME_OK);
 			say_number(SVC_WATCH_GONE, "a", 3);
 			say_number(SVC_WATCH_NODE, "a", 9);
 		} else {
@@ -1209,7 +1209,7 @@ test_allocation_failures(void **state)
 			assert_true(tries++ < 3);
 			svc_selector_pick(selector, &pick, &target, NULL) ==
 				SVC_OK
-			    ? svc_target_done(target, SVC_OUTCOME_OK, 1)
+			    ? svc_target_done(target, SVC_OUTCOME_OK)
 			    : (void)0;
 			say(SVC_WATCH_BEGIN, "a", NULL);
 			for (int i = 0; i < 10; i++)
@@ -1256,8 +1256,8 @@ churn_picks(void *arg)
 		assert_int_equal(target->node->id[0], pick.service[0]);
 		if (svc_target_relink(target, NULL, &mark))
 			atomic_fetch_add(&churn->linked, 1);
-		svc_target_done(target,
-		    dice & 0x300 ? SVC_OUTCOME_OK : SVC_OUTCOME_FAILED, 1);
+		svc_target_done(
+		    target, dice & 0x300 ? SVC_OUTCOME_OK : SVC_OUTCOME_FAILED);
 		atomic_fetch_add(&churn->picked, 1);
 	}
 	return NULL;
@@ -1348,12 +1348,12 @@ test_memory_registry(void **state)
 		sched_yield();
 	}
 	assert_string_equal(target->node->address, "127.0.0.1:1");
-	svc_target_done(target, SVC_OUTCOME_OK, 1);
+	svc_target_done(target, SVC_OUTCOME_OK);
 	assert_int_equal(
 	    svc_registry_withdraw(registry, &record, NULL), SVC_OK);
 	while ((rc = svc_selector_pick(selector, &pick, &target, NULL)) ==
 	       SVC_OK) {
-		svc_target_done(target, SVC_OUTCOME_OK, 1);
+		svc_target_done(target, SVC_OUTCOME_OK);
 		assert_true(svc_remaining(pick.deadline_at_ms) > 0);
 		sched_yield();
 	}

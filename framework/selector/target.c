@@ -274,14 +274,12 @@ undecided(struct svc_peer *peer)
 }
 
 void
-svc_target_done(
-    struct svc_target *target, svc_outcome outcome, int64_t latency_us)
+svc_target_done(struct svc_target *target, svc_outcome outcome)
 {
 	struct svc_held_target *held = svc_held(target);
 	struct svc_peer *peer = held->peer;
 	char quoted[128];
 
-	(void)latency_us; /* the strategies there are do not weigh it */
 	switch (outcome) {
 	case SVC_OUTCOME_OK:
 		if (atomic_load_explicit(&peer->troubled, memory_order_relaxed))

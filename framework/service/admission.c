@@ -29,6 +29,7 @@ struct svc_waiting_call {
 	struct svc_waiting_call *next;
 	struct svc_server *server;
 	struct svc_server_shard *shard;
+	struct svc_server_endpoint *endpoint; /* NULL: there is none */
 	struct svc_stream_handle *stream;
 	struct svc_part first; /* with its own texts, headers and data */
 	int64_t deadline_at_ms;
@@ -210,8 +211,8 @@ copy_text(char **at, const char *text)
 
 static struct svc_waiting_call *
 waiting_create(struct svc_server *server, struct svc_server_shard *shard,
-    struct svc_stream_handle *stream, const struct svc_part *first,
-    const void *data, size_t len)
+    struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
+    const struct svc_part *first, const void *data, size_t len)
 {
 	const char *const texts[] = {
 	    first->service, first->endpoint, first->content_type};
@@ -225,6 +226,7 @@ waiting_create(struct svc_server *server, struct svc_server_shard *shard,
 	char *at = waiting->texts;
 	waiting->server = server;
 	waiting->shard = shard;
+	waiting->endpoint = endpoint;
 	waiting->stream = stream;
 	waiting->cost = sizeof(*waiting) + size + len;
 	waiting->first.flags = SVC_PART_HEADERS;
@@ -252,16 +254,17 @@ waiting_create(struct svc_server *server, struct svc_server_shard *shard,
 
 svc_err
 svc_admission_wait(struct svc_server *server, struct svc_server_shard *shard,
-    struct svc_stream_handle *stream, const struct svc_part *first,
-    const void *data, size_t len, char *text, size_t size)
+    struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
+    const struct svc_part *first, const void *data, size_t len, char *text,
+    size_t size)
 {
 	struct svc_admission *admission = &server->admission;
 	struct svc_waiting_call *waiting = NULL;
 	const struct svc_stream_events *events = stream->events;
 	if (admission->wait_ms > 0 &&
 	    atomic_load(&admission->n_waiting) < MAX_WAITING && len < MAX_BYTES)
-		waiting =
-		    waiting_create(server, shard, stream, first, data, len);
+		waiting = waiting_create(
+		    server, shard, endpoint, stream, first, data, len);
 	if (waiting != NULL) {
 		stream->user = waiting;
 		stream->events = &waiting_events;
@@ -323,8 +326,9 @@ run_waiting(void *arg)
 			: -1;
 		struct svc_server *outer = queue_of;
 		queue_of = server;
-		svc_server_serve(server, waiting->shard, waiting->stream,
-		    &waiting->first, waiting->first.data, waiting->first.len);
+		svc_server_serve(server, waiting->shard, waiting->endpoint,
+		    waiting->stream, &waiting->first, waiting->first.data,
+		    waiting->first.len);
 		queue_of = outer;
 		waiting_free(waiting);
 	}

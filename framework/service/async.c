@@ -11,23 +11,44 @@ static void retry(struct svc_async_call *call);
 
 /* ----------------------------------------------------- copying the request */
 
+#define MAX_TEXTS (6 + 2 * SVC_MAX_LABELS)
+
+/* Those of the options that were given; usually none. */
+static size_t
+plan_texts(struct svc_call_plan *plan, const char **texts[])
+{
+	size_t n = 0;
+	if (plan->version != NULL)
+		texts[n++] = &plan->version;
+	if (plan->node != NULL)
+		texts[n++] = &plan->node;
+	if (plan->key != NULL)
+		texts[n++] = &plan->key;
+	for (size_t i = 0; i < plan->n_labels; i++) {
+		texts[n++] = &plan->labels[i].name;
+		if (plan->labels[i].value != NULL)
+			texts[n++] = &plan->labels[i].value;
+	}
+	return n;
+}
+
 /* What the call needs for other tries becomes its own. */
 static bool
 own_request(struct svc_async_call *call)
 {
 	struct svc_call_plan *plan = &call->at.plan;
 	struct svc_part *first = &call->at.first;
-	const char **texts[6 + 2 * SVC_MAX_LABELS] = {&first->service,
-	    &first->endpoint, &first->content_type, &plan->version, &plan->node,
-	    &plan->key};
-	size_t sizes[6 + 2 * SVC_MAX_LABELS];
-	size_t n = 6, size = first->len;
-	for (size_t i = 0; i < plan->n_labels; i++) {
-		texts[n++] = &plan->labels[i].name;
-		texts[n++] = &plan->labels[i].value;
-	}
+	const char **texts[MAX_TEXTS];
+	size_t sizes[MAX_TEXTS];
+	size_t n = 0, size = first->len;
+	texts[n++] = &first->service;
+	texts[n++] = &first->endpoint;
+	/* The default one outlives the call. */
+	if (first->content_type != call->at.client->service->values.codec)
+		texts[n++] = &first->content_type;
+	n += plan_texts(plan, texts + n);
 	for (size_t i = 0; i < n; i++) {
-		sizes[i] = *texts[i] != NULL ? strlen(*texts[i]) + 1 : 0;
+		sizes[i] = strlen(*texts[i]) + 1;
 		size += sizes[i];
 	}
 	if (size > call->cap) {
@@ -45,8 +66,6 @@ own_request(struct svc_async_call *call)
 	}
 	char *at = call->space;
 	for (size_t i = 0; i < n; i++) {
-		if (sizes[i] == 0)
-			continue;
 		memcpy(at, *texts[i], sizes[i]);
 		*texts[i] = at;
 		at += sizes[i];
@@ -404,17 +423,17 @@ svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
 {
 	struct svc_async_call *call;
-	int64_t now_us = svc_now_us();
-	svc_err code = svc_async_make(
-	    async, now_us / 1000, svc_call_plan_deadline(plan, now_us), &call);
+	int64_t now_ms = svc_now_ms();
+	int64_t deadline_at_ms = svc_call_plan_deadline(plan, now_ms);
+	svc_err code = svc_async_make(async, now_ms, deadline_at_ms, &call);
 	if (code != SVC_OK)
 		return svc_error_set(out->err, code, "%s",
 		    code == SVC_E_CLOSED ? "the client is closing"
 					 : "out of memory");
 	svc_reply_init(&call->reply, &call->err);
 	call->at.n_tried = 0;
-	code = svc_attempts_begin(
-	    &call->at, async->client, plan, out, now_us, out->err);
+	code = svc_attempts_begin(&call->at, async->client, plan, out, now_ms,
+	    deadline_at_ms, out->err);
 	if (code != SVC_OK) {
 		svc_async_release(call);
 		return code;

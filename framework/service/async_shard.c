@@ -113,11 +113,8 @@ shard_create(struct svc_async *async)
 static struct svc_shard *
 shard_get(struct svc_async *async)
 {
-	static atomic_uint threads;
-	static _Thread_local unsigned mine; /* 0: not chosen yet */
-	if (mine == 0)
-		mine = atomic_fetch_add(&threads, 1) % SVC_ASYNC_SHARDS + 1;
-	_Atomic(struct svc_shard *) *place = &async->shards[mine - 1];
+	_Atomic(struct svc_shard *) *place =
+	    &async->shards[svc_thread_number() % SVC_ASYNC_SHARDS];
 	struct svc_shard *shard =
 	    atomic_load_explicit(place, memory_order_acquire);
 	if (shard != NULL)

@@ -199,9 +199,8 @@ svc_call_plan_headers(const struct svc_option *option,
  */
 
 int64_t
-svc_call_plan_deadline(const struct svc_call_plan *plan, int64_t now_us)
+svc_call_plan_deadline(const struct svc_call_plan *plan, int64_t now_ms)
 {
-	int64_t now_ms = now_us / 1000;
 	int64_t at_ms = plan->timeout_ms == SVC_FOREVER ||
 				plan->timeout_ms > INT64_MAX - now_ms
 			    ? INT64_MAX
@@ -229,7 +228,7 @@ check_within(const struct svc_call *outer, struct svc_error *err)
 svc_err
 svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
     const struct svc_call_plan *plan, const struct svc_outgoing *out,
-    int64_t now_us, struct svc_error *err)
+    int64_t now_ms, int64_t deadline_at_ms, struct svc_error *err)
 {
 	const struct svc_values *v = &client->service->values;
 	if (out->service == NULL || out->endpoint == NULL ||
@@ -244,16 +243,17 @@ svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
 	if (plan->within != NULL && check_within(plan->within, err) != SVC_OK)
 		return err->code;
 	at->client = client;
-	memcpy(&at->plan, plan,
-	    offsetof(struct svc_call_plan, labels) +
-		plan->n_labels * sizeof(plan->labels[0]));
+	memcpy(&at->plan, plan, offsetof(struct svc_call_plan, labels));
+	if (plan->n_labels > 0)
+		memcpy(at->plan.labels, plan->labels,
+		    plan->n_labels * sizeof(plan->labels[0]));
 	at->retry = 0;
 	at->idempotent = plan->idempotent;
 	at->last = (struct svc_exchange){0};
 	at->target = NULL;
 	at->n_tried = 0;
-	at->began_us = now_us;
-	at->deadline_at_ms = svc_call_plan_deadline(plan, now_us);
+	at->now_ms = now_ms;
+	at->deadline_at_ms = deadline_at_ms;
 	const char *type = plan->content_type;
 	if (type == NULL)
 		type = out->req->content_type;
@@ -341,12 +341,12 @@ svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
 		return nobody_left(at, code, &why, err);
 	/* The first try is aimed right after the call began. */
 	if (at->retry > 0 || !dont_wait)
-		at->began_us = svc_now_us();
+		at->now_ms = svc_now_ms();
 	int64_t left_ms = SVC_FOREVER;
 	if (at->deadline_at_ms != INT64_MAX)
-		left_ms = at->deadline_at_ms - at->began_us / 1000;
+		left_ms = at->deadline_at_ms - at->now_ms;
 	if (left_ms <= 0 && at->deadline_at_ms != INT64_MAX) {
-		svc_target_done(at->target, SVC_OUTCOME_NEUTRAL, 0);
+		svc_target_done(at->target, SVC_OUTCOME_NEUTRAL);
 		at->target = NULL;
 		if (at->n_tried == 0)
 			svc_error_set(err, SVC_E_TIMEDOUT,
@@ -357,12 +357,12 @@ svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
 	at->first.timeout_ms = left_ms;
 	/* One node that swallows packets must leave time for another. */
 	int64_t tries_left = at->plan.retries - at->retry + 1;
-	int64_t dial_ms =
-	    left_ms == SVC_FOREVER ? MAX_DIAL_MS : left_ms / tries_left;
+	int64_t dial_ms = MAX_DIAL_MS;
+	/* Small numbers, whose division takes half the time. */
+	if (left_ms != SVC_FOREVER && left_ms < MAX_DIAL_MS * tries_left)
+		dial_ms = (int32_t)left_ms / (int32_t)tries_left;
 	if (dial_ms < MIN_DIAL_MS)
 		dial_ms = MIN_DIAL_MS;
-	if (dial_ms > MAX_DIAL_MS)
-		dial_ms = MAX_DIAL_MS;
 	*ret_dial_ms = dial_ms;
 	code = link_of(at->client, at->target, ret_link, err);
 	if (code == SVC_OK)
@@ -415,7 +415,7 @@ svc_attempt_end(struct svc_attempts *at)
 			at->tried[at->n_tried++] = target;
 		}
 	}
-	svc_target_done(target, judge(&at->last), svc_now_us() - at->began_us);
+	svc_target_done(target, judge(&at->last));
 	at->target = NULL;
 	return at->last.code;
 }
@@ -465,6 +465,6 @@ void
 svc_attempts_finish(struct svc_attempts *at)
 {
 	for (size_t i = 0; i < at->n_tried; i++)
-		svc_target_done(at->tried[i], SVC_OUTCOME_NEUTRAL, 0);
+		svc_target_done(at->tried[i], SVC_OUTCOME_NEUTRAL);
 	at->n_tried = 0;
 }

@@ -40,9 +40,9 @@ struct svc_attempts {
 	struct svc_call_plan plan;
 	struct svc_part first;
 	int64_t deadline_at_ms;
-	int64_t began_us; /* of the last try */
-	int64_t retry;    /* how many there were */
-	bool idempotent;  /* said by the caller or by a node's record */
+	int64_t now_ms;  /* when the last try was aimed, or the call began */
+	int64_t retry;   /* how many there were */
+	bool idempotent; /* said by the caller or by a node's record */
 	struct svc_exchange last;
 	struct svc_target *target; /* of the try that is under way */
 	size_t n_tried;
@@ -66,10 +66,10 @@ svc_err svc_call_plan_headers(const struct svc_option *option,
  * large), and for a call within another SVC_E_CANCELLED, SVC_E_TIMEDOUT */
 svc_err svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
     const struct svc_call_plan *plan, const struct svc_outgoing *out,
-    int64_t now_us, struct svc_error *err);
+    int64_t now_ms, int64_t deadline_at_ms, struct svc_error *err);
 /* When a call that begins now is to have ended. */
 int64_t svc_call_plan_deadline(
-    const struct svc_call_plan *plan, int64_t now_us);
+    const struct svc_call_plan *plan, int64_t now_ms);
 /* The link of a node for the next try, and how long connecting may take.
  * With `dont_wait`, SVC_E_AGAIN says that choosing would have to wait, and
  * nothing has happened. Any other failure ended the try. */

@@ -114,7 +114,8 @@ svc_call_forget(struct svc_call *call)
 void
 svc_call_end(struct svc_call *call)
 {
-	svc_call_forget(call);
+	if (call->blocks != NULL || call->owned != NULL)
+		svc_call_forget(call);
 	if (call->spare == NULL)
 		return;
 	watch_thread();

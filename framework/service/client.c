@@ -79,8 +79,9 @@ call(struct svc_client *client, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
 {
 	struct svc_attempts at;
-	svc_err code =
-	    svc_attempts_begin(&at, client, plan, out, svc_now_us(), out->err);
+	int64_t now_ms = svc_now_ms();
+	svc_err code = svc_attempts_begin(&at, client, plan, out, now_ms,
+	    svc_call_plan_deadline(plan, now_ms), out->err);
 	if (code != SVC_OK)
 		return code;
 	struct svc_reply reply;

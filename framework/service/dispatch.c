@@ -55,8 +55,9 @@ static void
 answer(struct svc_server *server, struct svc_server_shard *shard,
     struct svc_stream_handle *stream, const struct svc_part *part)
 {
-	struct svc_error why = {0};
+	struct svc_error why;
 	struct svc_part instead;
+	why.text[0] = '\0';
 	svc_err code = stream->ops->send(stream, part, &why);
 	if (code == SVC_E_EXHAUSTED && (part->flags & SVC_PART_MESSAGE)) {
 		/* More than the caller takes, by what it said itself. */
@@ -138,10 +139,12 @@ no_endpoint_text(const struct svc_server *server, const char *endpoint,
 	return out;
 }
 
-/* Finds the endpoint and takes a place in its limit, or says why not. */
-static struct svc_server_endpoint *
-admit(struct svc_server *server, const struct svc_part *first,
-    svc_err *ret_code, bool *ret_not_run, char *text, size_t size)
+/* Takes a place in the limit of the endpoint, which is NULL when there is none
+ * of that name, or says why not. */
+static bool
+admit(struct svc_server *server, struct svc_server_endpoint *endpoint,
+    const struct svc_part *first, svc_err *ret_code, bool *ret_not_run,
+    char *text, size_t size)
 {
 	const char *name = server->service->values.name;
 	*ret_not_run = true;
@@ -153,45 +156,43 @@ admit(struct svc_server *server, const struct svc_part *first,
 		    svc_log_quote(first->service, strlen(first->service),
 			quoted, sizeof(quoted)));
 		*ret_code = SVC_E_UNAVAILABLE;
-		return NULL;
+		return false;
 	}
 	if (first->timeout_ms == 0) {
 		snprintf(text, size,
 		    "the deadline had passed before the call was run");
 		*ret_code = SVC_E_TIMEDOUT;
-		return NULL;
+		return false;
 	}
-	const char *wanted = first->endpoint != NULL ? first->endpoint : "";
-	struct svc_server_endpoint *endpoint = svc_server_find(server, wanted);
 	if (endpoint == NULL) {
-		no_endpoint_text(server, wanted, text, size);
+		no_endpoint_text(server,
+		    first->endpoint != NULL ? first->endpoint : "", text, size);
 		*ret_code = SVC_E_UNIMPLEMENTED;
 		/* The other nodes most likely have none either. */
 		*ret_not_run = false;
-		return NULL;
+		return false;
 	}
 	if (endpoint->limit == 0)
-		return endpoint;
+		return true;
 	if (atomic_fetch_add(&endpoint->running, 1) < endpoint->limit)
-		return endpoint;
+		return true;
 	atomic_fetch_sub(&endpoint->running, 1);
 	snprintf(text, size, "endpoint \"%s\" runs %lld calls, its limit",
 	    endpoint->name, (long long)endpoint->limit);
 	*ret_code = SVC_E_EXHAUSTED;
-	return NULL;
+	return false;
 }
 
 void
 svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
-    struct svc_stream_handle *stream, const struct svc_part *first,
-    const void *data, size_t len)
+    struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
+    const struct svc_part *first, const void *data, size_t len)
 {
 	svc_err code = SVC_OK;
 	bool not_run;
 	char text[sizeof(((struct svc_error *)0)->text)];
-	struct svc_server_endpoint *endpoint =
-	    admit(server, first, &code, &not_run, text, sizeof(text));
-	if (endpoint == NULL) {
+	if (!admit(
+		server, endpoint, first, &code, &not_run, text, sizeof(text))) {
 		svc_admission_leave(server, shard);
 		svc_server_refuse(server, shard, stream, code, not_run, text);
 		return;
@@ -248,16 +249,17 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 /* Lets the call in, queues or refuses it. */
 static void
 serve(struct svc_server *server, struct svc_server_shard *shard,
-    struct svc_stream_handle *stream, const struct svc_part *first,
-    const void *data, size_t len)
+    struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
+    const struct svc_part *first, const void *data, size_t len)
 {
 	if (svc_admission_enter(server, shard)) {
-		svc_server_serve(server, shard, stream, first, data, len);
+		svc_server_serve(
+		    server, shard, endpoint, stream, first, data, len);
 		return;
 	}
 	char text[sizeof(((struct svc_error *)0)->text)];
-	svc_err code = svc_admission_wait(
-	    server, shard, stream, first, data, len, text, sizeof(text));
+	svc_err code = svc_admission_wait(server, shard, endpoint, stream,
+	    first, data, len, text, sizeof(text));
 	if (code != SVC_OK)
 		svc_server_refuse(server, shard, stream, code, true, text);
 }
@@ -267,6 +269,7 @@ serve(struct svc_server *server, struct svc_server_shard *shard,
 struct gather {
 	struct svc_server *server;
 	struct svc_server_shard *shard;
+	struct svc_server_endpoint *of; /* NULL: there is none */
 	char *service, *endpoint, *content_type;
 	struct svc_headers *headers;
 	int64_t deadline_at_ms;
@@ -300,7 +303,8 @@ gather_serve(struct svc_stream_handle *stream, struct gather *gather,
 	};
 	stream->user = NULL;
 	stream->events = &call_events;
-	serve(gather->server, gather->shard, stream, &first, data, len);
+	serve(gather->server, gather->shard, gather->of, stream, &first, data,
+	    len);
 	gather_free(gather);
 }
 
@@ -357,13 +361,15 @@ static const struct svc_stream_events gather_events = {
 
 static void
 gather_start(struct svc_server *server, struct svc_server_shard *shard,
-    struct svc_stream_handle *stream, const struct svc_part *first)
+    struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
+    const struct svc_part *first)
 {
 	struct gather *gather = svc_mem_calloc(1, sizeof(*gather));
 	if (gather == NULL)
 		goto nomem;
 	gather->server = server;
 	gather->shard = shard;
+	gather->of = endpoint;
 	gather->deadline_at_ms = first->timeout_ms >= 0
 				     ? svc_deadline(first->timeout_ms)
 				     : INT64_MAX;
@@ -398,7 +404,8 @@ nomem:
 
 static void
 stream_start(struct svc_server *server, struct svc_server_shard *shard,
-    struct svc_stream_handle *stream, const struct svc_part *first)
+    struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
+    const struct svc_part *first)
 {
 	svc_err code = SVC_OK;
 	bool not_run;
@@ -413,10 +420,9 @@ stream_start(struct svc_server *server, struct svc_server_shard *shard,
 		    server, shard, stream, SVC_E_EXHAUSTED, true, text);
 		return;
 	}
-	struct svc_server_endpoint *endpoint =
-	    admit(server, first, &code, &not_run, text, sizeof(text));
 	const char *why = text;
-	if (endpoint != NULL) {
+	if (admit(
+		server, endpoint, first, &code, &not_run, text, sizeof(text))) {
 		not_run = true;
 		code = svc_server_stream_start(
 		    server, shard, endpoint, stream, first, &why);
@@ -429,18 +435,6 @@ stream_start(struct svc_server *server, struct svc_server_shard *shard,
 	}
 	svc_admission_leave(server, shard);
 	svc_server_refuse(server, shard, stream, code, not_run, why);
-}
-
-/* Also what has more parts to come and no endpoint: it is refused at once. */
-static bool
-is_stream(const struct svc_server *server, const struct svc_part *first)
-{
-	bool whole = (first->flags & SVC_PART_END) != 0;
-	if (whole && !server->has_streams)
-		return false;
-	const struct svc_server_endpoint *endpoint = svc_server_find(
-	    server, first->endpoint != NULL ? first->endpoint : "");
-	return endpoint != NULL ? endpoint->stream_fn != NULL : !whole;
 }
 
 /* A caller that knew the address was faster than the start. */
@@ -464,12 +458,16 @@ svc_server_accept(
 	stream->events = &call_events;
 	if (!atomic_load_explicit(&server->open, memory_order_acquire))
 		wait_open(server);
-	if (is_stream(server, first))
-		stream_start(server, shard, stream, first);
-	else if ((first->flags & SVC_PART_END) != 0)
-		serve(server, shard, stream, first,
+	struct svc_server_endpoint *endpoint = svc_server_find(
+	    server, first->endpoint != NULL ? first->endpoint : "");
+	bool whole = (first->flags & SVC_PART_END) != 0;
+	/* What has more parts to come and no endpoint is refused at once. */
+	if (endpoint != NULL ? endpoint->stream_fn != NULL : !whole)
+		stream_start(server, shard, endpoint, stream, first);
+	else if (whole)
+		serve(server, shard, endpoint, stream, first,
 		    (first->flags & SVC_PART_MESSAGE) != 0 ? first->data : NULL,
 		    (first->flags & SVC_PART_MESSAGE) != 0 ? first->len : 0);
 	else
-		gather_start(server, shard, stream, first);
+		gather_start(server, shard, endpoint, stream, first);
 }

@@ -213,8 +213,6 @@ add(struct svc_server *server, const char *name, svc_handler fn,
 		code = svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	if (code != SVC_OK)
 		free_endpoint(endpoint);
-	else if (stream_fn != NULL)
-		server->has_streams = true;
 	return code;
 }
 

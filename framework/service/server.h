@@ -20,10 +20,11 @@ svc_err svc_server_stream_start(struct svc_server *server,
     struct svc_server_shard *shard, struct svc_server_endpoint *endpoint,
     struct svc_stream_handle *handle, const struct svc_part *first,
     const char **ret_why);
-/* Runs a call that was let in, on the calling thread, and answers it. */
+/* Runs a call that was let in, on the calling thread, and answers it; without
+ * an endpoint it is refused. */
 void svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
-    struct svc_stream_handle *stream, const struct svc_part *first,
-    const void *data, size_t len);
+    struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
+    const struct svc_part *first, const void *data, size_t len);
 /* Answers with an error and gives the stream and the count back. */
 void svc_server_refuse(struct svc_server *server,
     struct svc_server_shard *shard, struct svc_stream_handle *stream,
@@ -49,9 +50,9 @@ void svc_admission_leave(
  * follows. What is passed is copied.
  * Errors: SVC_E_EXHAUSTED, with the reason in `text`: it may not wait */
 svc_err svc_admission_wait(struct svc_server *server,
-    struct svc_server_shard *shard, struct svc_stream_handle *stream,
-    const struct svc_part *first, const void *data, size_t len, char *text,
-    size_t size);
+    struct svc_server_shard *shard, struct svc_server_endpoint *endpoint,
+    struct svc_stream_handle *stream, const struct svc_part *first,
+    const void *data, size_t len, char *text, size_t size);
 
 /* The handler of SVC_EVENT_ENDPOINT. */
 svc_err svc_event_receive(struct svc_call *call, const struct svc_message *req,

@@ -251,7 +251,6 @@ struct svc_server {
 	struct svc_service *service;
 	struct svc_server_endpoint **endpoints;
 	size_t n_endpoints;
-	bool has_streams; /* some endpoint is one of streams */
 	/* Calls that run, counted apart by thread so that they share nothing.
 	 */
 	struct svc_server_shard {

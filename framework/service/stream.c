@@ -465,13 +465,15 @@ send(struct svc_stream *stream, const struct svc_message *message,
 	};
 	bool told = false;
 	for (;;) {
-		expired(stream);
-		if (stream->ended)
-			return fail_ended(stream);
+		/* A mistake of the caller's, whether or not the peer has
+		 * ended the stream meanwhile. */
 		if (stream->sent_end)
 			return fail(stream, SVC_E_INVAL,
 			    "the sending side was closed by "
 			    "svc_stream_close_send");
+		expired(stream);
+		if (stream->ended)
+			return fail_ended(stream);
 		if (stream->moving) {
 			wait_for_move(stream);
 			continue;

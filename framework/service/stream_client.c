@@ -70,8 +70,7 @@ settle(struct client_stream *client)
 		svc_buf_fini(&client->remembered);
 	if (client->at.target != NULL) {
 		svc_target_hold(client->at.target);
-		svc_target_done(client->at.target, SVC_OUTCOME_OK,
-		    svc_now_us() - client->at.began_us);
+		svc_target_done(client->at.target, SVC_OUTCOME_OK);
 	}
 }
 
@@ -330,8 +329,9 @@ begin(struct client_stream *client, struct svc_client *of,
 	    .options = options,
 	    .err = err,
 	};
-	code =
-	    svc_attempts_begin(&client->at, of, plan, &out, svc_now_us(), err);
+	int64_t now_ms = svc_now_ms();
+	code = svc_attempts_begin(&client->at, of, plan, &out, now_ms,
+	    svc_call_plan_deadline(plan, now_ms), err);
 	/* The handler may end before its stream. */
 	client->at.plan.within = NULL;
 	if (code != SVC_OK)

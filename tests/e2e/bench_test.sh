@@ -44,7 +44,7 @@ awk -v p99="$(field p99_us "$line")" 'BEGIN { exit !(p99 > 300000) }' ||
 	failed "coordinated omission: $line"
 
 # So many calls and no more, one in ten slow and not counted.
-for peer in raw tcp; do
+for peer in raw tcp svc; do
 	serve "$peer" "$peer"
 	line=$("$bin/bench_$peer" client "$address" --calls=200 --warmup=0 \
 		--slow=10 --outstanding=4 --pids="$server")
@@ -66,17 +66,8 @@ ln -s "$SVC_PLUGIN_PATH" "$work/build/lib/svc"
 "$bench" --out="$work/out" --rounds=2 --calls=60 "$work/build" \
 	>"$work/table.out" 2>"$work/bench.log" || failed "run-bench"
 csv=$work/out/results.csv
-# lacks FLAG...: this svc has no such ability yet, and says so.
-lacks() {
-	! "$bin/bench_svc" client 127.0.0.1:1 "$@" >"$work/lacks" 2>&1 &&
-		grep -q 'svc has no ' "$work/lacks"
-}
 for row in 1x64-64 1x64-1k 1x1-1k 64x1-1k slow-1k half-1k memory-1k stream-1k \
 	stream-tls tls-1k chain-1k 1x8-64k start idle conns; do
-	case $row in
-	1x64* | 64x1* | slow* | half* | tls-1k | 1x8*)
-		! lacks --outstanding=2 || continue ;;
-	esac
 	awk -F, -v row=$row '
 		FNR == 1 { fields = NF }
 		NF != fields { print "fields: " $0; bad = 1 }

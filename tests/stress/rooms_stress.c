@@ -297,10 +297,9 @@ pick(struct stress_actor *actor, struct world *world)
 			svc_target_hold(target);
 		stress_dither(actor);
 		STRESS_CHECK(strlen(target->node->address) > 0);
-		svc_target_done(target, (svc_outcome)stress_below(actor, 3),
-		    (int64_t)stress_below(actor, 1000));
+		svc_target_done(target, (svc_outcome)stress_below(actor, 3));
 		if (twice)
-			svc_target_done(target, SVC_OUTCOME_NEUTRAL, 0);
+			svc_target_done(target, SVC_OUTCOME_NEUTRAL);
 	}
 	if (stress_chance(actor, 20))
 		svc_selector_each(chooser->selector, want.service,

@@ -572,3 +572,26 @@ tls_identity(const struct tls *tls)
 {
 	return tls->identity;
 }
+
+/* -------------------------------------------------------------- the module */
+
+static const struct tls_ops openssl = {
+    .abi = TLS_ABI,
+    .size = sizeof(struct tls_ops),
+    .name = "openssl",
+    .files_create = tls_files_create,
+    .files_destroy = tls_files_destroy,
+    .create = tls_create,
+    .destroy = tls_destroy,
+    .use_socket = tls_use_socket,
+    .shake = tls_shake,
+    .write = tls_write,
+    .read = tls_read,
+    .more = tls_more,
+    .close = tls_close,
+    .reason = tls_reason,
+    .identity = tls_identity,
+    .files_refused = tls_files_refused,
+};
+
+SVC_PLUGIN(openssl);

@@ -6,9 +6,12 @@
  * TLS between a socket and the frames: tls_files.c keeps the certificates of a
  * transport and reads them again when they change, tls.c is one connection's
  * session, shake.c its handshake within the connection's life. OpenSSL is seen
- * by the first two only.
+ * by the first two only, which are a module of their own: it is loaded, and
+ * OpenSSL with it, by the first transport that has certificates. tls_load.c
+ * does this, and has these functions for the rest of the transport.
  */
 
+#include <svc/plugin.h>
 #include <svc/transport.h>
 #include <sys/types.h>
 
@@ -72,5 +75,31 @@ struct tls_failure {
 bool tls_reason(struct tls *tls, struct tls_failure *ret);
 /* The name in the peer's verified certificate; NULL when it showed none. */
 const char *tls_identity(const struct tls *tls);
+
+/* ------------------------------------------------------ the module, tls_load.c
+ */
+
+#define TLS_ABI SVC_ABI(6, 1)
+/* The functions above that the transport calls. */
+struct tls_ops {
+	uint32_t abi;
+	uint32_t size;
+	const char *name;
+	svc_err (*files_create)(const struct svc_tls_config *config,
+	    struct tls_files **ret_files, struct svc_error *err);
+	void (*files_destroy)(struct tls_files *files);
+	struct tls *(*create)(
+	    struct tls_files *files, const char *host, const char *peer);
+	void (*destroy)(struct tls *tls);
+	void (*use_socket)(struct tls *tls, int fd);
+	tls_step (*shake)(struct tls *tls);
+	ssize_t (*write)(struct tls *tls, const void *data, size_t len);
+	ssize_t (*read)(struct tls *tls, void *data, size_t room);
+	bool (*more)(const struct tls *tls);
+	void (*close)(struct tls *tls);
+	bool (*reason)(struct tls *tls, struct tls_failure *ret);
+	const char *(*identity)(const struct tls *tls);
+	void (*files_refused)(struct tls_files *files, const char *text);
+};
 
 #endif

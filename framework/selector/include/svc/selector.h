@@ -49,8 +49,9 @@ struct svc_pick {
 
 #define SVC_STRATEGY_ABI SVC_ABI(2, 2)
 /**
- * A strategy chooses among candidates (at least one), already filtered. Static
- * const, never freed. Threads: any, concurrently; pick must not lock.
+ * A strategy chooses among candidates, already filtered; it is not asked about
+ * one alone. Static const, never freed. Threads: any, concurrently; pick must
+ * not lock.
  */
 struct svc_strategy_ops {
 	uint32_t abi;
@@ -111,8 +112,7 @@ typedef enum svc_outcome {
 	SVC_OUTCOME_NEUTRAL, /* says nothing of the node */
 } svc_outcome;
 /** Say how it went and give the hold back. */
-SVC_API void svc_target_done(
-    struct svc_target *target, svc_outcome outcome, int64_t latency_us);
+SVC_API void svc_target_done(struct svc_target *target, svc_outcome outcome);
 /** One more hold. */
 SVC_API void svc_target_hold(struct svc_target *target);
 
