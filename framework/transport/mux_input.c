@@ -88,9 +88,10 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 	atomic_store(&stream->runner, mux_self());
 	stream->recv_end = (part.flags & SVC_PART_END) != 0;
 	stream->got_end = stream->recv_end;
+	stream->accepted = true;
 	mux_consume(stream, stream->unconsumed);
 	pthread_mutex_unlock(&mux->mutex);
-	svc_mux_result result = mux_deliver_part(stream, &part);
+	svc_mux_result result = mux_deliver_part(stream, &part, true);
 	svc_headers_destroy(headers);
 	return result;
 }
@@ -136,10 +137,12 @@ input_queued(struct svc_mux_stream *stream, struct queued_part *queued,
 		pthread_mutex_unlock(&mux->mutex);
 		return SVC_MUX_FAILED;
 	}
+	bool accept = mux->config.server && !stream->accepted;
+	stream->accepted = stream->accepted || accept;
 	stream->got_end = (part.flags & SVC_PART_END) != 0;
 	mux_consume_part(stream, &part, queued->cost);
 	mux_unlock_and_flush(mux);
-	svc_mux_result result = mux_deliver_part(stream, &part);
+	svc_mux_result result = mux_deliver_part(stream, &part, accept);
 	svc_headers_destroy(headers);
 	svc_mem_free(queued);
 	return result;
@@ -191,6 +194,7 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 		svc_error_set(err, SVC_E_INVAL, "the peer sent %s", wrong);
 		return SVC_MUX_FAILED;
 	}
+	stream->ahead = 0;
 	stream->recv_end = (frame->flags & SVC_PART_END) != 0;
 	if (frame->flags & SVC_PART_HEADERS)
 		stream->got_headers = true;
@@ -230,7 +234,7 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 	stream->got_end = stream->recv_end;
 	mux_consume_part(stream, &part, FRAME_SIZE + (size_t)frame->length);
 	mux_unlock_and_flush(mux);
-	svc_mux_result result = mux_deliver_part(stream, &part);
+	svc_mux_result result = mux_deliver_part(stream, &part, false);
 	svc_headers_destroy(headers);
 	return result;
 }

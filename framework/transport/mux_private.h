@@ -59,8 +59,8 @@ struct svc_mux_stream {
 	_Atomic bool cancelled;
 	uint32_t id;
 	bool waits;
-	bool listed;           /* in the table */
-	_Atomic bool accepted; /* the server's accept runs or has run */
+	bool listed;    /* in the table */
+	bool accepted;  /* the server's accept runs or has run */
 	bool released;  /* by its holder, inside a callback; or it has none */
 	bool lingering; /* released, but its answer is not sent yet */
 	bool got_headers;
@@ -90,6 +90,8 @@ struct svc_mux_stream {
 	struct queued_part *assembly;
 	struct svc_mux_node assembly_node;
 	uint32_t moved;      /* mux->ticks at the last piece */
+	uint32_t ahead;      /* messages sent since the last that came */
+	int64_t sent_at_us;  /* the last of those, if there are many */
 	pthread_cond_t cond; /* only with `waits` */
 	/* not zeroed when it is made */
 	struct svc_stream_end end;
@@ -136,9 +138,10 @@ bool mux_end_stream(struct svc_mux_stream *stream, svc_err code, bool not_run,
 void mux_end_later(struct svc_mux_stream *stream, svc_err code, bool not_run,
     const char *text);
 /* Without the mutex, by the stream's runner: run a callback, between enter and
- * leave if this thread runs the connection's loop, and let go of the stream. */
+ * leave if this thread runs the connection's loop, and let go of the stream.
+ * With `accept` it is the server's, for a stream just marked as accepted. */
 svc_mux_result mux_deliver_part(
-    struct svc_mux_stream *stream, const struct svc_part *part);
+    struct svc_mux_stream *stream, const struct svc_part *part, bool accept);
 svc_mux_result mux_deliver_closed(struct svc_mux_stream *stream);
 /* Without the mutex, by the runner, after a callback: deliver what was queued
  * meanwhile, then let go of the stream. */

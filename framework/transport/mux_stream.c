@@ -289,12 +289,12 @@ leave(struct svc_loop *entered)
 }
 
 svc_mux_result
-mux_deliver_part(struct svc_mux_stream *stream, const struct svc_part *part)
+mux_deliver_part(
+    struct svc_mux_stream *stream, const struct svc_part *part, bool accept)
 {
 	struct svc_mux *mux = stream->mux;
 	struct svc_loop *entered = enter(mux);
-	if (mux->config.server && !stream->accepted) {
-		stream->accepted = true;
+	if (accept) {
 		mux->config.accept(
 		    &stream->handle, part, mux->config.accept_arg);
 	} else {

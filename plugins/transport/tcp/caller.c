@@ -40,7 +40,9 @@ is_closed(struct conn *conn)
 	unlock(conn);
 	if (!read)
 		return false;
-	bool lost = conn_read(conn) < 0 || conn_handle(conn) != SVC_MUX_OK;
+	bool drained;
+	bool lost =
+	    conn_read(conn, &drained) < 0 || conn_handle(conn) != SVC_MUX_OK;
 	conn_drop_block(conn);
 	lock(conn);
 	bool closed = conn->mux.failed || conn->mux.draining;
@@ -114,6 +116,7 @@ read_as_caller(
 			return done ? SVC_OK
 				    : svc_mux_wait(stream, deadline_at_ms);
 		}
+		bool drained;
 		int64_t left = svc_remaining(deadline_at_ms);
 		if (left == 0) {
 			give_back(conn, stream);
@@ -123,7 +126,7 @@ read_as_caller(
 		int ms = left == SVC_FOREVER || left > MAX_POLL_MS ? MAX_POLL_MS
 								   : (int)left;
 		if (conn_more(conn) || poll(&wait, 1, ms) > 0)
-			conn_read(conn);
+			conn_read(conn, &drained);
 	}
 }
 

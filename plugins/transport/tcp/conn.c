@@ -173,9 +173,21 @@ make_room(struct conn *conn)
 		block->len = 0;
 		conn->offset = 0;
 	}
+	/* A little room is worth a move of little. */
 	if (block != NULL && block->cap - conn->offset >= need &&
-	    block->len < block->cap)
+	    block->len < block->cap &&
+	    (block->cap - block->len >= block->cap / 4 ||
+		left > block->cap / 4))
 		return true;
+	if (block != NULL && block->cap >= need && left < block->cap &&
+	    block->cap >= conn->block_size &&
+	    __atomic_load_n(&block->refs, __ATOMIC_ACQUIRE) == 1) {
+		/* Nobody handles bytes of it. */
+		memmove(block->data, block->data + conn->offset, left);
+		block->len = left;
+		conn->offset = 0;
+		return true;
+	}
 	size_t cap = conn->block_size > need ? conn->block_size : need;
 	struct block *fresh = svc_mem_alloc(sizeof(*fresh) + cap);
 	if (fresh == NULL)
@@ -191,10 +203,10 @@ make_room(struct conn *conn)
 	return true;
 }
 
-/* Bytes read; 0 when there are none now; -1 when the connection has failed. */
 ssize_t
-conn_read(struct conn *conn)
+conn_read(struct conn *conn, bool *ret_drained)
 {
+	*ret_drained = false;
 	if (!make_room(conn)) {
 		svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
 		return -1;
@@ -207,6 +219,7 @@ conn_read(struct conn *conn)
 			block->len += (size_t)n;
 			if ((size_t)n == room && conn->block_size < MAX_BLOCK)
 				conn->block_size *= 2;
+			*ret_drained = (size_t)n < room && conn->tls == NULL;
 			return n;
 		}
 		if (n < 0 && errno == EINTR)
@@ -283,10 +296,11 @@ read_on_loop(struct conn *conn)
 			unlock(conn);
 			return true;
 		}
-		ssize_t n = conn_read(conn);
+		bool drained;
+		ssize_t n = conn_read(conn, &drained);
 		if (n < 0)
 			return true;
-		if (n == 0)
+		if (n == 0 || drained)
 			break;
 	}
 	svc_mux_result result = conn_handle(conn);

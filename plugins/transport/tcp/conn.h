@@ -98,8 +98,9 @@ void conn_lose(struct conn *conn, int sys);
 /* As the reader: handle what has been read. */
 svc_mux_result conn_handle(struct conn *conn);
 /* As the reader: bytes read; 0 when there are none now; -1 when the connection
- * has failed. */
-ssize_t conn_read(struct conn *conn);
+ * has failed. *ret_drained becomes true when another try would most likely find
+ * none, so that whoever watches the socket need not make it. */
+ssize_t conn_read(struct conn *conn, bool *ret_drained);
 /* As the reader: an idle connection keeps no read storage. */
 void conn_drop_block(struct conn *conn);
 /* Frames may move: send what waited for this. On the loop. */

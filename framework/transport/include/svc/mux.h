@@ -97,6 +97,8 @@ struct svc_mux {
 	struct svc_mux_list due;
 	struct svc_task due_task;
 	bool due_posted;
+	struct svc_task flush_task; /* writes what a busy sender adds */
+	bool flush_posted;
 	/* The timer; see mux_timer.c. */
 	struct svc_timer timer;
 	struct svc_task arm_task;
