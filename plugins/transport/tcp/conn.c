@@ -15,6 +15,7 @@
 #include "conn.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -111,11 +112,11 @@ put(struct conn *conn, const void *data, size_t len)
 }
 
 static ssize_t
-get(struct conn *conn, void *data, size_t room)
+get(struct conn *conn, void *data, size_t room, bool sleep)
 {
 	if (conn->tls != NULL)
 		return tls_read(conn->tls, data, room);
-	return recv(conn->source.fd, data, room, MSG_DONTWAIT);
+	return recv(conn->source.fd, data, room, sleep ? 0 : MSG_DONTWAIT);
 }
 
 /* As the flusher: true when all is written and the role given back. */
@@ -204,7 +205,7 @@ make_room(struct conn *conn)
 }
 
 ssize_t
-conn_read(struct conn *conn, bool *ret_drained)
+conn_read(struct conn *conn, bool sleep, bool *ret_drained)
 {
 	*ret_drained = false;
 	if (!make_room(conn)) {
@@ -214,7 +215,7 @@ conn_read(struct conn *conn, bool *ret_drained)
 	struct block *block = conn->block;
 	size_t room = block->cap - block->len;
 	for (;;) {
-		ssize_t n = get(conn, block->data + block->len, room);
+		ssize_t n = get(conn, block->data + block->len, room, sleep);
 		if (n > 0) {
 			block->len += (size_t)n;
 			if ((size_t)n == room && conn->block_size < MAX_BLOCK)
@@ -297,7 +298,7 @@ read_on_loop(struct conn *conn)
 			return true;
 		}
 		bool drained;
-		ssize_t n = conn_read(conn, &drained);
+		ssize_t n = conn_read(conn, false, &drained);
 		if (n < 0)
 			return true;
 		if (n == 0 || drained)
@@ -375,6 +376,13 @@ connected(struct conn *conn)
 		tls_use_socket(conn->tls, conn->source.fd);
 		conn_shake(conn, 0);
 	} else {
+		/* A caller that waits sleeps in the read itself. */
+		struct timeval nap = {.tv_usec = CONN_NAP_MS * 1000};
+		int fd = conn->source.fd, flags = fcntl(fd, F_GETFL);
+		conn->sleeps = flags >= 0 &&
+			       setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &nap,
+				   sizeof(nap)) == 0 &&
+			       fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) == 0;
 		conn_connected(conn);
 	}
 }
@@ -429,6 +437,8 @@ conn_ready(struct svc_source *source, unsigned events)
 	bool resume = (events & SVC_IO_RESUME) != 0;
 	if (events & SVC_IO_KICK)
 		conn->kicked = true;
+	if (events & SVC_IO_HANGUP)
+		conn->hung_up = true;
 	if (events & (SVC_IO_KICK | SVC_IO_RESUME))
 		conn->shares = false;
 	bool waits = conn->shares; /* for its turn to read, which is to come */
