@@ -11,7 +11,7 @@
 #define BUSY_US 20
 #define MUCH 65536 /* is written by whoever adds to it */
 
-_Thread_local struct svc_mux *mux_batch;
+SVC_THREAD_LOCAL struct svc_mux *mux_batch;
 
 struct svc_transport_limits
 svc_transport_limits_fill(const struct svc_transport_limits *limits)
@@ -157,8 +157,8 @@ mux_unlock_and_flush(struct svc_mux *mux)
 	/* A callback that lost the loop does not delay what it sends till it
 	 * returns: it may wait for the answer. Looked at after the output was
 	 * queued, since a new owner begins with a flush. */
-	bool batch = mux_batch == mux && svc_loop_kept();
-	bool flush = has_output(mux) && !mux->flushing && !batch;
+	bool flush = has_output(mux) && !mux->flushing &&
+		     !(mux_batch == mux && svc_loop_kept());
 	bool close = mux->close_due;
 	mux->close_due = false;
 	if (!flush && !close) {
@@ -540,17 +540,13 @@ svc_mux_release(struct svc_stream_handle *handle, svc_err code)
 	struct svc_mux_stream *stream = stream_of(handle);
 	struct svc_mux *mux = stream->mux;
 	stream->release_code = code;
-	if (atomic_load(&stream->runner) == mux_self()) {
+	if (mux_runner(stream) == mux_self()) {
 		stream->released = true; /* mux_callback_done sees it */
 		return;
 	}
 	pthread_mutex_lock(&mux->mutex);
-	uintptr_t nobody = 0;
-	while (!atomic_compare_exchange_strong(
-	    &stream->runner, &nobody, mux_self())) {
-		nobody = 0;
+	while (!mux_try_run(stream))
 		pthread_cond_wait(&mux->changed, &mux->mutex);
-	}
 	stream->released = true;
 	pthread_mutex_unlock(&mux->mutex);
 	mux_callback_done(stream);

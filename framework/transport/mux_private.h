@@ -55,7 +55,9 @@ struct svc_mux_stream {
 	struct svc_stream_handle handle;
 	struct svc_mux *mux;
 	struct svc_mux_stream *next; /* in the bucket */
-	_Atomic(uintptr_t) runner;   /* the thread in a callback; 0: none */
+	/* The thread in a callback; 0: none. Set with the mutex; a thread may
+	 * ask without it whether it is the one. */
+	_Atomic(uintptr_t) runner;
 	_Atomic bool cancelled;
 	uint32_t id;
 	bool waits;
@@ -100,7 +102,7 @@ struct svc_mux_stream {
 
 /* The connection whose frames this thread handles on its loop: what it sends
  * there goes out in one write at the end. */
-extern _Thread_local struct svc_mux *mux_batch;
+extern SVC_THREAD_LOCAL struct svc_mux *mux_batch;
 
 static inline uintptr_t
 mux_self(void)
@@ -115,6 +117,28 @@ stream_of(struct svc_stream_handle *handle)
 }
 
 /* Unless said otherwise these want the mutex held. */
+
+static inline uintptr_t
+mux_runner(const struct svc_mux_stream *stream)
+{
+	return atomic_load_explicit(&stream->runner, memory_order_relaxed);
+}
+
+static inline void
+mux_set_runner(struct svc_mux_stream *stream, uintptr_t runner)
+{
+	atomic_store_explicit(&stream->runner, runner, memory_order_relaxed);
+}
+
+/* Becomes the runner unless there is one. */
+static inline bool
+mux_try_run(struct svc_mux_stream *stream)
+{
+	if (mux_runner(stream) != 0)
+		return false;
+	mux_set_runner(stream, mux_self());
+	return true;
+}
 
 /* --------------------------------------------------------------- mux_stream.c
  */
