@@ -524,6 +524,12 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 	return result;
 }
 
+void
+svc_mux_rest(struct svc_mux *mux)
+{
+	mux->share = SHARE;
+}
+
 size_t
 svc_mux_need(const struct svc_mux *mux)
 {

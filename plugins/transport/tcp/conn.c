@@ -308,6 +308,8 @@ read_on_loop(struct conn *conn)
 	if (result == SVC_MUX_LOST)
 		return false;
 	conn->shares = result == SVC_MUX_SHARE;
+	if (result == SVC_MUX_OK)
+		svc_mux_rest(&conn->mux);
 	if (result == SVC_MUX_YIELD) {
 		lock(conn);
 		conn->paused = true;
