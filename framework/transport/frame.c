@@ -15,8 +15,10 @@ put16(uint8_t *out, uint16_t value)
 static void
 put32(uint8_t *out, uint32_t value)
 {
-	put16(out, (uint16_t)value);
-	put16(out + 2, (uint16_t)(value >> 16));
+	out[0] = (uint8_t)value;
+	out[1] = (uint8_t)(value >> 8);
+	out[2] = (uint8_t)(value >> 16);
+	out[3] = (uint8_t)(value >> 24);
 }
 
 static uint16_t
@@ -28,7 +30,8 @@ get16(const uint8_t *data)
 static uint32_t
 get32(const uint8_t *data)
 {
-	return get16(data) | (uint32_t)get16(data + 2) << 16;
+	return data[0] | (uint32_t)data[1] << 8 | (uint32_t)data[2] << 16 |
+	       (uint32_t)data[3] << 24;
 }
 
 void
@@ -227,20 +230,55 @@ part_head_check(size_t head, size_t max_head, struct svc_error *err)
 	    "headers of %zu bytes exceed the limit of %zu", head, max_head);
 }
 
+/* Room for `more` bytes behind the `have` that are not counted yet. */
+static svc_err
+room_for(struct svc_buf *out, size_t have, size_t more, struct svc_error *err)
+{
+	if (out->cap - out->len > have + more)
+		return SVC_OK;
+	svc_err rc = svc_buf_reserve(out, have + more);
+	if (rc != SVC_OK)
+		svc_error_set(err, rc,
+		    rc == SVC_E_NOMEM ? "out of memory"
+				      : "too much is waiting to be sent");
+	return rc;
+}
+
+/* In one pass: the frame's header goes in last. */
 svc_err
 part_encode(struct svc_buf *out, uint32_t stream, bool request,
     const struct svc_part *part, size_t max_head, struct svc_error *err)
 {
-	size_t head = part_head_size(part, part->flags, request);
+	const char *texts[4], *name, *value;
+	size_t lens[4];
+	int n = part_texts(part, part->flags, request, texts);
+	size_t pairs = part_pairs(part, part->flags), head = 0;
+	size_t len = part->flags & SVC_PART_MESSAGE ? part->len : 0;
+	for (int i = 0; i < n; i++) {
+		lens[i] = length(texts[i]);
+		head += text_size(lens[i]);
+	}
 	svc_err rc = part_head_check(head, max_head, err);
+	if (rc == SVC_OK)
+		rc = room_for(out, FRAME_SIZE + head, len, err);
 	if (rc != SVC_OK)
 		return rc;
-	size_t len = part->flags & SVC_PART_MESSAGE ? part->len : 0;
-	rc = svc_buf_reserve(out, FRAME_SIZE + head + len);
-	if (rc != SVC_OK)
-		return svc_error_set(err, rc,
-		    rc == SVC_E_NOMEM ? "out of memory"
-				      : "too much is waiting to be sent");
+	uint8_t *p = out->data + out->len + FRAME_SIZE;
+	for (int i = 0; i < n; i++)
+		p = put_text(p, texts[i], lens[i]);
+	for (size_t i = 0; i < pairs; i++) {
+		svc_headers_at(part->headers, i, &name, &value);
+		size_t name_len = strlen(name), value_len = strlen(value);
+		size_t had = FRAME_SIZE + head;
+		head += text_size(name_len) + text_size(value_len);
+		rc = part_head_check(head, max_head, err);
+		if (rc == SVC_OK)
+			rc = room_for(out, FRAME_SIZE + head, len, err);
+		if (rc != SVC_OK)
+			return rc;
+		p = put_text(out->data + out->len + had, name, name_len);
+		put_text(p, value, value_len);
+	}
 	struct frame frame = {
 	    .length = (uint32_t)(head + len),
 	    .type = FRAME_PART,
@@ -249,9 +287,8 @@ part_encode(struct svc_buf *out, uint32_t stream, bool request,
 	    .stream = stream,
 	    .value = part_value(part, part->flags, request),
 	};
-	uint8_t *p = out->data + out->len;
+	p = out->data + out->len;
 	frame_put(p, &frame);
-	part_head_put(p + FRAME_SIZE, part, part->flags, request);
 	if (len > 0)
 		memcpy(p + FRAME_SIZE + head, part->data, len);
 	out->len += FRAME_SIZE + head + len;
@@ -259,7 +296,7 @@ part_encode(struct svc_buf *out, uint32_t stream, bool request,
 }
 
 /* The text at *p, which is moved behind it; false when it is malformed. */
-static bool
+static inline bool
 get_text(const uint8_t **p, const uint8_t *end, const char **ret_text,
     size_t *ret_len)
 {
@@ -268,11 +305,46 @@ get_text(const uint8_t **p, const uint8_t *end, const char **ret_text,
 	size_t len = get16(*p);
 	const char *text = (const char *)*p + 2;
 	if ((size_t)(end - *p) < text_size(len) || text[len] != 0 ||
-	    memchr(text, 0, len) != NULL)
+	    (len > 0 && memchr(text, 0, len) != NULL))
 		return false;
 	*p += text_size(len);
 	*ret_text = text;
 	*ret_len = len;
+	return true;
+}
+
+/* An empty one is none. */
+static inline bool
+get_optional(const uint8_t **p, const uint8_t *end, const char **ret_text)
+{
+	size_t len;
+	if (!get_text(p, end, ret_text, &len))
+		return false;
+	if (len == 0)
+		*ret_text = NULL;
+	return true;
+}
+
+/* What comes before the headers. */
+static bool
+get_texts(const struct frame *frame, bool request, const uint8_t **p,
+    const uint8_t *end, struct svc_part *part)
+{
+	size_t len;
+	if ((frame->flags & SVC_PART_HEADERS) && request) {
+		if (!get_text(p, end, &part->service, &len) ||
+		    !get_text(p, end, &part->endpoint, &len))
+			return false;
+		if (frame->value != 0)
+			part->timeout_ms = frame->value;
+	}
+	if ((frame->flags & SVC_PART_HEADERS) &&
+	    !get_optional(p, end, &part->content_type))
+		return false;
+	if ((frame->flags & SVC_PART_END) && !request) {
+		part->status = svc_err_from_number(frame->value);
+		return get_optional(p, end, &part->status_text);
+	}
 	return true;
 }
 
@@ -288,33 +360,20 @@ part_decode(const struct frame *frame, bool request, const uint8_t *payload,
     struct svc_error *err)
 {
 	const uint8_t *p = payload, *end = payload + frame->head;
-	struct svc_part part = {.flags = frame->flags};
 	struct svc_headers *headers = NULL;
-	const char **texts[4];
-	int n = 0;
 
+	*ret_part = (struct svc_part){
+	    .flags = frame->flags,
+	    .timeout_ms = SVC_FOREVER,
+	};
 	if (frame->head > frame->length ||
 	    (frame->flags &
 		~(SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END)) != 0 ||
 	    (frame->flags == 0))
 		return malformed(err, "part");
-	if (part.flags & SVC_PART_HEADERS) {
-		if (request) {
-			texts[n++] = &part.service;
-			texts[n++] = &part.endpoint;
-		}
-		texts[n++] = &part.content_type;
-	}
-	if (!request && (part.flags & SVC_PART_END))
-		texts[n++] = &part.status_text;
-	for (int i = 0; i < n; i++) {
-		size_t len;
-		if (!get_text(&p, end, texts[i], &len))
-			return malformed(err, "text");
-		if (len == 0 && !(request && i < 2))
-			*texts[i] = NULL;
-	}
-	if (!(part.flags & (SVC_PART_HEADERS | SVC_PART_END)) && p != end)
+	if (!get_texts(frame, request, &p, end, ret_part))
+		return malformed(err, "text");
+	if (!(frame->flags & (SVC_PART_HEADERS | SVC_PART_END)) && p != end)
 		return malformed(err, "head");
 	while (p != end) {
 		const char *name, *value;
@@ -336,20 +395,14 @@ part_decode(const struct frame *frame, bool request, const uint8_t *payload,
 				   : malformed(err, "header");
 		}
 	}
-	part.timeout_ms = SVC_FOREVER;
-	if (request && (part.flags & SVC_PART_HEADERS) && frame->value != 0)
-		part.timeout_ms = frame->value;
-	if (!request && (part.flags & SVC_PART_END))
-		part.status = svc_err_from_number(frame->value);
-	if (part.flags & SVC_PART_MESSAGE) {
-		part.data = end;
-		part.len = frame->length - frame->head;
+	if (frame->flags & SVC_PART_MESSAGE) {
+		ret_part->data = end;
+		ret_part->len = frame->length - frame->head;
 	} else if (frame->length != frame->head) {
 		svc_headers_destroy(headers);
 		return malformed(err, "body");
 	}
-	part.headers = headers;
-	*ret_part = part;
+	ret_part->headers = headers;
 	*ret_headers = headers;
 	return SVC_OK;
 }

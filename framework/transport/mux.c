@@ -5,8 +5,13 @@
 #include <string.h>
 
 #define KEEP_OUTPUT 4096 /* output storage an idle connection keeps */
+/* A stream that sends is busy after so many messages in a row, when they are
+ * less than so long apart. */
+#define AHEAD 4
+#define BUSY_US 20
+#define MUCH 65536 /* is written by whoever adds to it */
 
-_Thread_local struct svc_mux *mux_batch;
+SVC_THREAD_LOCAL struct svc_mux *mux_batch;
 
 struct svc_transport_limits
 svc_transport_limits_fill(const struct svc_transport_limits *limits)
@@ -152,8 +157,8 @@ mux_unlock_and_flush(struct svc_mux *mux)
 	/* A callback that lost the loop does not delay what it sends till it
 	 * returns: it may wait for the answer. Looked at after the output was
 	 * queued, since a new owner begins with a flush. */
-	bool batch = mux_batch == mux && svc_loop_kept();
-	bool flush = has_output(mux) && !mux->flushing && !batch;
+	bool flush = has_output(mux) && !mux->flushing &&
+		     !(mux_batch == mux && svc_loop_kept());
 	bool close = mux->close_due;
 	mux->close_due = false;
 	if (!flush && !close) {
@@ -438,6 +443,44 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	return rc;
 }
 
+static void
+flush_run(struct svc_task *task)
+{
+	struct svc_mux *mux =
+	    (struct svc_mux *)(void *)((char *)task -
+				       offsetof(struct svc_mux, flush_task));
+	pthread_mutex_lock(&mux->mutex);
+	mux->flush_posted = false;
+	mux_unlock_and_flush(mux);
+	svc_mux_unref(mux);
+}
+
+/* Who sends one message after the other without an answer only fills the
+ * output, and the loop writes it meanwhile: a system call for many messages.
+ * When the loop does not keep up he writes it himself. With the mutex. */
+static bool
+leave_to_loop(struct svc_mux_stream *stream)
+{
+	struct svc_mux *mux = stream->mux;
+	if (stream->ahead < AHEAD) {
+		stream->ahead++;
+		return false;
+	}
+	int64_t now_us = svc_now_us();
+	bool busy = now_us - stream->sent_at_us < BUSY_US;
+	stream->sent_at_us = now_us;
+	if (!busy || mux->config.loop == NULL || mux->close_due ||
+	    mux->out.len > MUCH || svc_loop_kept())
+		return false;
+	if (!mux->flush_posted && !mux->flushing) {
+		mux->flush_posted = true;
+		mux->flush_task.run = flush_run;
+		svc_mux_ref(mux); /* of the task */
+		svc_loop_post(mux->config.loop, &mux->flush_task);
+	}
+	return true;
+}
+
 svc_err
 svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
     struct svc_error *err)
@@ -469,7 +512,10 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 		if (stream->done && stream->pending == NULL)
 			mux_unlist(mux, stream);
 	}
-	mux_unlock_and_flush(mux);
+	if (rc == SVC_OK && !end && leave_to_loop(stream))
+		pthread_mutex_unlock(&mux->mutex);
+	else
+		mux_unlock_and_flush(mux);
 	return rc;
 }
 
@@ -494,17 +540,13 @@ svc_mux_release(struct svc_stream_handle *handle, svc_err code)
 	struct svc_mux_stream *stream = stream_of(handle);
 	struct svc_mux *mux = stream->mux;
 	stream->release_code = code;
-	if (atomic_load(&stream->runner) == mux_self()) {
+	if (mux_runner(stream) == mux_self()) {
 		stream->released = true; /* mux_callback_done sees it */
 		return;
 	}
 	pthread_mutex_lock(&mux->mutex);
-	uintptr_t nobody = 0;
-	while (!atomic_compare_exchange_strong(
-	    &stream->runner, &nobody, mux_self())) {
-		nobody = 0;
+	while (!mux_try_run(stream))
 		pthread_cond_wait(&mux->changed, &mux->mutex);
-	}
 	stream->released = true;
 	pthread_mutex_unlock(&mux->mutex);
 	mux_callback_done(stream);

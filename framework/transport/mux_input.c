@@ -30,7 +30,7 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 {
 	struct svc_part part;
 	struct svc_headers *headers = NULL;
-	struct svc_error why = {0};
+	struct svc_error why;
 	bool more = (frame->flags & FRAME_MORE) != 0;
 	const char *refused = too_large(mux, frame, &why);
 	svc_err code = SVC_E_EXHAUSTED;
@@ -85,12 +85,13 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 		mux_unlock_and_flush(mux);
 		return SVC_MUX_OK;
 	}
-	atomic_store(&stream->runner, mux_self());
+	mux_set_runner(stream, mux_self());
 	stream->recv_end = (part.flags & SVC_PART_END) != 0;
 	stream->got_end = stream->recv_end;
+	stream->accepted = true;
 	mux_consume(stream, stream->unconsumed);
 	pthread_mutex_unlock(&mux->mutex);
-	svc_mux_result result = mux_deliver_part(stream, &part);
+	svc_mux_result result = mux_deliver_part(stream, &part, true);
 	svc_headers_destroy(headers);
 	return result;
 }
@@ -100,8 +101,8 @@ static svc_mux_result
 reset(struct svc_mux_stream *stream, svc_err code, const char *text)
 {
 	struct svc_mux *mux = stream->mux;
-	bool not_run = mux->config.server && !stream->accepted &&
-		       atomic_load(&stream->runner) == 0;
+	bool not_run =
+	    mux->config.server && !stream->accepted && mux_runner(stream) == 0;
 	mux_queue_reset(mux, stream->id, code, not_run, text);
 	bool deliver =
 	    mux_end_stream(stream, code, not_run, text, strlen(text));
@@ -116,9 +117,7 @@ input_queued(struct svc_mux_stream *stream, struct queued_part *queued,
     struct svc_error *err)
 {
 	struct svc_mux *mux = stream->mux;
-	uintptr_t nobody = 0;
-	if (!atomic_compare_exchange_strong(
-		&stream->runner, &nobody, mux_self())) {
+	if (!mux_try_run(stream)) {
 		queued->next = NULL;
 		*stream->last_part = queued;
 		stream->last_part = &queued->next;
@@ -130,16 +129,18 @@ input_queued(struct svc_mux_stream *stream, struct queued_part *queued,
 	svc_err rc = mux_decode(stream, queued, &part, &headers, err);
 	if (rc != SVC_OK) {
 		svc_mem_free(queued);
-		atomic_store(&stream->runner, 0);
+		mux_set_runner(stream, 0);
 		if (rc == SVC_E_NOMEM)
 			return reset(stream, rc, "out of memory");
 		pthread_mutex_unlock(&mux->mutex);
 		return SVC_MUX_FAILED;
 	}
+	bool accept = mux->config.server && !stream->accepted;
+	stream->accepted = stream->accepted || accept;
 	stream->got_end = (part.flags & SVC_PART_END) != 0;
 	mux_consume_part(stream, &part, queued->cost);
 	mux_unlock_and_flush(mux);
-	svc_mux_result result = mux_deliver_part(stream, &part);
+	svc_mux_result result = mux_deliver_part(stream, &part, accept);
 	svc_headers_destroy(headers);
 	svc_mem_free(queued);
 	return result;
@@ -191,6 +192,7 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 		svc_error_set(err, SVC_E_INVAL, "the peer sent %s", wrong);
 		return SVC_MUX_FAILED;
 	}
+	stream->ahead = 0;
 	stream->recv_end = (frame->flags & SVC_PART_END) != 0;
 	if (frame->flags & SVC_PART_HEADERS)
 		stream->got_headers = true;
@@ -205,9 +207,7 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 		return reset(stream, why.code, refused);
 	if ((frame->flags & FRAME_MORE) || stream->assembly != NULL)
 		return input_piece(stream, frame, payload, err);
-	uintptr_t nobody = 0;
-	if (!atomic_compare_exchange_strong(
-		&stream->runner, &nobody, mux_self())) {
+	if (!mux_try_run(stream)) {
 		struct queued_part *queued = mux_queued(frame, payload);
 		if (queued == NULL)
 			return reset(stream, SVC_E_NOMEM, "out of memory");
@@ -221,7 +221,7 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 	svc_err rc = part_decode(
 	    frame, mux->config.server, payload, &part, &headers, err);
 	if (rc != SVC_OK) {
-		atomic_store(&stream->runner, 0);
+		mux_set_runner(stream, 0);
 		if (rc == SVC_E_NOMEM)
 			return reset(stream, rc, "out of memory");
 		pthread_mutex_unlock(&mux->mutex);
@@ -230,7 +230,7 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 	stream->got_end = stream->recv_end;
 	mux_consume_part(stream, &part, FRAME_SIZE + (size_t)frame->length);
 	mux_unlock_and_flush(mux);
-	svc_mux_result result = mux_deliver_part(stream, &part);
+	svc_mux_result result = mux_deliver_part(stream, &part, false);
 	svc_headers_destroy(headers);
 	return result;
 }
@@ -522,6 +522,12 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 	if (mux->config.loop == NULL)
 		mux_due_here(mux);
 	return result;
+}
+
+void
+svc_mux_rest(struct svc_mux *mux)
+{
+	mux->share = SHARE;
 }
 
 size_t

@@ -55,12 +55,14 @@ struct svc_mux_stream {
 	struct svc_stream_handle handle;
 	struct svc_mux *mux;
 	struct svc_mux_stream *next; /* in the bucket */
-	_Atomic(uintptr_t) runner;   /* the thread in a callback; 0: none */
+	/* The thread in a callback; 0: none. Set with the mutex; a thread may
+	 * ask without it whether it is the one. */
+	_Atomic(uintptr_t) runner;
 	_Atomic bool cancelled;
 	uint32_t id;
 	bool waits;
-	bool listed;           /* in the table */
-	_Atomic bool accepted; /* the server's accept runs or has run */
+	bool listed;    /* in the table */
+	bool accepted;  /* the server's accept runs or has run */
 	bool released;  /* by its holder, inside a callback; or it has none */
 	bool lingering; /* released, but its answer is not sent yet */
 	bool got_headers;
@@ -90,6 +92,8 @@ struct svc_mux_stream {
 	struct queued_part *assembly;
 	struct svc_mux_node assembly_node;
 	uint32_t moved;      /* mux->ticks at the last piece */
+	uint32_t ahead;      /* messages sent since the last that came */
+	int64_t sent_at_us;  /* the last of those, if there are many */
 	pthread_cond_t cond; /* only with `waits` */
 	/* not zeroed when it is made */
 	struct svc_stream_end end;
@@ -98,7 +102,7 @@ struct svc_mux_stream {
 
 /* The connection whose frames this thread handles on its loop: what it sends
  * there goes out in one write at the end. */
-extern _Thread_local struct svc_mux *mux_batch;
+extern SVC_THREAD_LOCAL struct svc_mux *mux_batch;
 
 static inline uintptr_t
 mux_self(void)
@@ -113,6 +117,28 @@ stream_of(struct svc_stream_handle *handle)
 }
 
 /* Unless said otherwise these want the mutex held. */
+
+static inline uintptr_t
+mux_runner(const struct svc_mux_stream *stream)
+{
+	return atomic_load_explicit(&stream->runner, memory_order_relaxed);
+}
+
+static inline void
+mux_set_runner(struct svc_mux_stream *stream, uintptr_t runner)
+{
+	atomic_store_explicit(&stream->runner, runner, memory_order_relaxed);
+}
+
+/* Becomes the runner unless there is one. */
+static inline bool
+mux_try_run(struct svc_mux_stream *stream)
+{
+	if (mux_runner(stream) != 0)
+		return false;
+	mux_set_runner(stream, mux_self());
+	return true;
+}
 
 /* --------------------------------------------------------------- mux_stream.c
  */
@@ -136,9 +162,10 @@ bool mux_end_stream(struct svc_mux_stream *stream, svc_err code, bool not_run,
 void mux_end_later(struct svc_mux_stream *stream, svc_err code, bool not_run,
     const char *text);
 /* Without the mutex, by the stream's runner: run a callback, between enter and
- * leave if this thread runs the connection's loop, and let go of the stream. */
+ * leave if this thread runs the connection's loop, and let go of the stream.
+ * With `accept` it is the server's, for a stream just marked as accepted. */
 svc_mux_result mux_deliver_part(
-    struct svc_mux_stream *stream, const struct svc_part *part);
+    struct svc_mux_stream *stream, const struct svc_part *part, bool accept);
 svc_mux_result mux_deliver_closed(struct svc_mux_stream *stream);
 /* Without the mutex, by the runner, after a callback: deliver what was queued
  * meanwhile, then let go of the stream. */

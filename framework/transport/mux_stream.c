@@ -214,7 +214,7 @@ end_released(struct svc_mux_stream *stream)
 		if (stream->unconsumed > 0)
 			mux_consume(stream, stream->unconsumed);
 		mux_remove(&stream->due_node);
-		atomic_store(&stream->runner, 0);
+		mux_set_runner(stream, 0);
 		mux_unlock_and_flush(mux);
 		return;
 	}
@@ -251,7 +251,7 @@ mux_callback_done(struct svc_mux_stream *stream)
 		end_released(stream);
 		return;
 	}
-	atomic_store(&stream->runner, 0);
+	mux_set_runner(stream, 0);
 	if (stream->got_end || stream->got_closed)
 		stream->done = true;
 	if (stream->got_end && mux_all_sent(stream))
@@ -289,12 +289,12 @@ leave(struct svc_loop *entered)
 }
 
 svc_mux_result
-mux_deliver_part(struct svc_mux_stream *stream, const struct svc_part *part)
+mux_deliver_part(
+    struct svc_mux_stream *stream, const struct svc_part *part, bool accept)
 {
 	struct svc_mux *mux = stream->mux;
 	struct svc_loop *entered = enter(mux);
-	if (mux->config.server && !stream->accepted) {
-		stream->accepted = true;
+	if (accept) {
 		mux->config.accept(
 		    &stream->handle, part, mux->config.accept_arg);
 	} else {
@@ -329,7 +329,7 @@ set_end(struct svc_mux_stream *stream, svc_err code, bool not_run,
 	/* One that has no holder just goes. */
 	if (stream->lingering ||
 	    (stream->mux->config.server && !stream->accepted &&
-		atomic_load(&stream->runner) == 0))
+		mux_runner(stream) == 0))
 		stream->released = true;
 	else if (stream->got_end && stream->sent_end)
 		return false;
@@ -349,9 +349,7 @@ mux_end_stream(struct svc_mux_stream *stream, svc_err code, bool not_run,
 {
 	if (!set_end(stream, code, not_run, text, len))
 		return false;
-	uintptr_t nobody = 0;
-	if (!atomic_compare_exchange_strong(
-		&stream->runner, &nobody, mux_self())) {
+	if (!mux_try_run(stream)) {
 		stream->close_due = true;
 		return false;
 	}
@@ -384,10 +382,8 @@ run_due(struct svc_mux *mux)
 	while (mux->due.first != NULL && stream == NULL) {
 		stream = MUX_STREAM_OF(mux->due.first, due_node);
 		mux_remove(&stream->due_node);
-		uintptr_t nobody = 0;
 		/* Whoever runs it tells it himself: see mux_callback_done. */
-		if (!atomic_compare_exchange_strong(
-			&stream->runner, &nobody, mux_self()))
+		if (!mux_try_run(stream))
 			stream = NULL;
 	}
 	bool writable = false;

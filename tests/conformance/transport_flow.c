@@ -307,6 +307,44 @@ a_slow_reader_stops_the_writer(void **state)
 	stop(conn);
 }
 
+/* Who sends many in a row may leave writing them to the loop, which leaves
+ * none of them behind. */
+static void
+a_burst_arrives_though_nothing_follows(void **state)
+{
+	(void)state;
+	enum { BURSTS = 40 };
+	struct side mine;
+	uint8_t data[100] = {0};
+	start(NULL, &reads);
+	void *conn = dial(here.ops->listener_address(here.listener));
+	assert_int_equal(
+	    open_to(conn, "take", 0, NULL, 0, &reads, &mine), SVC_OK);
+	AWAIT(here.accepted != NULL);
+	struct side *theirs = here.accepted;
+	for (int way = 0; way < 2; way++) {
+		struct side *from = way == 0 ? &mine : theirs;
+		struct side *to = way == 0 ? theirs : &mine;
+		uint32_t sent = 0;
+		for (uint32_t burst = 1; burst <= BURSTS; burst++) {
+			for (uint32_t i = 0; i < burst; i++, sent++) {
+				unsigned flags = SVC_PART_MESSAGE;
+				if (way == 1 && sent == 0)
+					flags |= SVC_PART_HEADERS;
+				svc_err rc;
+				/* Before the hello there is no credit. */
+				while ((rc = push(from, flags, sent, data,
+					    sizeof(data))) == SVC_E_AGAIN)
+					AWAIT(from->room);
+				assert_int_equal(rc, SVC_OK);
+			}
+			AWAIT(to->count == sent);
+		}
+	}
+	here.ops->release(mine.stream, SVC_E_CANCELLED);
+	stop(conn);
+}
+
 struct writer {
 	pthread_t thread;
 	struct side *side;
@@ -665,6 +703,7 @@ svc_conformance_transport_flow(const struct svc_conformance_transport *with)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_slow_reader_stops_the_writer),
+	    cmocka_unit_test(a_burst_arrives_though_nothing_follows),
 	    cmocka_unit_test(both_sides_pour_through_tiny_windows),
 	    cmocka_unit_test(a_small_call_does_not_wait_for_a_huge_message),
 	    cmocka_unit_test(trailers_arrive),

@@ -15,6 +15,7 @@
 #include "conn.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -111,11 +112,11 @@ put(struct conn *conn, const void *data, size_t len)
 }
 
 static ssize_t
-get(struct conn *conn, void *data, size_t room)
+get(struct conn *conn, void *data, size_t room, bool sleep)
 {
 	if (conn->tls != NULL)
 		return tls_read(conn->tls, data, room);
-	return recv(conn->source.fd, data, room, MSG_DONTWAIT);
+	return recv(conn->source.fd, data, room, sleep ? 0 : MSG_DONTWAIT);
 }
 
 /* As the flusher: true when all is written and the role given back. */
@@ -173,9 +174,21 @@ make_room(struct conn *conn)
 		block->len = 0;
 		conn->offset = 0;
 	}
+	/* A little room is worth a move of little. */
 	if (block != NULL && block->cap - conn->offset >= need &&
-	    block->len < block->cap)
+	    block->len < block->cap &&
+	    (block->cap - block->len >= block->cap / 4 ||
+		left > block->cap / 4))
 		return true;
+	if (block != NULL && block->cap >= need && left < block->cap &&
+	    block->cap >= conn->block_size &&
+	    __atomic_load_n(&block->refs, __ATOMIC_ACQUIRE) == 1) {
+		/* Nobody handles bytes of it. */
+		memmove(block->data, block->data + conn->offset, left);
+		block->len = left;
+		conn->offset = 0;
+		return true;
+	}
 	size_t cap = conn->block_size > need ? conn->block_size : need;
 	struct block *fresh = svc_mem_alloc(sizeof(*fresh) + cap);
 	if (fresh == NULL)
@@ -191,10 +204,10 @@ make_room(struct conn *conn)
 	return true;
 }
 
-/* Bytes read; 0 when there are none now; -1 when the connection has failed. */
 ssize_t
-conn_read(struct conn *conn)
+conn_read(struct conn *conn, bool sleep, bool *ret_drained)
 {
+	*ret_drained = false;
 	if (!make_room(conn)) {
 		svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
 		return -1;
@@ -202,11 +215,12 @@ conn_read(struct conn *conn)
 	struct block *block = conn->block;
 	size_t room = block->cap - block->len;
 	for (;;) {
-		ssize_t n = get(conn, block->data + block->len, room);
+		ssize_t n = get(conn, block->data + block->len, room, sleep);
 		if (n > 0) {
 			block->len += (size_t)n;
 			if ((size_t)n == room && conn->block_size < MAX_BLOCK)
 				conn->block_size *= 2;
+			*ret_drained = (size_t)n < room && conn->tls == NULL;
 			return n;
 		}
 		if (n < 0 && errno == EINTR)
@@ -283,16 +297,19 @@ read_on_loop(struct conn *conn)
 			unlock(conn);
 			return true;
 		}
-		ssize_t n = conn_read(conn);
+		bool drained;
+		ssize_t n = conn_read(conn, false, &drained);
 		if (n < 0)
 			return true;
-		if (n == 0)
+		if (n == 0 || drained)
 			break;
 	}
 	svc_mux_result result = conn_handle(conn);
 	if (result == SVC_MUX_LOST)
 		return false;
 	conn->shares = result == SVC_MUX_SHARE;
+	if (result == SVC_MUX_OK)
+		svc_mux_rest(&conn->mux);
 	if (result == SVC_MUX_YIELD) {
 		lock(conn);
 		conn->paused = true;
@@ -361,6 +378,13 @@ connected(struct conn *conn)
 		tls_use_socket(conn->tls, conn->source.fd);
 		conn_shake(conn, 0);
 	} else {
+		/* A caller that waits sleeps in the read itself. */
+		struct timeval nap = {.tv_usec = CONN_NAP_MS * 1000};
+		int fd = conn->source.fd, flags = fcntl(fd, F_GETFL);
+		conn->sleeps = flags >= 0 &&
+			       setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &nap,
+				   sizeof(nap)) == 0 &&
+			       fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) == 0;
 		conn_connected(conn);
 	}
 }
@@ -415,6 +439,8 @@ conn_ready(struct svc_source *source, unsigned events)
 	bool resume = (events & SVC_IO_RESUME) != 0;
 	if (events & SVC_IO_KICK)
 		conn->kicked = true;
+	if (events & SVC_IO_HANGUP)
+		conn->hung_up = true;
 	if (events & (SVC_IO_KICK | SVC_IO_RESUME))
 		conn->shares = false;
 	bool waits = conn->shares; /* for its turn to read, which is to come */

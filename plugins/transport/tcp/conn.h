@@ -33,6 +33,8 @@ enum shake {
 	SHAKE_FAILED,
 };
 
+#define CONN_NAP_MS 100 /* a waiting caller looks at the clock this often */
+
 struct conn {
 	struct svc_mux mux;
 	struct svc_source source;
@@ -50,9 +52,11 @@ struct conn {
 	unsigned interest;
 	bool attached;
 	bool connecting; /* until frames may move */
+	bool sleeps;     /* since then: its socket may be read by sleeping */
 	bool write_blocked;
 	bool paused; /* the peer does not read what we send */
 	bool aborted;
+	_Atomic bool hung_up; /* the loop was told so */
 
 	/* of the flusher */
 	struct svc_buf output;
@@ -62,6 +66,7 @@ struct conn {
 	struct block *block;
 	size_t offset;
 	size_t block_size;
+	int64_t looked_at_us; /* a caller found the peer there */
 
 	/* of the loop */
 	bool kicked;
@@ -97,9 +102,11 @@ void conn_kick(struct conn *conn);
 void conn_lose(struct conn *conn, int sys);
 /* As the reader: handle what has been read. */
 svc_mux_result conn_handle(struct conn *conn);
-/* As the reader: bytes read; 0 when there are none now; -1 when the connection
- * has failed. */
-ssize_t conn_read(struct conn *conn);
+/* As the reader: bytes read; 0 when there are none now, with `sleep` (only if
+ * conn->sleeps) none in CONN_NAP_MS; -1 when the connection has failed.
+ * *ret_drained becomes true when another try would most likely find
+ * none, so that whoever watches the socket need not make it. */
+ssize_t conn_read(struct conn *conn, bool sleep, bool *ret_drained);
 /* As the reader: an idle connection keeps no read storage. */
 void conn_drop_block(struct conn *conn);
 /* Frames may move: send what waited for this. On the loop. */

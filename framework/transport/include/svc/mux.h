@@ -97,6 +97,8 @@ struct svc_mux {
 	struct svc_mux_list due;
 	struct svc_task due_task;
 	bool due_posted;
+	struct svc_task flush_task; /* writes what a busy sender adds */
+	bool flush_posted;
 	/* The timer; see mux_timer.c. */
 	struct svc_timer timer;
 	struct svc_task arm_task;
@@ -159,6 +161,9 @@ SVC_API struct svc_transport_limits svc_transport_limits_fill(
  */
 SVC_API svc_mux_result svc_mux_input(struct svc_mux *mux, const uint8_t *data,
     size_t len, size_t *offset, struct svc_error *err);
+/** As the reader on the loop: all that came is handled and others come next, so
+ * the 64 frames of the connection's turn are counted anew. */
+SVC_API void svc_mux_rest(struct svc_mux *mux);
 /** How many bytes from *offset on the next frame needs: at least 1. For the
  * reader. */
 SVC_API size_t svc_mux_need(const struct svc_mux *mux);
