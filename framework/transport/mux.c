@@ -401,8 +401,7 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 		 mux->pending > mux_pending_limit(mux))
 		rc = svc_error_set(err, SVC_E_AGAIN,
 		    "%llu bytes are waiting to be sent to %s",
-		    (unsigned long long)(mux->out.len + mux->pending),
-		    mux->peer);
+		    (unsigned long long)mux->out.len + mux->pending, mux->peer);
 	else if (mux->n_streams >= mux->config.limits.max_streams ||
 		 mux->n_streams >= mux->peer_streams)
 		rc = svc_error_set(err, SVC_E_EXHAUSTED,
