@@ -272,6 +272,7 @@ check(const char *what, svc_err code, const char *text)
 	case SVC_E_TIMEDOUT:
 	case SVC_E_CANCELLED:
 	case SVC_E_EXHAUSTED: /* limit(1) */
+	case SVC_E_CLOSED:    /* a relay cut off, whose client is closing */
 	case SVC_E_EOF:       /* streams only */
 		return;
 	default:
