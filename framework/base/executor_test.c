@@ -610,14 +610,6 @@ idle_loops_wake_nobody(void **state)
 
 /* ------------------------------------------- a loop that begins with work */
 
-static bool
-refuse(size_t size, void *arg)
-{
-	(void)size;
-	(void)arg;
-	return false;
-}
-
 struct opener {
 	struct svc_task task;
 	struct waiting *waiting;
@@ -655,10 +647,7 @@ a_loop_may_begin_with_a_handler_that_blocks(void **state)
 	};
 	waiting_init(&waiting);
 	struct svc_executor *executor = create(1, 4);
-	/* A loop without a thread: memory for that is refused. */
-	svc_mem_set_hook(refuse, NULL);
 	struct svc_loop *loop = svc_executor_loop(executor);
-	svc_mem_set_hook(NULL, NULL);
 	svc_loop_post(loop, &tasks[0].task);
 	svc_loop_post(loop, &tasks[1].task);
 	count_await(&waiting.ended, 1);
