@@ -83,7 +83,8 @@ SVC_API svc_err svc_run(struct svc_service *service);
 /** Ends svc_run. From any thread or a signal handler. */
 SVC_API void svc_stop(struct svc_service *service);
 /** Stops what svc_start began, draining, and frees. NULL is fine. Not from a
- * handler. */
+ * handler, and not while another thread calls, publishes or opens streams with
+ * it: join those first. */
 SVC_API void svc_free(struct svc_service *service);
 /** init + run + free, errors printed: the exit status 0, 1, or 2 for usage. */
 SVC_API int svc_main(struct svc_service *service, int argc, char *argv[]);
