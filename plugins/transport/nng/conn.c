@@ -17,6 +17,7 @@
 
 #define MIN_BLOCK 4096
 #define MAX_BLOCK 65536
+#define LOOK_MS 1000
 #define TLS_ALERT 0x15
 #define TLS_HANDSHAKE 0x16
 
@@ -40,7 +41,6 @@ struct conn {
 	int holds;                 /* atomic */
 	nng_stream_dialer *dialer; /* of a client's */
 	nng_aio *dial_aio, *send_aio, *recv_aio;
-	nng_aio *probe_aio; /* of a layered one */
 
 	/* under mux.mutex */
 	nng_stream *stream; /* NULL until connected */
@@ -63,6 +63,7 @@ struct conn {
 	size_t block_size;
 
 	/* of the loop */
+	struct svc_timer look; /* of a websocket over TLS */
 	int kicks;
 	bool timed;
 	bool finished;
@@ -309,16 +310,15 @@ make_room(struct conn *conn)
 	return true;
 }
 
-/* A websocket reads ahead. When it finds the end between two of our reads, the
- * next one is never completed, for only what waits is told; but a send is
- * refused. One that may take no time sends nothing if it is not. */
+/* A websocket and TLS read ahead. When they find the end between two reads, the
+ * next one is never completed, for only what waits is told; but by then the
+ * stream has lost its peer. */
 static bool
-has_ended(struct conn *conn)
+has_ended(const struct conn *conn)
 {
-	nng_aio_set_timeout(conn->probe_aio, NNG_DURATION_ZERO);
-	nng_stream_send(conn->stream, conn->probe_aio);
-	nng_aio_wait(conn->probe_aio);
-	return nng_aio_result(conn->probe_aio) == NNG_ECLOSED;
+	nng_sockaddr address;
+	return nng_stream_get_addr(conn->stream, NNG_OPT_REMADDR, &address) !=
+	       0;
 }
 
 /* Nothing is handled until it completes. */
@@ -342,7 +342,7 @@ receive(struct conn *conn)
 	};
 	nng_aio_set_iov(conn->recv_aio, 1, &iov);
 	nng_stream_recv(conn->stream, conn->recv_aio);
-	if (conn->layered && has_ended(conn))
+	if ((conn->layered || conn->tls) && has_ended(conn))
 		nng_stream_close(conn->stream); /* completes the read */
 	started(conn);
 }
@@ -458,12 +458,41 @@ dialed(void *arg)
 }
 
 static void
+start_looking(struct conn *conn)
+{
+	if (svc_timer_start(conn->loop, &conn->look, svc_deadline(LOOK_MS)) !=
+	    SVC_OK)
+		svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
+}
+
+/*
+ * A websocket over TLS reads for itself, and of these reads nobody can tell
+ * whether the end came between two of them: so it is looked at now and then.
+ */
+static void
+look(struct svc_timer *timer)
+{
+	struct conn *conn =
+	    (struct conn *)(void *)((char *)timer -
+				    offsetof(struct conn, look));
+	lock(conn);
+	nng_stream *stream = conn->closed ? NULL : conn->stream;
+	unlock(conn);
+	if (stream != NULL && has_ended(conn)) {
+		nng_stream_close(stream); /* completes the read */
+		return;
+	}
+	start_looking(conn);
+}
+
+static void
 finish(struct conn *conn)
 {
 	if (conn->finished)
 		return;
 	conn->finished = true;
 	svc_mux_detach(&conn->mux);
+	svc_timer_stop(conn->loop, &conn->look);
 	svc_source_detach(&conn->source);
 	lock(conn);
 	conn->closed = true;
@@ -524,6 +553,8 @@ conn_ready(struct svc_source *source, unsigned events)
 	if (!conn->timed && !conn->finished) {
 		conn->timed = true;
 		svc_mux_attach(&conn->mux);
+		if (conn->layered && conn->tls)
+			start_looking(conn);
 	}
 	if (resume) {
 		if (run)
@@ -560,7 +591,6 @@ free_on_loop(struct svc_task *task)
 	nng_aio_reap(conn->dial_aio);
 	nng_aio_reap(conn->send_aio);
 	nng_aio_reap(conn->recv_aio);
-	nng_aio_reap(conn->probe_aio);
 	nng_stream_dialer_free(
 	    conn->dialer); /* the stream still refers to it */
 	nng_stream_free(conn->stream);
@@ -628,10 +658,8 @@ conn_create(struct nng *self, struct listener *listener, bool layered,
 	    nng_aio_alloc(&conn->recv_aio, received, conn) != 0 ||
 	    (listener == NULL &&
 		nng_aio_alloc(&conn->dial_aio, dialed, conn) != 0) ||
-	    (layered && nng_aio_alloc(&conn->probe_aio, NULL, NULL) != 0) ||
 	    svc_mux_init(&conn->mux, &config, peer) != SVC_OK) {
 		nng_aio_free(conn->dial_aio);
-		nng_aio_free(conn->probe_aio);
 		nng_aio_free(conn->recv_aio);
 		nng_aio_free(conn->send_aio);
 		svc_mem_free(conn);
@@ -642,6 +670,7 @@ conn_create(struct nng *self, struct listener *listener, bool layered,
 	conn->layered = layered;
 	conn->source.fd = -1;
 	conn->source.ready = conn_ready;
+	conn->look.fire = look;
 	conn->block_size = MIN_BLOCK;
 	svc_buf_init(&conn->output, conn->mux.out.max);
 	return conn;
