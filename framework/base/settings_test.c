@@ -498,7 +498,8 @@ help_shows_everything(void **state)
 {
 	struct values *v = *state;
 	setenv("SVC_NAME", "student", 1);
-	accepts(v, "--registry_password=good --metadata zone=a");
+	accepts(
+	    v, "--registry_password=good --metadata zone=a --metadata Token=b");
 	char *help = svc_settings_help(v->settings, NULL, "Keeps students.");
 	assert_string_equal(help,
 	    "Usage: student [flags]\n"
@@ -510,7 +511,8 @@ help_shows_everything(void **state)
 	    "--server_name;\n"
 	    "                                student, from the environment)\n"
 	    "  --metadata=KEY=VALUE          What is said of this node. "
-	    "(zone=a, from a flag)\n"
+	    "(zone=a,Token=***,\n"
+	    "                                from a flag)\n"
 	    "\n"
 	    "Registry:\n"
 	    "  --registry_address=TEXT\n"
@@ -549,11 +551,13 @@ static void
 json_shows_everything(void **state)
 {
 	struct values *v = *state;
-	accepts(v, "--registry_password=good --metadata zone=\"a\"");
+	accepts(v, "--registry_password=good --metadata zone=\"a\" "
+		   "--metadata my_secret=b");
 	char *json = svc_settings_json(v->settings);
 	assert_string_equal(json,
 	    "{\"config\":null,\"jitter\":0.2,\"log_level\":\"info\","
-	    "\"max-students\":0,\"metadata\":{\"zone\":\"\\\"a\\\"\"},"
+	    "\"max-students\":0,\"metadata\":{\"zone\":\"\\\"a\\\"\","
+	    "\"my_secret\":\"***\"},"
 	    "\"name\":null,\"registry_address\":null,"
 	    "\"registry_interval\":\"15.5s\",\"registry_password\":\"***\","
 	    "\"registry_ttl\":\"30s\",\"retries\":1,\"school\":\"none\","

@@ -225,11 +225,17 @@ show_real(double number, struct svc_buf *out)
 /* Refusals */
 
 static bool
+names_secret(const char *name)
+{
+	return strcasestr(name, "password") != NULL ||
+	       strcasestr(name, "token") != NULL ||
+	       strcasestr(name, "secret") != NULL;
+}
+
+static bool
 is_secret(const struct setting *setting)
 {
-	return strstr(setting->is.name, "password") != NULL ||
-	       strstr(setting->is.name, "token") != NULL ||
-	       strstr(setting->is.name, "secret") != NULL;
+	return names_secret(setting->is.name);
 }
 
 /* `allowed` ends the line, or NULL. */
@@ -505,8 +511,8 @@ show(const struct setting *setting, struct svc_buf *out)
 	case SVC_SETTING_PAIRS:
 		pairs = *(struct svc_headers *const *)target;
 		for (size_t i = 0; svc_headers_at(pairs, i, &name, &text); i++)
-			svc_buf_printf(
-			    out, "%s%s=%s", i > 0 ? "," : "", name, text);
+			svc_buf_printf(out, "%s%s=%s", i > 0 ? "," : "", name,
+			    names_secret(name) ? "***" : text);
 		break;
 	}
 }
@@ -564,6 +570,8 @@ svc_settings_show_json(const struct setting *setting, struct svc_buf *out)
 			svc_buf_puts(out, i > 0 ? "," : "");
 			svc_buf_json_string(out, name, strlen(name));
 			svc_buf_putc(out, ':');
+			if (names_secret(name))
+				text = "***";
 			svc_buf_json_string(out, text, strlen(text));
 		}
 		svc_buf_putc(out, '}');

@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* --------------------------------------------------------- the interface */
 
@@ -30,6 +31,49 @@ const struct svc_interface svc_registry_interface = {
 };
 
 /* -------------------------------------------------------- making, ending */
+
+static bool
+is_word_of(const char *words, const char *word)
+{
+	size_t len = strlen(word);
+	while (*words != '\0') {
+		size_t n = strcspn(words, " ");
+		if (n == len && strncasecmp(words, word, n) == 0)
+			return true;
+		words += n + (words[n] == ' ');
+	}
+	return false;
+}
+
+/* That the plugin makes use of all that it is given. */
+static svc_err
+config_check(const struct svc_registry_ops *ops,
+    const struct svc_registry_config *config, struct svc_error *err)
+{
+	const char *known = SVC_OPS_HAS(ops, options) ? ops->options : "";
+	uint32_t uses = SVC_OPS_HAS(ops, uses) ? ops->uses : 0;
+	const char *key, *value;
+	char quoted[64];
+	for (size_t i = 0; svc_headers_at(config->options, i, &key, &value);
+	     i++) {
+		if (is_word_of(known, key))
+			continue;
+		svc_log_quote(key, strlen(key), quoted, sizeof(quoted));
+		if (*known == '\0')
+			return svc_error_set(err, SVC_E_INVAL,
+			    "registry %s has no options, but %s was given",
+			    ops->name, quoted);
+		return svc_error_set(err, SVC_E_INVAL,
+		    "registry %s has no option %s; allowed: %s", ops->name,
+		    quoted, known);
+	}
+	if (config->tls != NULL && (uses & SVC_REGISTRY_TLS) == 0)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "registry %s cannot speak TLS: leave out registry_tls_ca, "
+		    "registry_tls_cert and registry_tls_key",
+		    ops->name);
+	return SVC_OK;
+}
 
 svc_err
 svc_registry_create(const char *plugin,
@@ -57,6 +101,8 @@ svc_registry_create_ops(const struct svc_registry_ops *ops,
 	if (full.grace_ms <= 0)
 		full.grace_ms = GRACE_DEFAULT_MS;
 	svc_err rc = svc_catalogue_check(&svc_registry_interface, ops, err);
+	if (rc == SVC_OK)
+		rc = config_check(ops, &full, err);
 	if (rc != SVC_OK)
 		return rc;
 	struct svc_registry *registry = svc_mem_calloc(1, sizeof(*registry));

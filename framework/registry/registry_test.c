@@ -244,17 +244,17 @@ puppet_unwatch(void *self, void *watch)
 }
 
 static const struct svc_registry_ops puppet_ops = {
-    SVC_REGISTRY_ABI,
-    sizeof(struct svc_registry_ops),
-    "puppet",
-    puppet_create,
-    puppet_destroy,
-    puppet_announce,
-    puppet_withdraw,
-    puppet_lookup,
-    puppet_list,
-    puppet_watch,
-    puppet_unwatch,
+    .abi = SVC_REGISTRY_ABI,
+    .size = sizeof(struct svc_registry_ops),
+    .name = "puppet",
+    .create = puppet_create,
+    .destroy = puppet_destroy,
+    .announce = puppet_announce,
+    .withdraw = puppet_withdraw,
+    .lookup = puppet_lookup,
+    .list = puppet_list,
+    .watch = puppet_watch,
+    .unwatch = puppet_unwatch,
 };
 
 static void

@@ -51,7 +51,8 @@ svc_values_init(struct svc_values *values)
 			goto nomem;
 	}
 	values->metadata = svc_headers_create();
-	if (values->metadata == NULL)
+	values->registry_options = svc_headers_create();
+	if (values->metadata == NULL || values->registry_options == NULL)
 		goto nomem;
 	return SVC_OK;
 
@@ -66,7 +67,9 @@ svc_values_fini(struct svc_values *values)
 	char *texts[] = {values->name, values->version, values->id,
 	    values->address, values->advertise, values->registry,
 	    values->registry_address, values->registry_username,
-	    values->registry_password, values->selector, values->transport,
+	    values->registry_password, values->registry_tls_cert,
+	    values->registry_tls_key, values->registry_tls_ca,
+	    values->registry_tls_name, values->selector, values->transport,
 	    values->broker, values->broker_address, values->broker_username,
 	    values->broker_password, values->codec, values->tls_cert,
 	    values->tls_key, values->tls_ca, values->tls_name,
@@ -75,6 +78,7 @@ svc_values_fini(struct svc_values *values)
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
 		svc_mem_free(texts[i]);
 	svc_headers_destroy(values->metadata);
+	svc_headers_destroy(values->registry_options);
 	*values = (struct svc_values){0};
 }
 
@@ -214,41 +218,43 @@ take_wrap(struct svc_service *service, const struct svc_option *from)
 }
 
 static void
-take_metadata(struct svc_service *service, const struct svc_option *from)
+take_pair(struct svc_service *service, struct svc_headers *pairs,
+    const char *option, const struct svc_option *from)
 {
 	svc_err code = from->text == NULL || from->text2 == NULL
 			   ? SVC_E_INVAL
-			   : svc_headers_set(service->values.metadata,
-				 from->text, from->text2);
+			   : svc_headers_set(pairs, from->text, from->text2);
 	if (code == SVC_E_INVAL)
 		reject(service, code,
-		    "option metadata(\"%s\", \"%s\"): a name has 1 to 255 "
+		    "option %s(\"%s\", \"%s\"): a name has 1 to 255 "
 		    "printable characters without space, ':' and '=', a value "
 		    "is one line",
-		    from->text != NULL ? from->text : "",
+		    option, from->text != NULL ? from->text : "",
 		    from->text2 != NULL ? from->text2 : "");
 	else if (code != SVC_OK)
-		reject(service, code, "option metadata(\"%s\"): %s", from->text,
-		    svc_err_text(code));
+		reject(service, code, "option %s(\"%s\"): %s", option,
+		    from->text, svc_err_text(code));
 }
 
+/* A certificate with its key, a CA, or all three. */
 static void
-take_tls(struct svc_service *service, const struct svc_option *from)
+take_tls(struct svc_service *service, const char *option, char **cert,
+    char **key, char **ca, const struct svc_option *from)
 {
-	struct svc_values *v = &service->values;
 	if ((from->text == NULL) != (from->text2 == NULL) ||
 	    (from->text == NULL && from->text3 == NULL)) {
 		reject(service, SVC_E_INVAL,
-		    "option tls(cert, key, ca) needs a certificate with its "
-		    "key, or both NULL and a CA for a program that only calls");
+		    "option %s(cert, key, ca) needs a certificate with its "
+		    "key, or both NULL and a CA for a program that only calls",
+		    option);
 		return;
 	}
 	if (from->text != NULL) {
-		take_text(service, &v->tls_cert, "tls", from->text);
-		take_text(service, &v->tls_key, "tls", from->text2);
+		take_text(service, cert, option, from->text);
+		take_text(service, key, option, from->text2);
 	}
 	if (from->text3 != NULL)
-		take_text(service, &v->tls_ca, "tls", from->text3);
+		take_text(service, ca, option, from->text3);
 }
 
 static void
@@ -274,7 +280,7 @@ take(struct svc_service *service, const struct svc_option *from)
 		take_text(service, &v->advertise, "advertise", from->text);
 		break;
 	case SVC_OPTION_METADATA:
-		take_metadata(service, from);
+		take_pair(service, v->metadata, "metadata", from);
 		break;
 	case SVC_OPTION_REGISTRY:
 		take_plugin(service, &v->registry, &v->registry_address,
@@ -326,7 +332,16 @@ take(struct svc_service *service, const struct svc_option *from)
 		take_wrap(service, from);
 		break;
 	case SVC_OPTION_TLS:
-		take_tls(service, from);
+		take_tls(service, "tls", &v->tls_cert, &v->tls_key, &v->tls_ca,
+		    from);
+		break;
+	case SVC_OPTION_REGISTRY_TLS:
+		take_tls(service, "registry_tls", &v->registry_tls_cert,
+		    &v->registry_tls_key, &v->registry_tls_ca, from);
+		break;
+	case SVC_OPTION_REGISTRY_OPTION:
+		take_pair(
+		    service, v->registry_options, "registry_option", from);
 		break;
 	case SVC_OPTION_LOG_LEVEL:
 		take_text(service, &v->log_level, "log_level", from->text);

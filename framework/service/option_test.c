@@ -205,6 +205,14 @@ bad_options_are_told_by_init(void **state)
 		"or both NULL and a CA for a program that only calls"},
 	    {SVC_OPT_tls("a", "", "c"), SVC_E_INVAL,
 		"option tls() needs a text that is not empty"},
+	    {SVC_OPT_registry_tls(NULL, "b", NULL), SVC_E_INVAL,
+		"option registry_tls(cert, key, ca) needs a certificate with "
+		"its key, or both NULL and a CA for a program that only "
+		"calls"},
+	    {SVC_OPT_registry_option("", "c"), SVC_E_INVAL,
+		"option registry_option(\"\", \"c\"): a name has 1 to 255 "
+		"printable characters without space, ':' and '=', a value is "
+		"one line"},
 	    {{SVC_OPTION_QUEUE, "q", 0, 0, 0, nothing, 0}, SVC_E_INVAL, NULL},
 	    {{SVC_OPTION_FLAG_INT, NULL, 0, 0, 0, nothing, 0}, SVC_E_INVAL,
 		"option flag() needs a name and a variable"},
@@ -361,6 +369,106 @@ an_address_in_code_is_only_for_its_plugin(void **state)
 	assert_null(svc_options_of(s)->registry_address);
 	assert_null(svc_options_of(s)->broker_address);
 	svc_free(s);
+}
+
+/* The last registry made by the plugin "choosy", which is the memory one. */
+static struct svc_registry_config choosy_seen;
+static char choosy_texts[5][64]; /* ca, cert, key, datacenter, tags */
+
+static void
+choosy_keep(size_t i, const char *text)
+{
+	snprintf(choosy_texts[i], sizeof(choosy_texts[i]), "%s",
+	    text != NULL ? text : "-");
+}
+
+static svc_err
+choosy_create(const struct svc_registry_config *config, void **ret_self,
+    struct svc_error *err)
+{
+	const struct svc_tls_config *tls = config->tls;
+	choosy_seen = *config;
+	choosy_keep(0, tls != NULL ? tls->ca : NULL);
+	choosy_keep(1, tls != NULL ? tls->cert : NULL);
+	choosy_keep(2, tls != NULL ? tls->key : NULL);
+	choosy_keep(3, svc_headers_get(config->options, "datacenter"));
+	choosy_keep(4, svc_headers_get(config->options, "tags"));
+	return svc_registry_memory.create(config, ret_self, err);
+}
+
+static void
+options_reach_the_registry(void **state)
+{
+	(void)state;
+	static struct svc_registry_ops ops;
+	ops = svc_registry_memory;
+	ops.name = "choosy";
+	ops.create = choosy_create;
+	ops.options = "datacenter tags";
+	ops.uses = SVC_REGISTRY_TLS;
+	assert_int_equal(svc_plugin_add(&ops), SVC_OK);
+	/* A pair of an upper layer replaces that of the code. */
+	struct svc_service *s = svc_new(registry(choosy), transport(memory),
+	    broker(memory), registry_option("datacenter", "eu"),
+	    registry_option("tags", "a"), registry_tls("c", "k", NULL));
+	assert_int_equal(
+	    init_with(s, FLAGS("--registry_options", "tags=b;c,d",
+			     "--registry_tls_ca=a", "--registry_tls_name=n")),
+	    SVC_OK);
+	static const char *const wanted[] = {"a", "c", "k", "eu", "b;c,d"};
+	for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++)
+		assert_string_equal(choosy_texts[i], wanted[i]);
+	assert_string_equal(choosy_seen.tls->name, "n");
+	svc_free(s);
+	/* What is set in the code is for the registry of the code only. */
+	s = svc_new(registry(choosy), transport(memory), broker(memory),
+	    registry_option("datacenter", "eu"), registry_tls("c", "k", "a"));
+	assert_int_equal(init_with(s, FLAGS("--registry=memory")), SVC_OK);
+	svc_free(s);
+	/* "system" is TLS with the CAs of the system. */
+	s = svc_new(registry(choosy), transport(memory), broker(memory));
+	assert_int_equal(
+	    init_with(s, FLAGS("--registry_tls_ca=system")), SVC_OK);
+	assert_non_null(choosy_seen.tls);
+	assert_string_equal(choosy_texts[0], "-");
+	svc_free(s);
+	s = svc_new(registry(choosy), transport(memory), broker(memory));
+	assert_int_equal(svc_init(s, 0, NULL), SVC_OK);
+	assert_null(choosy_seen.tls);
+	svc_free(s);
+
+	static const struct {
+		const char *registry, *flag, *text;
+	} bad[] = {
+	    {"--registry=choosy", "--registry_options=tag=a",
+		"registry choosy has no option \"tag\"; allowed: datacenter "
+		"tags"},
+	    {"--registry=memory", "--registry_options=tags=a",
+		"registry memory has no options, but \"tags\" was given"},
+	    {"--registry=memory", "--registry_tls_ca=system",
+		"registry memory cannot speak TLS: leave out registry_tls_ca, "
+		"registry_tls_cert and registry_tls_key"},
+	    {"--registry=choosy", "--registry_tls_cert=c",
+		"registry_tls_cert is set and registry_tls_key is not: a "
+		"certificate and its key go together; a program that only "
+		"calls may do with registry_tls_ca"},
+	    {"--registry=choosy", "--registry_tls_name=n",
+		"registry_tls_name is set, but nothing that turns TLS on: "
+		"give registry_tls_cert and registry_tls_key, or "
+		"registry_tls_ca (\"system\" for the CAs of this system) for "
+		"a program that only calls"},
+	    {"--registry=choosy", "--registry_options=tags",
+		"--registry_options: \"tags\" is no pair; allowed: "
+		"key=value"},
+	};
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		s = svc_new(transport(memory), broker(memory));
+		svc_err code =
+		    init_with(s, FLAGS(bad[i].registry, bad[i].flag));
+		assert_int_equal(code, SVC_E_INVAL);
+		assert_string_equal(svc_error_text(s), bad[i].text);
+		svc_free(s);
+	}
 }
 
 static void
@@ -556,6 +664,7 @@ main(void)
 	    cmocka_unit_test(flags_win_over_environment_over_code),
 	    cmocka_unit_test(limits_reach_the_transport),
 	    cmocka_unit_test(an_address_in_code_is_only_for_its_plugin),
+	    cmocka_unit_test(options_reach_the_registry),
 	    cmocka_unit_test(own_flags),
 	    cmocka_unit_test(bad_flags_are_usage_errors),
 	    cmocka_unit_test(help_and_version_print_and_end),

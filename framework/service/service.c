@@ -130,19 +130,39 @@ start_log(struct svc_service *service)
 		svc_log_set_level(level);
 }
 
-/* An address that the program gave for its registry is none for the registry
- * that a flag chose instead. */
+/* What the program set for its registry or broker is nothing for the one that
+ * a flag chose instead. */
 static void
-drop_stale_address(struct svc_service *service, const char *setting,
-    const char *before, const char *after, char **address)
+drop_stale(struct svc_service *service, const char *setting, char **value)
 {
-	char name[40];
-	snprintf(name, sizeof(name), "%s_address", setting);
-	if (*address != NULL && strcmp(before, after) != 0 &&
-	    svc_settings_source(service->settings, name) == SVC_SOURCE_CODE) {
-		svc_mem_free(*address);
-		*address = NULL;
+	if (*value != NULL && svc_settings_source(service->settings, setting) ==
+				  SVC_SOURCE_CODE) {
+		svc_mem_free(*value);
+		*value = NULL;
 	}
+}
+
+static void
+drop_stale_registry(struct svc_service *service)
+{
+	struct svc_values *v = &service->values;
+	drop_stale(service, "registry_address", &v->registry_address);
+	drop_stale(service, "registry_tls_cert", &v->registry_tls_cert);
+	drop_stale(service, "registry_tls_key", &v->registry_tls_key);
+	drop_stale(service, "registry_tls_ca", &v->registry_tls_ca);
+}
+
+/* Below what the other layers have set. */
+static svc_err
+merge_below(struct svc_headers *pairs, const struct svc_headers *below)
+{
+	const char *name, *value;
+	svc_err code = SVC_OK;
+	for (size_t i = 0;
+	     code == SVC_OK && svc_headers_at(below, i, &name, &value); i++)
+		if (svc_headers_get(pairs, name) == NULL)
+			code = svc_headers_set(pairs, name, value);
+	return code;
 }
 
 static svc_err
@@ -151,22 +171,29 @@ load(struct svc_service *service, int argc, char *argv[], struct svc_error *err)
 	struct svc_values *v = &service->values;
 	char *registry = svc_mem_strdup(v->registry);
 	char *broker = svc_mem_strdup(v->broker);
+	/* Aside until it is known for which registry they are. */
+	struct svc_headers *options = svc_headers_copy(v->registry_options);
 	svc_err code = SVC_E_NOMEM;
-	if (registry == NULL || broker == NULL)
+	if (registry == NULL || broker == NULL || options == NULL)
 		goto out;
+	svc_headers_clear(v->registry_options);
 	code = svc_settings_load(service->settings, argc, argv, NULL, err);
 	if (code != SVC_OK)
 		goto out;
-	drop_stale_address(
-	    service, "registry", registry, v->registry, &v->registry_address);
-	drop_stale_address(
-	    service, "broker", broker, v->broker, &v->broker_address);
-	code = svc_values_settle(service, err);
+	if (strcmp(registry, v->registry) != 0)
+		drop_stale_registry(service);
+	else
+		code = merge_below(v->registry_options, options);
+	if (strcmp(broker, v->broker) != 0)
+		drop_stale(service, "broker_address", &v->broker_address);
+	if (code == SVC_OK)
+		code = svc_values_settle(service, err);
 	if (code == SVC_OK)
 		code = svc_tls_settle(service, err);
 out:
 	svc_mem_free(registry);
 	svc_mem_free(broker);
+	svc_headers_destroy(options);
 	return code;
 }
 
@@ -215,6 +242,8 @@ make(struct svc_service *service, struct svc_error *err)
 	    .timeout_ms = v->registry_timeout_ms,
 	    .username = v->registry_username,
 	    .password = v->registry_password,
+	    .tls = service->registry_has_tls ? &service->registry_tls : NULL,
+	    .options = v->registry_options,
 	};
 	code =
 	    svc_registry_create(v->registry, &config, &service->registry, err);

@@ -21,6 +21,9 @@ struct svc_values {
 	int64_t weight; /* 0: not set */
 	char *registry, *registry_address;
 	char *registry_username, *registry_password;
+	char *registry_tls_cert, *registry_tls_key, *registry_tls_ca;
+	char *registry_tls_name;
+	struct svc_headers *registry_options;
 	int64_t ttl_ms, interval_ms, registry_timeout_ms;
 	char *selector;
 	char *transport;
@@ -81,7 +84,8 @@ void svc_options_take(
 
 /* -------------------------------------------------------------------- TLS */
 
-/* From the values, which must go together: fills service->tls. */
+/* From the values, which must go together: fills service->tls and
+ * service->registry_tls. */
 svc_err svc_tls_settle(struct svc_service *service, struct svc_error *err);
 /* Whether this service's address is one of TLS, once it is bound. */
 bool svc_tls_served(const struct svc_service *service);
@@ -430,8 +434,9 @@ struct svc_service {
 	struct svc_error bad_option; /* the first one */
 	struct svc_error error;      /* what svc_error_text says */
 	struct svc_options options;  /* what svc_options_of shows */
-	bool has_tls;
-	struct svc_tls_config tls; /* its texts are those of `values` */
+	/* Their texts are those of `values`. */
+	bool has_tls, registry_has_tls;
+	struct svc_tls_config tls, registry_tls;
 	char *bound, *advertised;
 	struct svc_wraps wraps[SVC_WRAP_KINDS];
 

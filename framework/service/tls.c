@@ -7,43 +7,69 @@
 
 #define SYSTEM_CA "system"
 
+/* The files of one side, whose settings begin with `prefix`. */
+struct files {
+	const char *prefix; /* "" or "registry_" */
+	const char *cert, *key, *ca, *name;
+};
+
+static svc_err
+settle(const struct files *files, struct svc_tls_config *ret_config,
+    bool *ret_has, struct svc_error *err)
+{
+	const char *p = files->prefix;
+	*ret_has =
+	    files->cert != NULL || files->key != NULL || files->ca != NULL;
+	if (!*ret_has) {
+		if (files->name == NULL)
+			return SVC_OK;
+		return svc_error_set(err, SVC_E_INVAL,
+		    "%stls_name is set, but nothing that turns TLS on: give "
+		    "%stls_cert and %stls_key, or %stls_ca (\"" SYSTEM_CA
+		    "\" for the CAs of this system) for a program that only "
+		    "calls",
+		    p, p, p, p);
+	}
+	if ((files->cert == NULL) != (files->key == NULL))
+		return svc_error_set(err, SVC_E_INVAL,
+		    "%s%s is set and %s%s is not: a certificate and its key go "
+		    "together; a program that only calls may do with %stls_ca",
+		    p, files->cert != NULL ? "tls_cert" : "tls_key", p,
+		    files->cert != NULL ? "tls_key" : "tls_cert", p);
+	bool own_ca = files->ca != NULL && strcmp(files->ca, SYSTEM_CA) != 0;
+	*ret_config = (struct svc_tls_config){
+	    .cert = files->cert,
+	    .key = files->key,
+	    .ca = own_ca ? files->ca : NULL,
+	    .name = files->name,
+	};
+	return SVC_OK;
+}
+
 svc_err
 svc_tls_settle(struct svc_service *service, struct svc_error *err)
 {
 	const struct svc_values *v = &service->values;
 	const char *auth = v->tls_client_auth;
-	service->has_tls =
-	    v->tls_cert != NULL || v->tls_key != NULL || v->tls_ca != NULL;
-	if (!service->has_tls) {
-		const char *lone = v->tls_name != NULL ? "tls_name"
-				   : auth != NULL      ? "tls_client_auth"
-						       : NULL;
-		if (lone == NULL)
-			return SVC_OK;
+	const struct files registry = {"registry_", v->registry_tls_cert,
+	    v->registry_tls_key, v->registry_tls_ca, v->registry_tls_name};
+	const struct files files = {
+	    "", v->tls_cert, v->tls_key, v->tls_ca, v->tls_name};
+	svc_err code = settle(
+	    &registry, &service->registry_tls, &service->registry_has_tls, err);
+	if (code == SVC_OK)
+		code = settle(&files, &service->tls, &service->has_tls, err);
+	if (code != SVC_OK || auth == NULL)
+		return code;
+	if (!service->has_tls)
 		return svc_error_set(err, SVC_E_INVAL,
-		    "%s is set, but nothing that turns TLS on: give tls_cert "
-		    "and tls_key, or tls_ca (\"" SYSTEM_CA "\" for the CAs of "
-		    "this system) for a program that only calls",
-		    lone);
-	}
-	if ((v->tls_cert == NULL) != (v->tls_key == NULL))
-		return svc_error_set(err, SVC_E_INVAL,
-		    "%s is set and %s is not: a certificate and its key go "
-		    "together; a program that only calls may do with tls_ca",
-		    v->tls_cert != NULL ? "tls_cert" : "tls_key",
-		    v->tls_cert != NULL ? "tls_key" : "tls_cert");
-	bool own_ca = v->tls_ca != NULL && strcmp(v->tls_ca, SYSTEM_CA) != 0;
-	if (auth != NULL && strcmp(auth, "required") == 0 && !own_ca)
+		    "tls_client_auth is set, but nothing that turns TLS on: "
+		    "give tls_cert and tls_key");
+	if (strcmp(auth, "required") == 0 && service->tls.ca == NULL)
 		return svc_error_set(err, SVC_E_INVAL,
 		    "tls_client_auth is required, but by whom callers must be "
 		    "certified is not said: give tls_ca a file");
-	service->tls = (struct svc_tls_config){
-	    .cert = v->tls_cert,
-	    .key = v->tls_key,
-	    .ca = own_ca ? v->tls_ca : NULL,
-	    .name = v->tls_name,
-	    .anonymous = auth != NULL && strcmp(auth, "none") == 0,
-	};
+	service->tls.anonymous = strcmp(auth, "none") == 0;
 	return SVC_OK;
 }
 

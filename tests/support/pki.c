@@ -90,8 +90,10 @@ fill(X509 *made, EVP_PKEY *key, X509 *issuer, EVP_PKEY *issuer_key,
 		X509_get_serialNumber(made), (long)(serial >> 1)) == 1 &&
 	    X509_gmtime_adj(X509_getm_notBefore(made), first * DAY) != NULL &&
 	    X509_gmtime_adj(X509_getm_notAfter(made), last * DAY) != NULL &&
-	    X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_UTF8,
-		(const unsigned char *)cn, -1, -1, 0) == 1 &&
+	    X509_NAME_add_entry_by_txt(name, *cn != '\0' ? "CN" : "O",
+		MBSTRING_UTF8,
+		(const unsigned char *)(*cn != '\0' ? cn : "test"), -1, -1,
+		0) == 1 &&
 	    X509_set_issuer_name(made, X509_get_subject_name(issuer)) == 1 &&
 	    X509_set_pubkey(made, key) == 1;
 	good = good && add_extension(made, issuer, NID_basic_constraints,

@@ -15,7 +15,7 @@ struct test_pki {
 struct test_certificate {
 	const char *name;
 	const char *issuer; /* the name of one made before; NULL: itself */
-	const char *cn;     /* common name; NULL: `name` */
+	const char *cn;     /* common name; NULL: `name`; "": none */
 	const char *san;    /* "DNS:student,IP:127.0.0.1"; NULL: none */
 	bool ca;            /* may issue others */
 	/* Days from now; both 0: from yesterday until tomorrow. */

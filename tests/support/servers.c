@@ -252,7 +252,8 @@ answers(const struct test_server *server, long long deadline)
 	/* MQTT 3.1.1 CONNECT, clean session, client id "ready". */
 	static const unsigned char hello[] = {0x10, 17, 0, 4, 'M', 'Q', 'T',
 	    'T', 4, 2, 0, 10, 0, 5, 'r', 'e', 'a', 'd', 'y'};
-	struct sockaddr_in in = loopback(server->port);
+	struct sockaddr_in in = loopback(
+	    server->kind == KIND_ETCD ? server->health_port : server->port);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return false;
@@ -336,12 +337,54 @@ write_mosquitto_config(const struct test_server *server, const char *path)
 	return fclose(f) == 0;
 }
 
+/* Appends words that are separated by single spaces; `words` is changed. */
+static size_t
+add_words(char *argv[], size_t n, char *words)
+{
+	char *save = NULL;
+	for (char *word = strtok_r(words, " ", &save);
+	     word != NULL && n < MAX_ARGS - 1;
+	     word = strtok_r(NULL, " ", &save))
+		argv[n++] = word;
+	return n;
+}
+
+/* The command line of etcd, to be freed. Its health is asked for without TLS
+ * and without a certificate, at an address of its own. */
+static char *
+etcd_words(const struct test_server *server, const char *data)
+{
+	const char *more = server->config != NULL ? server->config : "";
+	const char *scheme =
+	    strstr(more, "--cert-file") != NULL ? "https" : "http";
+	char alone[64];
+	char *words = NULL;
+	snprintf(alone, sizeof(alone), "%s=http://127.0.0.1:%d", server->member,
+	    server->peer_port);
+	const char *cluster = server->cluster != NULL ? server->cluster : alone;
+	if (asprintf(&words,
+		"--name %s --data-dir %s --listen-client-urls "
+		"%s://127.0.0.1:%d --advertise-client-urls %s://127.0.0.1:%d "
+		"--listen-metrics-urls http://127.0.0.1:%d "
+		"--listen-peer-urls http://127.0.0.1:%d "
+		"--initial-advertise-peer-urls http://127.0.0.1:%d "
+		"--initial-cluster %s --unsafe-no-fsync%s%s%s",
+		server->member, data, scheme, server->port, scheme,
+		server->port, server->health_port, server->peer_port,
+		server->peer_port, cluster,
+		server->cluster != NULL
+		    ? " --heartbeat-interval 50 --election-timeout 500"
+		    : "",
+		*more != '\0' ? " " : "", more) < 0)
+		return NULL;
+	return words;
+}
+
 static bool
-launch(struct test_server *server)
+begin(struct test_server *server)
 {
 	const char *program = server->kind == KIND_ETCD ? "etcd" : "mosquitto";
 	char path[4096], data[96], log[96], conf[96];
-	char client[48], peer[48], cluster[64];
 	char *words = NULL;
 	char *argv[MAX_ARGS];
 	size_t n = 0;
@@ -358,40 +401,10 @@ launch(struct test_server *server)
 	}
 	argv[n++] = path;
 	if (server->kind == KIND_ETCD) {
-		snprintf(client, sizeof(client), "http://127.0.0.1:%d",
-		    server->port);
-		snprintf(peer, sizeof(peer), "http://127.0.0.1:%d",
-		    server->peer_port);
-		snprintf(cluster, sizeof(cluster), "n1=%s", peer);
-		static char flags[][32] = {"--name", "n1", "--data-dir",
-		    "--listen-client-urls", "--advertise-client-urls",
-		    "--listen-peer-urls", "--initial-advertise-peer-urls",
-		    "--initial-cluster", "--unsafe-no-fsync"};
-		argv[n++] = flags[0];
-		argv[n++] = flags[1];
-		argv[n++] = flags[2];
-		argv[n++] = data;
-		argv[n++] = flags[3];
-		argv[n++] = client;
-		argv[n++] = flags[4];
-		argv[n++] = client;
-		argv[n++] = flags[5];
-		argv[n++] = peer;
-		argv[n++] = flags[6];
-		argv[n++] = peer;
-		argv[n++] = flags[7];
-		argv[n++] = cluster;
-		argv[n++] = flags[8];
-		if (server->config != NULL) {
-			char *save = NULL;
-			words = strdup(server->config);
-			if (words == NULL)
-				return false;
-			for (char *word = strtok_r(words, " ", &save);
-			     word != NULL && n < MAX_ARGS - 1;
-			     word = strtok_r(NULL, " ", &save))
-				argv[n++] = word;
-		}
+		words = etcd_words(server, data);
+		if (words == NULL)
+			return false;
+		n = add_words(argv, n, words);
 	} else {
 		static char flag[] = "-c";
 		if (!write_mosquitto_config(server, conf)) {
@@ -413,7 +426,13 @@ launch(struct test_server *server)
 		perror(program);
 		return false;
 	}
-	return wait_ready(server);
+	return true;
+}
+
+static bool
+launch(struct test_server *server)
+{
+	return begin(server) && wait_ready(server);
 }
 
 /* Those that run, for the program's end: a test that fails may leave some. */
@@ -449,42 +468,115 @@ remove_server(struct test_server *server)
 		*at = server->next;
 }
 
+/* A port that is none of the first `n` of `taken`. */
+static int
+another_port(const int *taken, size_t n)
+{
+	for (;;) {
+		int port = test_free_port();
+		bool is_new = true;
+		for (size_t i = 0; i < n; i++)
+			is_new = is_new && taken[i] != port;
+		if (is_new)
+			return port;
+	}
+}
+
+/* Everything of a server but its start; NULL with the reason on stderr. */
+static struct test_server *
+prepare(int kind, const char *config)
+{
+	const char *tmp = getenv("TMPDIR");
+	struct test_server *server = calloc(1, sizeof(*server));
+	if (server == NULL)
+		return NULL;
+	server->kind = kind;
+	server->config = config != NULL ? strdup(config) : NULL;
+	int len =
+	    snprintf(server->dir, sizeof(server->dir), "%s/svc-test-XXXXXX",
+		tmp != NULL && strlen(tmp) < 40 ? tmp : "/tmp");
+	if (len < 0 || mkdtemp(server->dir) == NULL) {
+		perror(server->dir);
+		free(server->config);
+		free(server);
+		return NULL;
+	}
+	int ports[3];
+	for (size_t i = 0; i < 3; i++)
+		ports[i] = another_port(ports, i);
+	server->port = ports[0];
+	server->peer_port = ports[1];
+	server->health_port = ports[2];
+	snprintf(server->member, sizeof(server->member), "n1");
+	snprintf(server->address, sizeof(server->address), "127.0.0.1:%d",
+	    server->port);
+	return server;
+}
+
 static struct test_server *
 start(int kind, const char *config)
 {
-	const char *tmp = getenv("TMPDIR");
 	/* Another program may take the port between choice and use. */
 	for (int attempt = 0; attempt < 5; attempt++) {
-		struct test_server *server = calloc(1, sizeof(*server));
+		struct test_server *server = prepare(kind, config);
 		if (server == NULL)
 			return NULL;
-		server->kind = kind;
-		server->config = config != NULL ? strdup(config) : NULL;
-		int len = snprintf(server->dir, sizeof(server->dir),
-		    "%s/svc-test-XXXXXX",
-		    tmp != NULL && strlen(tmp) < 40 ? tmp : "/tmp");
-		if (len < 0 || mkdtemp(server->dir) == NULL) {
-			perror(server->dir);
-			free(server->config);
-			free(server);
-			return NULL;
-		}
-		server->port = test_free_port();
-		do
-			server->peer_port = test_free_port();
-		while (server->peer_port == server->port);
-		snprintf(server->address, sizeof(server->address),
-		    "127.0.0.1:%d", server->port);
 		if (launch(server)) {
 			add_server(server);
 			return server;
 		}
-		bool last = attempt == 4;
-		if (last)
+		if (attempt == 4)
 			print_log(server);
 		test_server_stop(server);
 	}
 	return NULL;
+}
+
+static bool
+start_members(const char *args, struct test_server *members[3])
+{
+	char *cluster = NULL;
+	bool good = true;
+	for (size_t i = 0; good && i < 3; i++) {
+		members[i] = prepare(KIND_ETCD, args);
+		good = members[i] != NULL;
+	}
+	good = good && asprintf(&cluster,
+			   "n1=http://127.0.0.1:%d,n2=http://127.0.0.1:%d,"
+			   "n3=http://127.0.0.1:%d",
+			   members[0]->peer_port, members[1]->peer_port,
+			   members[2]->peer_port) > 0;
+	for (size_t i = 0; good && i < 3; i++) {
+		snprintf(members[i]->member, sizeof(members[i]->member), "n%zu",
+		    i + 1);
+		members[i]->cluster = strdup(cluster);
+		good = members[i]->cluster != NULL && begin(members[i]);
+	}
+	for (size_t i = 0; good && i < 3; i++)
+		good = wait_ready(members[i]);
+	free(cluster);
+	return good;
+}
+
+bool
+start_etcd_cluster(const char *args, struct test_server *ret_members[3])
+{
+	for (int attempt = 0; attempt < 5; attempt++) {
+		struct test_server *members[3] = {0};
+		bool good = start_members(args, members);
+		for (size_t i = 0; i < 3; i++) {
+			if (good)
+				add_server(members[i]);
+			else if (attempt == 4 && members[i] != NULL)
+				print_log(members[i]);
+			if (!good)
+				test_server_stop(members[i]);
+			ret_members[i] = members[i];
+		}
+		if (good)
+			return true;
+	}
+	return false;
 }
 
 struct test_server *
@@ -578,5 +670,6 @@ test_server_stop(struct test_server *server)
 	test_server_kill(server);
 	remove_tree(server->dir);
 	free(server->config);
+	free(server->cluster);
 	free(server);
 }

@@ -20,8 +20,9 @@ struct test_server {
 	char dir[64];     /* scratch folder: data and the file "log" */
 	/* The rest is private. */
 	int kind;
-	int peer_port;
+	int peer_port, health_port;
 	char *config;
+	char member[8], *cluster; /* of etcd */
 	struct test_server *next;
 };
 
@@ -41,8 +42,13 @@ int test_free_port(void);
  * config  more lines of the configuration file, or NULL; each line ends in \n.
  *         The listener allows anonymous clients unless `config` begins with a
  *         line "allow_anonymous".
+ *
+ * An etcd that is given --cert-file listens with TLS.
  */
 struct test_server *start_etcd(const char *args);
+/** Three of one cluster, with short times until a leader is missed; false when
+ * they do not start. One that starts again needs one of the others. */
+bool start_etcd_cluster(const char *args, struct test_server *ret_members[3]);
 struct test_server *start_mosquitto(const char *config);
 
 /** End it at once, as kill -9 does, and wait for its end. Data stays. */

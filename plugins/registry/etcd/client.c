@@ -10,134 +10,12 @@
 #include <svc/clock.h>
 #include <svc/log.h>
 
-#include <curl/curl.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-	PORT_DEFAULT = 2379,
-	HOST_MAX = 253,
-	TRY_MIN_MS = 200,
-	TRY_MAX_MS = 2000
-};
-
-/* ------------------------------------------------------------- addresses */
-
-static svc_err
-bad_address(
-    const char *text, size_t len, const char *why, struct svc_error *err)
-{
-	char quoted[64];
-	svc_log_quote(text, len, quoted, sizeof(quoted));
-	return svc_error_set(err, SVC_E_INVAL,
-	    "etcd address %s %s: use \"host\", \"host:port\" or "
-	    "\"http://host:port\", several separated by commas",
-	    quoted, why);
-}
-
-static bool
-is_host_char(char c, bool v6)
-{
-	if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') ||
-	    (c >= 'A' && c <= 'F') || c == '.')
-		return true;
-	if (v6)
-		return c == ':';
-	return (c >= 'g' && c <= 'z') || (c >= 'G' && c <= 'Z') || c == '-' ||
-	       c == '_';
-}
-
-/* One of the list: [text, text + len). */
-static svc_err
-parse_address(
-    const char *text, size_t len, char **ret_url, struct svc_error *err)
-{
-	static const char scheme[] = "http://";
-	const char *host = text, *end = text + len;
-	long port = PORT_DEFAULT;
-	if (len > sizeof(scheme) - 1 &&
-	    strncmp(host, scheme, sizeof(scheme) - 1) == 0)
-		host += sizeof(scheme) - 1;
-	else if (memmem(text, len, "://", 3) != NULL)
-		return bad_address(text, len, "has an unknown scheme", err);
-	if (end > host && end[-1] == '/')
-		end--;
-	bool v6 = host < end && *host == '[';
-	const char *first = host + (v6 ? 1 : 0), *p = first;
-	while (p < end && is_host_char(*p, v6))
-		p++;
-	size_t host_len = (size_t)(p - first);
-	if (host_len == 0 || host_len > HOST_MAX ||
-	    (v6 && (p == end || *p++ != ']')))
-		return bad_address(text, len, "has no valid host", err);
-	const char *host_end = p;
-	if (p < end) {
-		if (*p++ != ':')
-			return bad_address(text, len, "has no valid host", err);
-		port = 0;
-		const char *digits = p;
-		while (p < end && *p >= '0' && *p <= '9' && p - digits < 6)
-			port = port * 10 + (*p++ - '0');
-		if (p < end || p == digits || port < 1 || port > 65535)
-			return bad_address(
-			    text, len, "has no port from 1 to 65535", err);
-	}
-	struct svc_buf url;
-	svc_buf_init(&url, 512);
-	svc_buf_printf(
-	    &url, "http://%.*s:%ld", (int)(host_end - host), host, port);
-	*ret_url = url.failed == SVC_OK ? svc_buf_take(&url, NULL) : NULL;
-	svc_buf_fini(&url);
-	if (*ret_url == NULL)
-		return svc_error_set(
-		    err, SVC_E_NOMEM, "no memory for registry etcd");
-	return SVC_OK;
-}
-
-static svc_err
-parse_addresses(struct etcd *etcd, const char *list, struct svc_error *err)
-{
-	size_t count = 1;
-	if (list == NULL || *list == '\0')
-		list = "127.0.0.1:2379";
-	for (const char *p = list; *p != '\0'; p++)
-		count += *p == ',';
-	etcd->urls = svc_mem_calloc(count, sizeof(char *));
-	if (etcd->urls == NULL)
-		return svc_error_set(
-		    err, SVC_E_NOMEM, "no memory for registry etcd");
-	for (const char *p = list;;) {
-		size_t len = strcspn(p, ",");
-		const char *next = p + len;
-		while (len > 0 && *p == ' ') {
-			p++;
-			len--;
-		}
-		while (len > 0 && p[len - 1] == ' ')
-			len--;
-		if (len == 0)
-			return bad_address(
-			    list, strlen(list), "has an empty part", err);
-		svc_err rc =
-		    parse_address(p, len, &etcd->urls[etcd->n_urls], err);
-		if (rc != SVC_OK)
-			return rc;
-		etcd->n_urls++;
-		if (*next == '\0')
-			return SVC_OK;
-		p = next + 1;
-	}
-}
+enum { PORT_DEFAULT = 2379, TRY_MIN_MS = 200, TRY_MAX_MS = 2000 };
 
 /* -------------------------------------------------------- making, ending */
-
-static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
-
-static void
-curl_start(void)
-{
-	curl_global_init(CURL_GLOBAL_DEFAULT);
-}
 
 svc_err
 etcd_create(const struct svc_registry_config *config, struct etcd **ret_etcd,
@@ -147,9 +25,9 @@ etcd_create(const struct svc_registry_config *config, struct etcd **ret_etcd,
 	if (etcd == NULL)
 		return svc_error_set(
 		    err, SVC_E_NOMEM, "no memory for registry etcd");
-	pthread_once(&curl_once, curl_start);
 	pthread_mutex_init(&etcd->lock, NULL);
-	svc_err rc = parse_addresses(etcd, config->address, err);
+	svc_err rc = http_servers_create(
+	    "etcd", config, PORT_DEFAULT, &etcd->servers, err);
 	if (rc == SVC_OK && config->username != NULL) {
 		etcd->username = svc_mem_strdup(config->username);
 		etcd->password = svc_mem_strdup(
@@ -164,7 +42,8 @@ etcd_create(const struct svc_registry_config *config, struct etcd **ret_etcd,
 	}
 	/* A server that lost its leader may swallow a request, so the time
 	 * must do for a second attempt, or for one at each server. */
-	size_t tries = etcd->n_urls > 2 ? etcd->n_urls : 2;
+	etcd->n_servers = http_servers_count(etcd->servers);
+	size_t tries = etcd->n_servers > 2 ? etcd->n_servers : 2;
 	etcd->timeout_ms = config->timeout_ms;
 	etcd->try_ms = etcd->timeout_ms / (int64_t)tries;
 	if (etcd->try_ms > TRY_MAX_MS)
@@ -182,9 +61,7 @@ etcd_destroy(struct etcd *etcd)
 		return;
 	for (size_t i = 0; i < etcd->n_idle; i++)
 		http_destroy(etcd->idle[i]);
-	for (size_t i = 0; i < etcd->n_urls; i++)
-		svc_mem_free(etcd->urls[i]);
-	svc_mem_free(etcd->urls);
+	http_servers_destroy(etcd->servers);
 	svc_mem_free(etcd->username);
 	svc_mem_free(etcd->password);
 	lease_forget_all(etcd);
@@ -239,16 +116,20 @@ etcd_revision(const cJSON *answer)
 
 /* The gateway's {"error", "message", "code"} with gRPC's codes. */
 static svc_err
-refused(int status, const cJSON *answer, const char *url, bool *ret_next,
-    struct svc_error *err)
+refused(int status, const cJSON *answer, const struct svc_buf *body,
+    const char *url, bool *ret_next, struct svc_error *err)
 {
 	char quoted[120];
 	const cJSON *text = cJSON_GetObjectItemCaseSensitive(answer, "message");
 	if (!cJSON_IsString(text))
 		text = cJSON_GetObjectItemCaseSensitive(answer, "error");
-	const char *said =
-	    cJSON_IsString(text) ? text->valuestring : "no reason given";
-	svc_log_quote(said, strlen(said), quoted, sizeof(quoted));
+	/* What does not know the gateway says it in plain text. */
+	const char *said = cJSON_IsString(text) ? text->valuestring : "";
+	if (*said != '\0')
+		svc_log_quote(said, strlen(said), quoted, sizeof(quoted));
+	else
+		svc_log_quote((const char *)body->data, body->len, quoted,
+		    sizeof(quoted));
 	svc_err rc = SVC_E_UNAVAILABLE;
 	int code = (int)etcd_int(answer, "code");
 	switch (code) {
@@ -284,54 +165,60 @@ refused(int status, const cJSON *answer, const char *url, bool *ret_next,
 	return rc;
 }
 
+struct svc_headers *
+etcd_headers(const char *token)
+{
+	struct svc_headers *headers = svc_headers_create();
+	if (headers != NULL && *token != '\0' &&
+	    svc_headers_set(headers, "Authorization", token) != SVC_OK) {
+		svc_headers_destroy(headers);
+		return NULL;
+	}
+	return headers;
+}
+
 static svc_err
 post(struct etcd *etcd, struct http *http, size_t server, const char *path,
     const char *token, const struct svc_buf *body, int64_t timeout_ms,
     const atomic_bool *stop, cJSON **ret_answer, bool *ret_next,
     struct svc_error *err)
 {
-	struct svc_buf url, answer;
-	struct svc_error detail = {0};
+	struct svc_buf answer;
 	int status = 0;
-	const char *base = etcd->urls[server];
-	svc_buf_init(&url, 1024);
+	const char *url = http_servers_url(etcd->servers, server);
 	svc_buf_init(&answer, ANSWER_MAX);
-	svc_buf_printf(&url, "%s%s", base, path);
-	*ret_next = true;
 	svc_err rc = SVC_E_NOMEM;
-	if (url.failed == SVC_OK && body->failed == SVC_OK)
-		rc = http_begin(http, (const char *)url.data, token, body,
-		    timeout_ms, &answer, &detail);
-	if (rc == SVC_OK) {
-		do {
-			rc = http_run(http, timeout_ms, &status, &detail);
-			if (rc == SVC_E_AGAIN && stop != NULL &&
-			    atomic_load(stop))
-				rc = SVC_E_CANCELLED;
-		} while (rc == SVC_E_AGAIN);
+	struct svc_headers *headers = etcd_headers(token);
+	struct http_request request = {.method = "POST",
+	    .path = path,
+	    .headers = headers,
+	    .body = body->data,
+	    .len = body->len,
+	    .timeout_ms = timeout_ms};
+	if (headers != NULL && body->failed == SVC_OK) {
+		rc = http_ask(http, etcd->servers, server, &request, stop,
+		    &answer, &status, err);
 		http_end(http);
+	} else {
+		svc_error_set(err, rc, "no memory for a request");
 	}
+	*ret_next = rc == SVC_E_UNAVAILABLE || rc == SVC_E_TIMEDOUT;
 	cJSON *json = NULL;
 	if (rc == SVC_OK) {
 		json = cJSON_ParseWithLength(
 		    answer.len > 0 ? (const char *)answer.data : "",
 		    answer.len);
 		if (status != 200) {
-			rc = refused(status, json, base, ret_next, err);
+			rc = refused(status, json, &answer, url, ret_next, err);
 		} else if (!cJSON_IsObject(json)) {
+			*ret_next = true;
 			rc = svc_error_set(err, SVC_E_UNAVAILABLE,
 			    "%s does not answer as etcd does: is it etcd 3.4 "
 			    "or later?",
-			    base);
+			    url);
 		}
-	} else {
-		*ret_next = rc == SVC_E_UNAVAILABLE || rc == SVC_E_TIMEDOUT;
-		svc_error_set(err, rc, "etcd at %s: %s", base,
-		    detail.text[0] != '\0' ? detail.text : svc_err_text(rc));
-		if (err != NULL)
-			err->sys = detail.sys;
 	}
-	svc_buf_fini(&url);
+	svc_headers_destroy(headers);
 	svc_buf_fini(&answer);
 	if (rc == SVC_OK)
 		*ret_answer = json;
@@ -365,7 +252,7 @@ etcd_token(struct etcd *etcd, struct http *http, size_t server, bool refresh,
 	svc_buf_puts(&body, ",\"password\":");
 	svc_buf_json_string(&body, etcd->password, strlen(etcd->password));
 	svc_buf_puts(&body, "}");
-	svc_err rc = post(etcd, http, server, "/v3/auth/authenticate", NULL,
+	svc_err rc = post(etcd, http, server, "/v3/auth/authenticate", "",
 	    &body, timeout_ms, stop, &answer, &next, err);
 	svc_buf_fini(&body);
 	if (rc != SVC_OK)
@@ -375,7 +262,7 @@ etcd_token(struct etcd *etcd, struct http *http, size_t server, bool refresh,
 	if (len == 0 || len >= TOKEN_SIZE) {
 		rc = svc_error_set(err, SVC_E_DENIED,
 		    "etcd at %s gave no usable token for its user",
-		    etcd->urls[server]);
+		    http_servers_url(etcd->servers, server));
 	} else {
 		memcpy(ret_token, token->valuestring, len + 1);
 		pthread_mutex_lock(&etcd->lock);
@@ -418,12 +305,12 @@ etcd_ask(struct etcd *etcd, const char *path, const struct svc_buf *body,
 {
 	struct http *http = take_idle(etcd);
 	size_t first = atomic_load(&etcd->current);
-	size_t tries = etcd->n_urls > 2 ? etcd->n_urls : 2;
+	size_t tries = etcd->n_servers > 2 ? etcd->n_servers : 2;
 	svc_err rc = SVC_E_NOMEM;
 	if (http == NULL)
 		return svc_error_set(err, rc, "no memory for a request");
 	for (size_t i = 0; i < tries; i++) {
-		size_t server = (first + i) % etcd->n_urls;
+		size_t server = (first + i) % etcd->n_servers;
 		int64_t left_ms = svc_remaining(deadline_at_ms);
 		bool next;
 		if (i > 0 && left_ms == 0)

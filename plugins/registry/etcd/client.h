@@ -2,9 +2,7 @@
 #ifndef SVC_ETCD_CLIENT_H
 #define SVC_ETCD_CLIENT_H
 
-#include "http.h"
-
-#include <svc/registry.h>
+#include <http/http.h>
 
 #include <cjson/cJSON.h>
 #include <pthread.h>
@@ -20,8 +18,8 @@ enum {
 
 /** A group of etcd servers, asked through the JSON gateway of their v3 API. */
 struct etcd {
-	char **urls; /* "http://host:port" */
-	size_t n_urls;
+	struct http_servers *servers;
+	size_t n_servers;
 	atomic_size_t current; /* the one that answered last */
 	int64_t timeout_ms;
 	int64_t try_ms; /* for one attempt at one server */
@@ -70,6 +68,10 @@ svc_err etcd_ask_at(struct etcd *etcd, struct http *http, size_t server,
 svc_err etcd_token(struct etcd *etcd, struct http *http, size_t server,
     bool refresh, char ret_token[TOKEN_SIZE], int64_t timeout_ms,
     const atomic_bool *stop, struct svc_error *err);
+
+/** The headers of a request: the token, unless it is "". To be freed with
+ * svc_headers_destroy; NULL when memory ran out. */
+struct svc_headers *etcd_headers(const char *token);
 
 /** An integer that may be a JSON string, as the gateway writes 64 bits; 0 when
  * it is left out. */

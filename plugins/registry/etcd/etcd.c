@@ -123,5 +123,6 @@ static const struct svc_registry_ops etcd_ops = {
     .list = list,
     .watch = watch,
     .unwatch = unwatch,
+    .uses = SVC_REGISTRY_TLS,
 };
 SVC_PLUGIN(etcd_ops);

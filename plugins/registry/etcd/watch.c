@@ -45,6 +45,12 @@ struct watch {
 	bool opened;
 };
 
+static const char *
+url_of(const struct watch *watch)
+{
+	return http_servers_url(watch->etcd->servers, watch->server);
+}
+
 /* ------------------------------------------------------------- full state */
 
 static svc_err
@@ -83,16 +89,14 @@ one_line(
 	svc_err rc = SVC_OK;
 	if (!cJSON_IsObject(result)) {
 		rc = svc_error_set(err, SVC_E_UNAVAILABLE,
-		    "etcd at %s sent no result on a watch",
-		    watch->etcd->urls[watch->server]);
+		    "etcd at %s sent no result on a watch", url_of(watch));
 	} else if (cJSON_IsTrue(
 		       cJSON_GetObjectItemCaseSensitive(result, "canceled"))) {
 		/* The connection would stay open and silent. A token that is
 		 * no longer valid is one of the reasons. */
 		watch->stale_token = true;
 		rc = svc_error_set(err, SVC_E_ABORTED,
-		    "etcd at %s ended a watch%s",
-		    watch->etcd->urls[watch->server],
+		    "etcd at %s ended a watch%s", url_of(watch),
 		    etcd_int(result, "compact_revision") > 0
 			? " (its history was compacted)"
 			: "");
@@ -167,15 +171,13 @@ follow(struct watch *watch, int64_t revision, struct svc_error *err)
 {
 	struct etcd *etcd = watch->etcd;
 	char token[TOKEN_SIZE];
-	struct svc_buf url, body;
+	struct svc_buf body;
 	svc_err rc = etcd_token(etcd, watch->question, watch->server,
 	    watch->stale_token, token, etcd->try_ms, &watch->ending, err);
 	if (rc != SVC_OK)
 		return rc;
 	watch->stale_token = false;
-	svc_buf_init(&url, 1024);
 	svc_buf_init(&body, BODY_MAX);
-	svc_buf_printf(&url, "%s/v3/watch", etcd->urls[watch->server]);
 	svc_buf_puts(&body, "{\"create_request\":{");
 	kv_put_range(&body, watch->service);
 	svc_buf_printf(&body,
@@ -185,10 +187,17 @@ follow(struct watch *watch, int64_t revision, struct svc_error *err)
 	svc_buf_clear(&watch->line);
 	watch->scanned = 0;
 	watch->opened = false;
+	struct svc_headers *headers = etcd_headers(token);
+	struct http_request request = {.method = "POST",
+	    .path = "/v3/watch",
+	    .headers = headers,
+	    .body = body.data,
+	    .len = body.len,
+	    .timeout_ms = SVC_FOREVER};
 	rc = SVC_E_NOMEM;
-	if (url.failed == SVC_OK && body.failed == SVC_OK)
-		rc = http_begin(watch->stream, (const char *)url.data, token,
-		    &body, SVC_FOREVER, &watch->line, err);
+	if (headers != NULL && body.failed == SVC_OK)
+		rc = http_begin(watch->stream, etcd->servers, watch->server,
+		    &request, &watch->line, err);
 	int64_t quiet_at_ms = svc_deadline(QUIET_MS);
 	int status = 0;
 	while (rc == SVC_OK || rc == SVC_E_AGAIN) {
@@ -206,7 +215,7 @@ follow(struct watch *watch, int64_t revision, struct svc_error *err)
 		else if (rc == SVC_OK)
 			rc = svc_error_set(err, SVC_E_UNAVAILABLE,
 			    "etcd at %s ended a watch (HTTP status %d)",
-			    etcd->urls[watch->server], status);
+			    url_of(watch), status);
 		if (fresh) {
 			quiet_at_ms = svc_deadline(QUIET_MS);
 		} else if (rc == SVC_E_AGAIN &&
@@ -217,7 +226,7 @@ follow(struct watch *watch, int64_t revision, struct svc_error *err)
 		}
 	}
 	http_end(watch->stream);
-	svc_buf_fini(&url);
+	svc_headers_destroy(headers);
 	svc_buf_fini(&body);
 	return rc;
 }
@@ -228,7 +237,7 @@ follow(struct watch *watch, int64_t revision, struct svc_error *err)
 static void
 pause_before(struct watch *watch, size_t attempt)
 {
-	size_t round = attempt / watch->etcd->n_urls;
+	size_t round = attempt / watch->etcd->n_servers;
 	int64_t pause_ms = PAUSE_FIRST_MS;
 	if (round == 0)
 		return;
@@ -267,7 +276,7 @@ say_back(struct watch *watch)
 	if (watch->lost)
 		svc_log(SVC_LOG_INFO, "etcd.back",
 		    "the watch of %s goes on at %s", what(watch),
-		    watch->etcd->urls[watch->server]);
+		    url_of(watch));
 	watch->lost = false;
 }
 
@@ -295,7 +304,7 @@ run(void *arg)
 		if (atomic_load(&watch->ending))
 			break;
 		say_lost(watch, &err);
-		watch->server = (watch->server + 1) % etcd->n_urls;
+		watch->server = (watch->server + 1) % etcd->n_servers;
 		pause_before(watch, attempt++);
 	}
 	return NULL;

@@ -37,7 +37,7 @@ extern "C" {
 #define SVC_OPS_HAS(ops, member)                               \
 	((ops)->size >= offsetof(__typeof__(*(ops)), member) + \
 			    sizeof((ops)->member) &&           \
-	    (ops)->member != NULL)
+	    (ops)->member != 0)
 
 /**
  * Memory. All of svc allocates through these, so that a test can make the Nth

@@ -4,6 +4,7 @@
 
 #include <svc/headers.h>
 #include <svc/plugin.h>
+#include <svc/tls.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -105,6 +106,14 @@ struct svc_registry_config {
 	 * less than the TTL of the nodes. Used by the framework; plugins
 	 * ignore it. */
 	int64_t grace_ms;
+	/** NULL: TLS only where an address says so (https://). Otherwise
+	 * addresses without a scheme mean TLS, and those that say they are
+	 * without it are refused. Reaches only plugins with SVC_REGISTRY_TLS.
+	 */
+	const struct svc_tls_config *tls;
+	/** Settings of the plugin's own, all of which it has said that it
+	 * knows (see `options` of its ops); NULL is none. */
+	const struct svc_headers *options;
 };
 
 /**
@@ -189,7 +198,16 @@ struct svc_registry_ops {
 	/** No call of the sink runs or comes after this returns. Not from the
 	 * sink. */
 	void (*unwatch)(void *self, void *watch);
+
+	/** Keys of `options` in its config that the plugin knows, separated
+	 * by single spaces, lower case: "datacenter tags". NULL: none. Others
+	 * are refused before `create`, which checks the values. */
+	const char *options;
+	/** SVC_REGISTRY_*: what else of the config it makes use of. What it
+	 * does not is refused rather than left out when safety hangs on it. */
+	uint32_t uses;
 };
+#define SVC_REGISTRY_TLS 1u
 
 extern SVC_API const struct svc_interface svc_registry_interface;
 /** Nodes of this process only: for tests and services in one process. All
@@ -202,7 +220,8 @@ extern SVC_API const struct svc_registry_ops svc_registry_memory;
  * polls for plugins without watch. */
 struct svc_registry;
 
-/** Errors: of svc_catalogue_find and of the plugin's create */
+/** Errors: of svc_catalogue_find and of the plugin's create; SVC_E_INVAL (TLS
+ * or an option that this plugin does not know, with those it does) */
 SVC_API svc_err svc_registry_create(const char *plugin,
     const struct svc_registry_config *config,
     struct svc_registry **ret_registry, struct svc_error *err);

@@ -63,6 +63,8 @@ enum svc_option_kind {
 	SVC_OPTION_TLS,
 	SVC_OPTION_LOG_LEVEL,
 	SVC_OPTION_CONFIG,
+	SVC_OPTION_REGISTRY_TLS,
+	SVC_OPTION_REGISTRY_OPTION, /* text = text2 */
 	/* of a call */
 	SVC_OPTION_TIMEOUT_MS,
 	SVC_OPTION_RETRIES,
@@ -137,6 +139,10 @@ enum svc_option_kind {
 	{ SVC_OPTION_WRAP_OPEN, 0, 0, 0, 0, arg,                            \
 	  (void (*)(void))(svc_open_wrapper){ fn } }
 #define SVC_OPT_tls(cert, key, ca) { SVC_OPTION_TLS, cert, key, ca, 0, 0, 0 }
+#define SVC_OPT_registry_tls(cert, key, ca)                                 \
+	{ SVC_OPTION_REGISTRY_TLS, cert, key, ca, 0, 0, 0 }
+#define SVC_OPT_registry_option(k, v)                                       \
+	SVC_OPT_PAIR_(SVC_OPTION_REGISTRY_OPTION, k, v)
 #define SVC_OPT_log_level(s) SVC_OPT_TEXT_(SVC_OPTION_LOG_LEVEL, s)
 #define SVC_OPT_config(s) SVC_OPT_TEXT_(SVC_OPTION_CONFIG, s)
 

@@ -5,6 +5,7 @@
 #include <svc/executor.h>
 #include <svc/headers.h>
 #include <svc/plugin.h>
+#include <svc/tls.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -100,18 +101,6 @@ struct svc_transport_limits {
 	/* A listener closes connections that had no stream for so long.
 	 * 0: 300,000; SVC_FOREVER: never */
 	int64_t idle_ms;
-};
-
-/** Certificates and keys are PEM files, read again when they have changed. */
-struct svc_tls_config {
-	const char *cert, *key; /* shown to peers; a listener needs them */
-	const char *ca;         /* peers are verified against it; NULL: dialled
-				 * peers against the system's, accepted ones
-				 * not at all */
-	const char *name;       /* that a dialled peer's certificate must have;
-				 * NULL: the host it was dialled by */
-	bool anonymous;         /* accept peers without a certificate although
-				 * `ca` is set */
 };
 
 struct svc_transport_config {

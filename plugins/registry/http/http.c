@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "http.h"
+
+#include "servers.h"
+
+#include <curl/curl.h>
+#include <pthread.h>
+#include <string.h>
+
+enum { CONNECT_MS = 2000, LINE_MAX_LEN = 1 << 16 };
+
+struct http {
+	CURLM *multi;
+	CURL *easy;
+	struct curl_slist *headers, *connect_to;
+	const struct http_servers *servers;
+	size_t server;
+	struct svc_buf *answer;
+	bool running;
+	char reason[CURL_ERROR_SIZE];
+};
+
+/* ---------------------------------------------------------- making, ending */
+
+static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
+
+static void
+curl_start(void)
+{
+	curl_global_init(CURL_GLOBAL_DEFAULT);
+}
+
+svc_err
+http_create(struct http **ret_http)
+{
+	struct http *http = svc_mem_calloc(1, sizeof(*http));
+	if (http == NULL)
+		return SVC_E_NOMEM;
+	pthread_once(&curl_once, curl_start);
+	http->multi = curl_multi_init();
+	http->easy = curl_easy_init();
+	if (http->multi == NULL || http->easy == NULL) {
+		http_destroy(http);
+		return SVC_E_NOMEM;
+	}
+	*ret_http = http;
+	return SVC_OK;
+}
+
+void
+http_destroy(struct http *http)
+{
+	if (http == NULL)
+		return;
+	http_end(http);
+	if (http->easy != NULL)
+		curl_easy_cleanup(http->easy);
+	if (http->multi != NULL)
+		curl_multi_cleanup(http->multi);
+	svc_mem_free(http);
+}
+
+/* ---------------------------------------------------------------- requests */
+
+static size_t
+receive(char *data, size_t size, size_t count, void *arg)
+{
+	struct http *http = arg;
+	size_t len = size * count;
+	return svc_buf_append(http->answer, data, len) == SVC_OK ? len : 0;
+}
+
+static bool
+add_line(struct curl_slist **list, const char *line)
+{
+	struct curl_slist *more = curl_slist_append(*list, line);
+	if (more == NULL)
+		return false;
+	*list = more;
+	return true;
+}
+
+static bool
+add_headers(struct http *http, const struct http_request *request)
+{
+	const char *name, *value;
+	bool ok = add_line(&http->headers, "Expect:");
+	if (request->body != NULL)
+		ok = ok &&
+		     add_line(&http->headers, "Content-Type: application/json");
+	for (size_t i = 0;
+	     ok && svc_headers_at(request->headers, i, &name, &value); i++) {
+		struct svc_buf buf;
+		svc_buf_init(&buf, 2 * LINE_MAX_LEN);
+		/* An empty value would remove the header. */
+		svc_buf_printf(
+		    &buf, *value != '\0' ? "%s: %s" : "%s;%s", name, value);
+		ok = buf.failed == SVC_OK &&
+		     add_line(&http->headers, (const char *)buf.data);
+		svc_buf_fini(&buf);
+	}
+	return ok;
+}
+
+static bool
+set_url(CURL *easy, const struct http_server *server, const char *path)
+{
+	struct svc_buf url;
+	svc_buf_init(&url, LINE_MAX_LEN);
+	svc_buf_printf(&url, "%s%s", server->base, path);
+	bool ok = url.failed == SVC_OK &&
+		  curl_easy_setopt(easy, CURLOPT_URL, (const char *)url.data) ==
+		      CURLE_OK;
+	svc_buf_fini(&url);
+	return ok;
+}
+
+static bool
+set_method(CURL *easy, const struct http_request *request)
+{
+	if (request->body != NULL || strcmp(request->method, "POST") == 0 ||
+	    strcmp(request->method, "PUT") == 0) {
+		curl_easy_setopt(easy, CURLOPT_POSTFIELDS,
+		    request->body != NULL ? (const char *)request->body : "");
+		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
+		    (curl_off_t)request->len);
+	}
+	return curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method) ==
+	       CURLE_OK;
+}
+
+static bool
+set_text(CURL *easy, CURLoption option, const char *text)
+{
+	return text == NULL || curl_easy_setopt(easy, option, text) == CURLE_OK;
+}
+
+static bool
+set_tls(CURL *easy, const struct http_servers *servers)
+{
+	curl_easy_setopt(
+	    easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+	/* So that files which have been replaced are read again. */
+	curl_easy_setopt(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L);
+	return set_text(easy, CURLOPT_CAINFO, servers->ca) &&
+	       (servers->ca == NULL ||
+		   curl_easy_setopt(easy, CURLOPT_CAPATH, NULL) == CURLE_OK) &&
+	       set_text(easy, CURLOPT_SSLCERT, servers->cert) &&
+	       set_text(easy, CURLOPT_SSLKEY, servers->key);
+}
+
+svc_err
+http_begin(struct http *http, const struct http_servers *servers, size_t server,
+    const struct http_request *request, struct svc_buf *answer,
+    struct svc_error *err)
+{
+	CURL *easy = http->easy;
+	const struct http_server *to = &servers->list[server];
+	int64_t timeout_ms = request->timeout_ms;
+	bool stream = timeout_ms == SVC_FOREVER;
+	long connect_ms = CONNECT_MS;
+	if (!stream && timeout_ms < connect_ms)
+		connect_ms = (long)timeout_ms;
+	http->servers = servers;
+	http->server = server;
+	http->answer = answer;
+	http->reason[0] = '\0';
+	curl_easy_reset(easy);
+	bool ok =
+	    add_headers(http, request) && set_url(easy, to, request->path);
+	ok = ok && set_method(easy, request) && set_tls(easy, servers);
+	ok = ok && set_text(easy, CURLOPT_USERNAME, request->username) &&
+	     set_text(easy, CURLOPT_PASSWORD, request->password);
+	if (ok && to->connect_to != NULL)
+		ok = add_line(&http->connect_to, to->connect_to);
+	curl_easy_setopt(easy, CURLOPT_CONNECT_TO, http->connect_to);
+	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, http->headers);
+	curl_easy_setopt(
+	    easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, receive);
+	curl_easy_setopt(easy, CURLOPT_WRITEDATA, http);
+	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, http->reason);
+	curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, connect_ms);
+	if (!stream)
+		curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long)timeout_ms);
+	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+	curl_easy_setopt(easy, CURLOPT_TCP_KEEPIDLE, 5L);
+	curl_easy_setopt(easy, CURLOPT_TCP_KEEPINTVL, 2L);
+	/* A registry is never behind the proxy of the environment. */
+	curl_easy_setopt(easy, CURLOPT_PROXY, "");
+	if (ok && curl_multi_add_handle(http->multi, easy) == CURLM_OK) {
+		http->running = true;
+		return SVC_OK;
+	}
+	http_end(http);
+	return svc_error_set(err, SVC_E_NOMEM, "no memory for a request");
+}
+
+/* ------------------------------------------------------------------ errors */
+
+/* What is behind the library's words, and what to do. */
+static const char *
+advice(CURLcode code, const char *reason)
+{
+	if (strstr(reason, "wrong version number") != NULL ||
+	    strstr(reason, "packet length too long") != NULL)
+		return "it does not speak TLS: use http://";
+	/* As etcd does, which looks for what is spoken first. */
+	if (strstr(reason, "SSL_ERROR_SYSCALL") != NULL ||
+	    strstr(reason, "unexpected eof") != NULL)
+		return "it broke off: does it speak TLS? if not, use http://";
+	if (strstr(reason, "certificate required") != NULL ||
+	    (strstr(reason, "alert bad certificate") != NULL))
+		return "it demands a client certificate that it trusts: see "
+		       "--registry_tls_cert";
+	if (strstr(reason, "alert unknown ca") != NULL)
+		return "it does not trust the CA of our certificate: see "
+		       "--registry_tls_cert";
+	if (code == CURLE_PEER_FAILED_VERIFICATION)
+		return strstr(reason, "subject name") != NULL
+			   ? "its certificate is for another name: see "
+			     "--registry_tls_name"
+			   : "its certificate is not trusted: see "
+			     "--registry_tls_ca";
+	if (code == CURLE_SSL_CERTPROBLEM)
+		return "see --registry_tls_cert and --registry_tls_key";
+	if (code == CURLE_SSL_CACERT_BADFILE)
+		return "see --registry_tls_ca";
+	return NULL;
+}
+
+static svc_err
+translate(const struct http *http, CURLcode code, struct svc_error *err)
+{
+	const char *reason =
+	    http->reason[0] != '\0' ? http->reason : curl_easy_strerror(code);
+	const char *more = advice(code, reason);
+	svc_err rc = SVC_E_UNAVAILABLE;
+	if (code == CURLE_OPERATION_TIMEDOUT)
+		rc = SVC_E_TIMEDOUT;
+	else if (code == CURLE_OUT_OF_MEMORY)
+		rc = SVC_E_NOMEM;
+	else if (code == CURLE_SSL_CERTPROBLEM ||
+		 code == CURLE_SSL_CACERT_BADFILE)
+		rc = SVC_E_INVAL;
+	else if (code == CURLE_WRITE_ERROR)
+		rc = http->answer->failed == SVC_E_NOMEM ? SVC_E_NOMEM
+							 : SVC_E_EXHAUSTED;
+	/* The advice first: the library's words may be long. */
+	svc_error_set(err, rc, "%s at %s: %s%s%s%s", http->servers->registry,
+	    http_servers_url(http->servers, http->server),
+	    more != NULL ? more : "", more != NULL ? " (" : "", reason,
+	    more != NULL ? ")" : "");
+	if (err != NULL)
+		err->sys = (int)code;
+	return rc;
+}
+
+/* ----------------------------------------------------------------- running */
+
+static bool
+is_complete(struct http *http, CURLcode *ret_code)
+{
+	CURLMsg *message;
+	int left;
+	while ((message = curl_multi_info_read(http->multi, &left)) != NULL) {
+		if (message->msg == CURLMSG_DONE) {
+			*ret_code = message->data.result;
+			return true;
+		}
+	}
+	return false;
+}
+
+svc_err
+http_run(
+    struct http *http, int64_t wait_ms, int *ret_status, struct svc_error *err)
+{
+	size_t had = http->answer->len;
+	CURLcode code = CURLE_OK;
+	/* Once before the wait and once after it. */
+	for (int turn = 0; turn < 2; turn++) {
+		int running = 0;
+		if (curl_multi_perform(http->multi, &running) != CURLM_OK)
+			return svc_error_set(
+			    err, SVC_E_INTERNAL, "libcurl lost its state");
+		if (is_complete(http, &code)) {
+			long status = 0;
+			if (code != CURLE_OK)
+				return translate(http, code, err);
+			curl_easy_getinfo(
+			    http->easy, CURLINFO_RESPONSE_CODE, &status);
+			*ret_status = (int)status;
+			return SVC_OK;
+		}
+		if (turn == 0 && http->answer->len == had)
+			curl_multi_poll(http->multi, NULL, 0,
+			    wait_ms > INT32_MAX ? INT32_MAX : (int)wait_ms,
+			    NULL);
+	}
+	return SVC_E_AGAIN;
+}
+
+const char *
+http_header(struct http *http, const char *name)
+{
+	struct curl_header *header = NULL;
+	if (curl_easy_header(http->easy, name, 0, CURLH_HEADER, -1, &header) !=
+	    CURLHE_OK)
+		return NULL;
+	return header->value;
+}
+
+void
+http_end(struct http *http)
+{
+	if (http->running)
+		curl_multi_remove_handle(http->multi, http->easy);
+	http->running = false;
+	curl_slist_free_all(http->headers);
+	curl_slist_free_all(http->connect_to);
+	http->headers = NULL;
+	http->connect_to = NULL;
+}
+
+void
+http_wake(struct http *http)
+{
+	curl_multi_wakeup(http->multi);
+}
+
+svc_err
+http_ask(struct http *http, const struct http_servers *servers, size_t server,
+    const struct http_request *request, const atomic_bool *stop,
+    struct svc_buf *answer, int *ret_status, struct svc_error *err)
+{
+	svc_err rc = http_begin(http, servers, server, request, answer, err);
+	if (rc != SVC_OK)
+		return rc;
+	do {
+		rc = http_run(http, request->timeout_ms, ret_status, err);
+		if (rc == SVC_E_AGAIN && stop != NULL && atomic_load(stop))
+			rc = svc_error_set(err, SVC_E_CANCELLED, "%s",
+			    svc_err_text(SVC_E_CANCELLED));
+	} while (rc == SVC_E_AGAIN);
+	return rc;
+}
