@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "mdns_found.h"
 #include "mdns_node.h"
 #include "mdns_txt.h"
 
@@ -92,7 +93,7 @@ round_trip(const struct svc_record *record, struct caught *caught)
 	if (rc != SVC_OK)
 		fail_msg("%s", err.text);
 	assert_int_equal(
-	    mdns_node_write(node, MDNS_WITH_ALL, 90, 0, NULL, &writer), SVC_OK);
+	    mdns_go_response(node, MDNS_GO_NODE, 90, 0, NULL, &writer), SVC_OK);
 	mdns_response_read(writer.buf.data, writer.buf.len, &catcher, caught);
 	mdns_write_fini(&writer);
 	mdns_node_destroy(node);
@@ -142,7 +143,7 @@ node_is_what_go_micro_writes(void **state)
 	snprintf(
 	    question.name.text, sizeof(question.name.text), "student.micro");
 	assert_int_equal(
-	    mdns_node_write(node, MDNS_WITH_ALL, 120, 7, &question, &writer),
+	    mdns_go_response(node, MDNS_GO_NODE, 120, 7, &question, &writer),
 	    SVC_OK);
 	struct mdns_reader reader;
 	struct mdns_question echoed;
@@ -157,7 +158,7 @@ node_is_what_go_micro_writes(void **state)
 	assert_int_equal(echoed.type, MDNS_TYPE_PTR);
 	for (size_t i = 0; i < 4; i++) {
 		assert_true(mdns_read_record(&reader, &rr));
-		assert_true(rr.answer);
+		assert_int_equal(rr.section, MDNS_ANSWER);
 		assert_int_equal(rr.type, types[i]);
 		assert_int_equal(rr.class, MDNS_CLASS_IN);
 		assert_int_equal(rr.ttl, 120);
@@ -281,8 +282,9 @@ lists_name_the_owner(void **state)
 		struct caught caught = {.nodes = 0};
 		assert_int_equal(
 		    mdns_node_create(&record, "h", &node, NULL), SVC_OK);
-		assert_int_equal(
-		    mdns_list_write(node, 9, 0, NULL, &writer), SVC_OK);
+		assert_int_equal(mdns_go_response(node, MDNS_BIT(MDNS_GO_LIST),
+				     9, 0, NULL, &writer),
+		    SVC_OK);
 		mdns_response_read(
 		    writer.buf.data, writer.buf.len, &catcher, &caught);
 		assert_int_equal(caught.nodes, 0);
@@ -300,7 +302,10 @@ goodbyes_need_no_data(void **state)
 	struct mdns_writer writer;
 	struct caught caught = {.nodes = 0};
 	mdns_write(&writer, 0, MDNS_FLAG_RESPONSE);
-	mdns_write_ptr(&writer, "student.micro", 0, "x.student.micro");
+	const struct mdns_record ptr = {.name = "student.micro",
+	    .type = MDNS_TYPE_PTR,
+	    .target = "x.student.micro"};
+	mdns_write_record(&writer, MDNS_ANSWER, &ptr, false);
 	assert_int_equal(mdns_write_end(&writer), SVC_OK);
 	mdns_response_read(writer.buf.data, writer.buf.len, &catcher, &caught);
 	assert_int_equal(caught.nodes, 1);

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "mdns_found.h"
+#include "mdns_knowns.h"
 #include "mdns_node.h"
 
 #include <stdlib.h>

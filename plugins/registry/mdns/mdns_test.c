@@ -56,7 +56,7 @@ bad_addresses_are_named(void **state)
 {
 	(void)state;
 	static const char *const bad[] = {"nosuch0", "lo:", "lo:0", "lo:65536",
-	    "lo:x", "203.0.113.77", "0.0.0.0", "[::1]:5353",
+	    "lo:x", "203.0.113.77", "0.0.0.0", "[::7]:5353", "[::1", "::1",
 	    "a-very-long-interface-name", "127.0.0.1:5353:1", " lo"};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		struct svc_registry_config config = {
