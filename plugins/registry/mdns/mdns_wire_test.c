@@ -172,6 +172,45 @@ go_micro_nodes_are_seen(void **state)
 	close(fd);
 }
 
+/* go-micro answers for two minutes and never speaks up again, so it is asked
+ * when 80, 85, 90 and 95 percent of the TTL have passed. */
+static void
+what_is_about_to_expire_is_asked_for(void **state)
+{
+	(void)state;
+	struct seen seen;
+	uint8_t question[9000], packet[9000];
+	struct sockaddr_in from;
+	int fd = group_socket();
+	struct svc_registry *registry = registry_at(address);
+	struct svc_watch *watch = seen_start(&seen, registry, "student");
+	size_t n = next_question(
+	    fd, question, sizeof(question), "\7student", &from, PATIENCE_MS);
+	assert_true(n > 12);
+	size_t len = go_answer(packet, question + 12, n - 12, 10);
+	int64_t answered_at = svc_now_ms();
+	send_to(fd, "127.0.0.1", ntohs(from.sin_port), packet, len);
+	assert_true(seen_wait(&seen, SVC_CREATED, 1, PATIENCE_MS));
+	/* The questions of the watch itself come after 1, 3, 7 seconds. */
+	size_t n_group = 0, n_own = 0;
+	while (seen_count(&seen, SVC_REMOVED) == 0) {
+		n = next_question(
+		    fd, question, sizeof(question), "\7student", &from, 100);
+		if (n == 0 || svc_now_ms() - answered_at < 7900)
+			continue;
+		if (ntohs(from.sin_port) == port)
+			n_group++;
+		else
+			n_own++;
+	}
+	assert_in_range(svc_now_ms() - answered_at, 9900, 11000);
+	assert_int_equal(n_group, 4);
+	assert_int_equal(n_own, 4);
+	svc_registry_unwatch(watch);
+	svc_registry_destroy(registry);
+	close(fd);
+}
+
 /* The next response whose first name begins so; -1 when none came. */
 static ssize_t
 next_response(int fd, uint8_t *data, size_t size, const char *name,
@@ -287,6 +326,7 @@ main(int argc, char *argv[])
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(go_micro_clients_are_answered),
 	    cmocka_unit_test(go_micro_nodes_are_seen),
+	    cmocka_unit_test(what_is_about_to_expire_is_asked_for),
 	    cmocka_unit_test(listeners_hear_announcements),
 	    cmocka_unit_test(garbage_harms_nothing),
 	};
