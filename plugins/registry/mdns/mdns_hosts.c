@@ -149,7 +149,7 @@ start(enum host host, const char *command, int out)
 	_exit(127);
 }
 
-static char *
+__attribute__((format(printf, 1, 0))) static char *
 command_of(const char *format, va_list args)
 {
 	char *command = NULL;

@@ -42,7 +42,7 @@ hosts_find_each_other_within_a_second(void **state)
 		assert_seen(&seen, address, "10.99.0.2:4242");
 
 		/* Somebody who comes later has to ask. */
-		struct svc_registry *newcomer = registry_at("");
+		struct svc_registry *newcomer = registry_at("10.99.0.1");
 		from = svc_now_ms();
 		struct svc_watch *asking = seen_start(&late, newcomer, "ours");
 		assert_true(seen_wait(&late, SVC_CREATED, 1, PATIENCE_MS));

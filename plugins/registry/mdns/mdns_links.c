@@ -58,7 +58,8 @@ has_address(const struct mdns_place *place, const struct ifaddrs *ifa)
 	       memcmp(ip, place->ip, sizeof(ip)) == 0;
 }
 
-/* An address in the setting stands for the interface that has it. */
+/* An address in the setting stands for the interface that has it; of its own
+ * family that address is the one to speak from. */
 static bool
 wanted(const struct mdns_place *place, const struct ifaddrs *all,
     const struct ifaddrs *ifa)
@@ -67,6 +68,8 @@ wanted(const struct mdns_place *place, const struct ifaddrs *all,
 		return strcmp(place->want, ifa->ifa_name) == 0;
 	if (place->family == 0)
 		return true;
+	if (ifa->ifa_addr != NULL && ifa->ifa_addr->sa_family == place->family)
+		return has_address(place, ifa);
 	for (; all != NULL; all = all->ifa_next)
 		if (strcmp(all->ifa_name, ifa->ifa_name) == 0 &&
 		    has_address(place, all))

@@ -184,12 +184,20 @@ browsing_is_answered(void **state)
 	assert_true(find(&heard, HOST, MDNS_TYPE_A, NULL));
 	assert_memory_equal(heard.rr.data, "\x7f\0\0\1", 4);
 	assert_int_equal(heard.header.n_additionals, 2 + 2 + 1 + 1);
-	/* 6: not again within a second. */
-	ask(fd, TYPE, MDNS_TYPE_PTR);
-	assert_false(hear(fd, &heard, TYPE, MDNS_TYPE_PTR, NULL, 400));
-	calm();
-	ask(fd, TYPE, MDNS_TYPE_PTR);
-	assert_true(hear(fd, &heard, TYPE, MDNS_TYPE_PTR, NULL, PATIENCE_MS));
+	/* 6: not again within a second; a try that took longer says nothing. */
+	for (;;) {
+		calm();
+		from = svc_now_ms();
+		ask(fd, TYPE, MDNS_TYPE_PTR);
+		assert_true(
+		    hear(fd, &heard, TYPE, MDNS_TYPE_PTR, NULL, PATIENCE_MS));
+		ask(fd, TYPE, MDNS_TYPE_PTR);
+		bool again = hear(fd, &heard, TYPE, MDNS_TYPE_PTR, NULL, 400);
+		if (svc_now_ms() - from >= 1000)
+			continue;
+		assert_false(again);
+		break;
+	}
 }
 
 static void
@@ -278,17 +286,16 @@ more_known_answers_are_waited_for(void **state)
 	struct mdns_writer writer =
 	    question(TYPE, MDNS_TYPE_PTR, MDNS_CLASS_IN, MDNS_FLAG_TRUNCATED);
 	known(&writer, TYPE, FIRST, TTL_MS / 1000);
-	int64_t from = svc_now_ms();
+	struct mdns_writer more = question(NULL, 0, 0, 0);
+	known(&more, TYPE, SECOND, TTL_MS / 1000);
 	send_from(fd, &writer);
-	writer = question(NULL, 0, 0, 0);
-	known(&writer, TYPE, SECOND, TTL_MS / 1000);
-	send_from(fd, &writer);
+	send_from(fd, &more);
 	assert_false(hear(fd, &heard, TYPE, MDNS_TYPE_PTR, NULL, 900));
 	/* When they do not come the answer does. */
 	writer =
 	    question(TYPE, MDNS_TYPE_PTR, MDNS_CLASS_IN, MDNS_FLAG_TRUNCATED);
 	known(&writer, TYPE, FIRST, TTL_MS / 1000);
-	from = svc_now_ms();
+	int64_t from = svc_now_ms();
 	send_from(fd, &writer);
 	assert_true(hear(fd, &heard, TYPE, MDNS_TYPE_PTR, SECOND, PATIENCE_MS));
 	assert_true(svc_now_ms() - from >= 399);

@@ -318,13 +318,17 @@ mdns_table_known(const struct mdns_table *table, const char *owner,
     void *arg)
 {
 	int64_t now = svc_now_ms();
+	size_t m = strlen(owner);
 	for (size_t i = 0; i < BUCKETS; i++) {
 		for (const struct mdns_known *known = table->buckets[i];
 		     known != NULL; known = known->next) {
 			char name[MDNS_NAME_SIZE];
+			size_t n = strlen(known->instance);
 			int64_t left = known->expires_at_ms - now;
-			if (left * 2 <= known->ttl_ms)
+			if (left * 2 <= known->ttl_ms || n < m ||
+			    memcmp(known->instance + n - m, owner, m) != 0)
 				continue;
+			/* "a.b.micro" ends like "b.micro", too. */
 			mdns_service_name(known->record->name, name);
 			if (strcmp(name, owner) == 0)
 				each(owner, known->instance,
