@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 #define TIMEOUT_MS 5000
-#define RETRY_MS 1000 /* to open the sockets */
+#define RETRY_MS 1000 /* to look for interfaces, while something is wrong */
 /* How long a lookup waits for answers. When there were none it asks again, and
  * waits until the last figure. */
 #define SERVICE_WINDOW_MS 120
@@ -72,7 +72,7 @@ struct mdns {
 	/* Of the thread alone. */
 	struct mdns_net net;
 	struct svc_error net_error;
-	int64_t open_at_ms;
+	int64_t scan_at_ms; /* when to look for interfaces without news */
 	char host[256];
 	struct mdns_responder responder;
 	struct mdns_browser browser;
@@ -160,37 +160,53 @@ command_create(enum command_kind kind)
 static void
 replies_read(struct mdns *mdns, int *budget)
 {
-	struct sockaddr_in from;
+	struct mdns_peer from;
 	int64_t unix_us;
-	for (; *budget > 0; --*budget) {
-		ssize_t n = mdns_net_receive(mdns->net.query_fd,
-		    mdns->packet[1], sizeof(mdns->packet[1]), &from, &unix_us);
-		if (n < 0)
-			return;
-		mdns_browser_hear(
-		    &mdns->browser, mdns->packet[1], (size_t)n, unix_us);
+	for (int i = 0; i < 2; i++) {
+		for (; *budget > 0; --*budget) {
+			ssize_t n = mdns_net_receive(mdns->net.query_fd[i],
+			    mdns->packet[1], sizeof(mdns->packet[1]), &from,
+			    &unix_us);
+			if (n < 0)
+				break;
+			/* Whoever is not of this network may not answer. */
+			if (mdns_net_is_near(&mdns->net, &from))
+				mdns_browser_hear(&mdns->browser,
+				    mdns->packet[1], (size_t)n, unix_us);
+		}
 	}
 }
 
 /* A packet of the group is read only after all answers that arrived before
  * it: else a goodbye could overtake an answer, and its node would come back.
  */
+static bool
+link_read(struct mdns *mdns, int link, int *budget)
+{
+	struct mdns_peer from = {.link = link};
+	int64_t unix_us;
+	ssize_t n = mdns_net_receive(mdns->net.links[link].fd, mdns->packet[0],
+	    sizeof(mdns->packet[0]), &from, &unix_us);
+	replies_read(mdns, budget);
+	if (n < 0)
+		return false;
+	mdns_browser_hear(&mdns->browser, mdns->packet[0], (size_t)n, unix_us);
+	mdns_responder_hear(
+	    &mdns->responder, mdns->packet[0], (size_t)n, &from);
+	return true;
+}
+
 static void
 packets_read(struct mdns *mdns)
 {
-	struct sockaddr_in from;
-	int64_t unix_us;
 	int budget = PACKETS_AT_ONCE;
-	for (int i = 0; i < PACKETS_AT_ONCE; i++) {
-		ssize_t n = mdns_net_receive(mdns->net.group_fd,
-		    mdns->packet[0], sizeof(mdns->packet[0]), &from, &unix_us);
-		replies_read(mdns, &budget);
-		if (n < 0)
-			return;
-		mdns_browser_hear(
-		    &mdns->browser, mdns->packet[0], (size_t)n, unix_us);
-		mdns_responder_hear(
-		    &mdns->responder, mdns->packet[0], (size_t)n, &from);
+	replies_read(mdns, &budget);
+	for (int link = 0; link < MDNS_LINKS_MAX; link++) {
+		if (mdns->net.links[link].fd < 0)
+			continue;
+		for (int i = 0; i < PACKETS_AT_ONCE; i++)
+			if (!link_read(mdns, link, &budget))
+				break;
 	}
 }
 
@@ -299,22 +315,28 @@ lookups_tick(struct mdns *mdns)
 	return due;
 }
 
-/* Until it succeeds the ops that need it fail with its reason. */
+/* The nodes are told of and the questions asked wherever there is somebody
+ * new to hear them. */
 static void
-net_try(struct mdns *mdns)
+links_scan(struct mdns *mdns)
 {
-	if (mdns_net_is_open(&mdns->net) || svc_now_ms() < mdns->open_at_ms)
-		return;
 	svc_err before = mdns->net_error.code;
-	mdns->open_at_ms = svc_now_ms() + RETRY_MS;
-	if (mdns_net_open(&mdns->net, &mdns->net_error) == SVC_OK) {
-		mdns->open_at_ms = INT64_MAX;
-		mdns->net_error.code = SVC_OK;
-	} else if (before == SVC_OK) {
-		svc_log(SVC_LOG_WARN, "mdns.down",
-		    "%s; trying again each %d ms", mdns->net_error.text,
-		    RETRY_MS);
-	}
+	uint64_t fresh = mdns_net_scan(&mdns->net);
+	mdns->net_error.code = SVC_OK;
+	mdns->scan_at_ms = INT64_MAX;
+	if (mdns_net_check(&mdns->net, &mdns->net_error) != SVC_OK ||
+	    mdns->net.why.code != SVC_OK || mdns->net.news_fd < 0)
+		mdns->scan_at_ms = svc_now_ms() + RETRY_MS;
+	if (mdns->net_error.code != SVC_OK && before == SVC_OK)
+		svc_log(SVC_LOG_WARN, "mdns.down", "%s; waiting for one",
+		    mdns->net_error.text);
+	if (mdns->net_error.code == SVC_OK && before != SVC_OK)
+		svc_log(SVC_LOG_INFO, "mdns.up",
+		    "a network interface takes part in mdns again");
+	if (fresh == 0)
+		return;
+	mdns_responder_links(&mdns->responder, fresh);
+	mdns_browser_links(&mdns->browser);
 }
 
 static void
@@ -322,11 +344,9 @@ run(struct mdns *mdns, struct command *command)
 {
 	bool needs_net = command->kind == ANNOUNCE || command->kind == LOOKUP;
 	command->next = NULL;
-	if (needs_net && !mdns_net_is_open(&mdns->net)) {
-		mdns->open_at_ms = svc_now_ms();
-		net_try(mdns);
-	}
-	if (needs_net && !mdns_net_is_open(&mdns->net)) {
+	if (needs_net && mdns->net.n_links == 0)
+		links_scan(mdns);
+	if (needs_net && mdns->net.n_links == 0) {
 		command->result = mdns->net_error;
 		command_finish(mdns, command);
 		return;
@@ -366,26 +386,23 @@ sooner(int64_t a, int64_t b)
 static int64_t
 tick(struct mdns *mdns)
 {
-	if (!mdns_net_is_open(&mdns->net))
-		return mdns->open_at_ms;
 	int64_t due = mdns_responder_tick(&mdns->responder);
 	due = sooner(due, mdns_browser_tick(&mdns->browser));
-	return sooner(due, lookups_tick(mdns));
+	due = sooner(due, lookups_tick(mdns));
+	return sooner(due, mdns->scan_at_ms);
 }
 
 static void
 wait_for(struct mdns *mdns, int64_t due_at_ms)
 {
 	int64_t left = svc_remaining(due_at_ms);
-	struct pollfd fds[] = {
-	    {.fd = mdns->wake[0], .events = POLLIN},
-	    {.fd = mdns->net.group_fd, .events = POLLIN},
-	    {.fd = mdns->net.query_fd, .events = POLLIN},
-	};
+	struct pollfd fds[MDNS_LINKS_MAX + 4];
+	size_t n = mdns_net_poll(&mdns->net, fds);
+	fds[n++] = (struct pollfd){.fd = mdns->wake[0], .events = POLLIN};
 	/* Bounded only because poll takes an int. */
 	int timeout = left < 0 ? -1 : (int)sooner(left, 60000);
 	char bytes[64];
-	poll(fds, sizeof(fds) / sizeof(fds[0]), timeout);
+	poll(fds, n, timeout);
 	while (read(mdns->wake[0], bytes, sizeof(bytes)) > 0)
 		;
 }
@@ -403,10 +420,11 @@ loop(void *arg)
 		pthread_mutex_unlock(&mdns->lock);
 		if (stopping)
 			return NULL;
-		net_try(mdns);
+		if (mdns_net_changed(&mdns->net) ||
+		    mdns->scan_at_ms <= svc_now_ms())
+			links_scan(mdns);
 		/* What arrived before a command is known when it runs. */
-		if (mdns_net_is_open(&mdns->net))
-			packets_read(mdns);
+		packets_read(mdns);
 		while (commands != NULL) {
 			struct command *command = commands;
 			commands = command->next;
@@ -485,7 +503,6 @@ mdns_create(const struct svc_registry_config *config, void **ret_self,
 	mdns->timeout_ms =
 	    config->timeout_ms > 0 ? config->timeout_ms : TIMEOUT_MS;
 	mdns->last = &mdns->first;
-	mdns->open_at_ms = svc_now_ms();
 	pthread_mutex_init(&mdns->lock, NULL);
 	svc_cond_init(&mdns->cond);
 	mdns_net_init(&mdns->net, &place);
@@ -495,10 +512,14 @@ mdns_create(const struct svc_registry_config *config, void **ret_self,
 	    mdns->host[0] == '\0')
 		memcpy(mdns->host, "localhost", sizeof("localhost"));
 	/* Before the thread starts, so that the first op finds it open. */
-	net_try(mdns);
-	rc = svc_thread_start(&mdns->thread, "svc-mdns", loop, mdns);
+	rc = mdns_net_open(&mdns->net, err);
+	if (rc == SVC_OK) {
+		links_scan(mdns);
+		rc = svc_thread_start(&mdns->thread, "svc-mdns", loop, mdns);
+		if (rc != SVC_OK)
+			svc_error_set(err, rc, "cannot start a thread");
+	}
 	if (rc != SVC_OK) {
-		svc_error_set(err, rc, "cannot start a thread");
 		mdns_net_close(&mdns->net);
 		close(mdns->wake[0]);
 		close(mdns->wake[1]);

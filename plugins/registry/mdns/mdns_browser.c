@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "mdns_browser.h"
 
+#include "mdns_name.h"
+
 #include <svc/clock.h>
 
 #include <string.h>
@@ -21,20 +23,74 @@ struct owner {
 	char name[];
 };
 
+/** A question and what is known of its answers, in packets. */
+struct asking {
+	struct mdns_browser *browser;
+	struct mdns_writer writer;
+	bool own_port;
+	bool full; /* the rest does not fit one packet */
+	svc_err rc;
+	struct svc_error *err;
+};
+
+static void
+asking_send(struct asking *asking)
+{
+	svc_err rc = mdns_write_end(&asking->writer);
+	if (asking->rc == SVC_OK && rc != SVC_OK)
+		asking->rc =
+		    svc_error_set(asking->err, rc, "cannot write a packet");
+	if (asking->rc == SVC_OK)
+		asking->rc = mdns_net_multicast(asking->browser->net,
+		    MDNS_ALL_LINKS, asking->own_port, asking->writer.buf.data,
+		    asking->writer.buf.len, asking->err);
+	mdns_write_fini(&asking->writer);
+}
+
+/* go-micro passes over a question of which more is to come, so from our own
+ * port there is one packet with what fits in. */
+static void
+asking_known(
+    const char *owner, const char *instance, uint32_t ttl_left, void *arg)
+{
+	struct asking *asking = arg;
+	struct mdns_record record = {.name = owner,
+	    .type = MDNS_TYPE_PTR,
+	    .ttl = ttl_left,
+	    .target = instance};
+	if (asking->full)
+		return;
+	if (asking->writer.buf.len + strlen(instance) + 16 >
+	    MDNS_PAYLOAD_SOFT) {
+		if (asking->own_port) {
+			asking->full = true;
+			return;
+		}
+		asking->writer.header.flags |= MDNS_FLAG_TRUNCATED;
+		asking_send(asking);
+		mdns_write(&asking->writer, 0, 0);
+	}
+	mdns_write_record(&asking->writer, MDNS_ANSWER, &record, false);
+}
+
+/* Twice: mDNS peers answer to the group when they are asked from its port;
+ * go-micro answers only to the port it was asked from, which then has to be
+ * our own. That is also the quicker way. */
 static svc_err
 ask(struct mdns_browser *browser, const char *name, struct svc_error *err)
 {
-	struct mdns_writer writer;
-	mdns_write(&writer, 0, 0);
-	mdns_write_question(&writer, name, MDNS_TYPE_PTR, MDNS_CLASS_IN);
-	svc_err rc = mdns_write_end(&writer);
-	if (rc != SVC_OK)
-		svc_error_set(err, rc, "cannot write a packet");
-	else
-		rc = mdns_net_multicast(
-		    browser->net, true, writer.buf.data, writer.buf.len, err);
-	mdns_write_fini(&writer);
-	return rc;
+	struct asking asking = {.browser = browser, .err = err};
+	for (int own_port = 1; own_port >= 0 && asking.rc == SVC_OK;
+	     own_port--) {
+		asking.own_port = own_port != 0;
+		asking.full = false;
+		mdns_write(&asking.writer, 0, 0);
+		mdns_write_question(
+		    &asking.writer, name, MDNS_TYPE_PTR, MDNS_CLASS_IN);
+		mdns_table_known(&browser->table, name, asking_known, &asking);
+		asking_send(&asking);
+	}
+	return asking.rc;
 }
 
 static struct mdns_browse *
@@ -157,6 +213,20 @@ mdns_browser_tick(struct mdns_browser *browser)
 		watch->sink(SVC_WATCH_SYNC, NULL, watch->arg);
 	}
 	return due < browser->table.due_at_ms ? due : browser->table.due_at_ms;
+}
+
+void
+mdns_browser_links(struct mdns_browser *browser)
+{
+	int64_t now = svc_now_ms();
+	for (struct mdns_browse *browse = browser->browses; browse != NULL;
+	     browse = browse->next) {
+		browse->query_at_ms = now;
+		browse->interval_ms = QUERY_FIRST_MS;
+		for (struct owner *owner = browse->owners; owner != NULL;
+		     owner = owner->next)
+			owner->asked_at_ms = now - OWNER_GAP_MS;
+	}
 }
 
 /* A service was listed: ask for its nodes, unless that was done just now. */

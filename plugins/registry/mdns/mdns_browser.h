@@ -66,6 +66,8 @@ void mdns_browser_unwatch(
 /** Takes what a packet that arrived at `unix_us` tells. */
 void mdns_browser_hear(struct mdns_browser *browser, const void *data,
     size_t len, int64_t unix_us);
+/** There are new links: everything is asked for again. */
+void mdns_browser_links(struct mdns_browser *browser);
 /** Asks what is due, drops what has expired. Returns when to come again. */
 int64_t mdns_browser_tick(struct mdns_browser *browser);
 

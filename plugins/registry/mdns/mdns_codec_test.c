@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "mdns_found.h"
 #include "mdns_node.h"
 #include "mdns_txt.h"
 
@@ -92,7 +93,7 @@ round_trip(const struct svc_record *record, struct caught *caught)
 	if (rc != SVC_OK)
 		fail_msg("%s", err.text);
 	assert_int_equal(
-	    mdns_node_write(node, MDNS_WITH_ALL, 90, 0, NULL, &writer), SVC_OK);
+	    mdns_go_response(node, MDNS_GO_NODE, 90, 0, NULL, &writer), SVC_OK);
 	mdns_response_read(writer.buf.data, writer.buf.len, &catcher, caught);
 	mdns_write_fini(&writer);
 	mdns_node_destroy(node);
@@ -142,7 +143,7 @@ node_is_what_go_micro_writes(void **state)
 	snprintf(
 	    question.name.text, sizeof(question.name.text), "student.micro");
 	assert_int_equal(
-	    mdns_node_write(node, MDNS_WITH_ALL, 120, 7, &question, &writer),
+	    mdns_go_response(node, MDNS_GO_NODE, 120, 7, &question, &writer),
 	    SVC_OK);
 	struct mdns_reader reader;
 	struct mdns_question echoed;
@@ -157,7 +158,7 @@ node_is_what_go_micro_writes(void **state)
 	assert_int_equal(echoed.type, MDNS_TYPE_PTR);
 	for (size_t i = 0; i < 4; i++) {
 		assert_true(mdns_read_record(&reader, &rr));
-		assert_true(rr.answer);
+		assert_int_equal(rr.section, MDNS_ANSWER);
 		assert_int_equal(rr.type, types[i]);
 		assert_int_equal(rr.class, MDNS_CLASS_IN);
 		assert_int_equal(rr.ttl, 120);
@@ -281,8 +282,9 @@ lists_name_the_owner(void **state)
 		struct caught caught = {.nodes = 0};
 		assert_int_equal(
 		    mdns_node_create(&record, "h", &node, NULL), SVC_OK);
-		assert_int_equal(
-		    mdns_list_write(node, 9, 0, NULL, &writer), SVC_OK);
+		assert_int_equal(mdns_go_response(node, MDNS_BIT(MDNS_GO_LIST),
+				     9, 0, NULL, &writer),
+		    SVC_OK);
 		mdns_response_read(
 		    writer.buf.data, writer.buf.len, &catcher, &caught);
 		assert_int_equal(caught.nodes, 0);
@@ -300,7 +302,10 @@ goodbyes_need_no_data(void **state)
 	struct mdns_writer writer;
 	struct caught caught = {.nodes = 0};
 	mdns_write(&writer, 0, MDNS_FLAG_RESPONSE);
-	mdns_write_ptr(&writer, "student.micro", 0, "x.student.micro");
+	const struct mdns_record ptr = {.name = "student.micro",
+	    .type = MDNS_TYPE_PTR,
+	    .target = "x.student.micro"};
+	mdns_write_record(&writer, MDNS_ANSWER, &ptr, false);
 	assert_int_equal(mdns_write_end(&writer), SVC_OK);
 	mdns_response_read(writer.buf.data, writer.buf.len, &catcher, &caught);
 	assert_int_equal(caught.nodes, 1);
@@ -443,6 +448,135 @@ names_have_limits(void **state)
 	}
 }
 
+/* Equal names are of equal nodes, also where DNS knows no difference. */
+static void
+dns_sd_names_are_unique(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *service, *id, *label; /* NULL: shortened */
+	} cases[] = {
+	    {"student", ID, ID "@student"},
+	    {"student", "s-1", "s-1@student"},
+	    {"student", "S-1", NULL},
+	    {"Student", "s-1", NULL},
+	    {"student", "s.1", NULL},
+	    {"student-s", "1", "1@student-s"},
+	    {"student", "s-1@student", "s-1@student@student"},
+	    {"student-with-a-longer-name", ID, NULL},
+	    {"go.micro.srv.foo", "x", NULL},
+	};
+	enum { N = sizeof(cases) / sizeof(cases[0]) };
+	char names[N][MDNS_NAME_SIZE];
+	for (size_t i = 0; i < N; i++) {
+		char want[MDNS_NAME_SIZE];
+		mdns_sd_instance_name(cases[i].service, cases[i].id, names[i]);
+		assert_true(mdns_ends_with(names[i], "." MDNS_SD_TYPE));
+		assert_true(strcspn(names[i], ".") <= 63);
+		assert_int_equal(strlen(names[i]) - strlen("." MDNS_SD_TYPE),
+		    strcspn(names[i], "."));
+		if (cases[i].label != NULL) {
+			snprintf(want, sizeof(want), "%s." MDNS_SD_TYPE,
+			    cases[i].label);
+			assert_string_equal(names[i], want);
+		}
+		for (size_t j = 0; j < i; j++)
+			assert_false(mdns_name_same(names[i], names[j]));
+	}
+	char name[MDNS_NAME_SIZE];
+	mdns_sd_subtype_name("go.micro.srv", name);
+	assert_string_equal(name, "_go-micro-srv._sub._svc._tcp.local");
+}
+
+/* Nodes that a network address leads to are there for DNS-SD. */
+static void
+dns_sd_has_what_can_be_dialled(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *address, *host; /* NULL: not there */
+		uint16_t type;              /* of the host's address */
+	} cases[] = {
+	    {"10.1.2.3:80", "svc-10-1-2-3.local", MDNS_TYPE_A},
+	    {"[fd00::1]:80", "svc-fd00--1.local", MDNS_TYPE_AAAA},
+	    {"example.org:80", "example.org", 0},
+	    {"10.1.2.3", NULL, 0},
+	    {"unix:/run/x.sock", NULL, 0},
+	    {"tcp://a:b:80", NULL, 0},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct svc_node nodes = {
+		    .id = "x", .address = cases[i].address};
+		struct svc_record record = {.name = "student",
+		    .version = "1",
+		    .nodes = &nodes,
+		    .n_nodes = 1};
+		struct mdns_node *node = NULL;
+		struct mdns_record r;
+		assert_int_equal(
+		    mdns_node_create(&record, "h", &node, NULL), SVC_OK);
+		bool has = mdns_node_record(node, MDNS_SD_SRV, 7, &r);
+		assert_int_equal(has, cases[i].host != NULL);
+		if (has) {
+			assert_string_equal(r.target, cases[i].host);
+			assert_int_equal(r.port, 80);
+			assert_int_equal(r.ttl, 7);
+			assert_true(r.unique);
+			has = mdns_node_record(node, MDNS_SD_ADDRESS, 7, &r);
+			assert_int_equal(has, cases[i].type != 0);
+			if (has)
+				assert_int_equal(r.type, cases[i].type);
+		} else {
+			assert_int_equal(mdns_node_answers(
+					     node, MDNS_SD_TYPE, MDNS_TYPE_PTR),
+			    0);
+		}
+		/* go-micro's records are there anyway. */
+		assert_int_equal(
+		    mdns_node_answers(node, "student.micro", MDNS_TYPE_PTR),
+		    MDNS_BIT(MDNS_GO_PTR));
+		mdns_node_destroy(node);
+	}
+}
+
+/* Metadata that DNS-SD's pairs cannot hold is left out there. */
+static void
+dns_sd_pairs_keep_their_limits(void **state)
+{
+	(void)state;
+	char longest[300];
+	memset(longest, 'v', sizeof(longest));
+	longest[255 - 2] = '\0'; /* "k=" and 253 */
+	struct svc_headers *metadata = svc_headers_create();
+	svc_headers_set(metadata, "k", longest);
+	svc_headers_set(metadata, "l", longest);
+	svc_headers_set(metadata, "m", longest);
+	svc_headers_set(metadata, "too-long", longest);
+	svc_headers_set(metadata, "z", "last");
+	struct svc_node nodes = {
+	    .id = "x", .address = "10.1.2.3:80", .metadata = metadata};
+	struct svc_record record = {
+	    .name = "student", .version = "1", .nodes = &nodes, .n_nodes = 1};
+	struct mdns_node *node = NULL;
+	struct mdns_record r;
+	assert_int_equal(mdns_node_create(&record, "h", &node, NULL), SVC_OK);
+	assert_true(mdns_node_record(node, MDNS_SD_TXT, 7, &r));
+	const uint8_t *txt = r.data;
+	size_t n = 0, n_long = 0;
+	bool last = false;
+	for (size_t at = 0; at < r.len; at += 1u + txt[at]) {
+		assert_true(at + 1 + txt[at] <= r.len);
+		n++;
+		n_long += txt[at] == 255;
+		last = txt[at] == 6 && memcmp(txt + at + 1, "z=last", 6) == 0;
+	}
+	assert_int_equal(n, 4 + 3 + 1);
+	assert_int_equal(n_long, 3);
+	assert_true(last);
+	mdns_node_destroy(node);
+	svc_headers_destroy(metadata);
+}
+
 /** Fails the allocation whose number comes up. */
 struct failing {
 	size_t n;
@@ -519,6 +653,9 @@ main(void)
 	    cmocka_unit_test(bombs_and_rubbish_in_txt_are_refused),
 	    cmocka_unit_test(malformed_packets_end),
 	    cmocka_unit_test(names_have_limits),
+	    cmocka_unit_test(dns_sd_names_are_unique),
+	    cmocka_unit_test(dns_sd_has_what_can_be_dialled),
+	    cmocka_unit_test(dns_sd_pairs_keep_their_limits),
 	    cmocka_unit_test(every_allocation_may_fail),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

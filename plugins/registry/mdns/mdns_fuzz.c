@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "mdns_found.h"
+#include "mdns_knowns.h"
 #include "mdns_node.h"
 
 #include <stdlib.h>
@@ -46,6 +48,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			if (rr.data < data || rr.data + rr.len > data + size)
 				abort();
 	}
+	struct mdns_knowns knowns;
+	mdns_knowns_init(&knowns);
+	mdns_knowns_add(&knowns, data, size);
+	mdns_knowns_fini(&knowns);
 	mdns_response_read(data, size, &sink, NULL);
 	return 0;
 }

@@ -92,7 +92,6 @@ mdns_read(struct mdns_reader *reader, const void *data, size_t len)
 	h->n_authorities = get16(p + 8);
 	h->n_additionals = get16(p + 10);
 	reader->questions_left = h->n_questions;
-	reader->answers_left = h->n_answers;
 	reader->records_left =
 	    (uint32_t)h->n_answers + h->n_authorities + h->n_additionals;
 	return true;
@@ -126,6 +125,8 @@ record_names(const struct mdns_reader *reader, size_t at, struct mdns_rr *rr)
 	if (rr->type == MDNS_TYPE_SRV) {
 		if (rr->len < 7)
 			return false;
+		rr->priority = get16(reader->data + at);
+		rr->weight = get16(reader->data + at + 2);
 		rr->port = get16(reader->data + at + 4);
 		at += 6;
 	} else if (rr->type != MDNS_TYPE_PTR) {
@@ -153,7 +154,7 @@ mdns_read_record(struct mdns_reader *reader, struct mdns_rr *ret_record)
 	rr->ttl = get32(p + 4);
 	rr->len = get16(p + 8);
 	rr->data = p + 10;
-	rr->port = 0;
+	rr->priority = rr->weight = rr->port = 0;
 	rr->target.text[0] = '\0';
 	rr->target.plain = false;
 	reader->at += 10;
@@ -161,13 +162,89 @@ mdns_read_record(struct mdns_reader *reader, struct mdns_rr *ret_record)
 	    !record_names(reader, reader->at, rr))
 		return false;
 	reader->at += rr->len;
-	rr->answer = reader->answers_left > 0;
-	if (rr->answer)
-		reader->answers_left--;
+	const struct mdns_header *h = &reader->header;
+	if (reader->records_left >
+	    (uint32_t)h->n_authorities + h->n_additionals)
+		rr->section = MDNS_ANSWER;
+	else if (reader->records_left > h->n_additionals)
+		rr->section = MDNS_AUTHORITY;
+	else
+		rr->section = MDNS_ADDITIONAL;
 	reader->records_left--;
 	reader->bad = false;
 	return true;
 }
+
+/* --------------------------------------------------------------- the same */
+
+static unsigned char
+lower(char c)
+{
+	return (unsigned char)(c >= 'A' && c <= 'Z' ? c | 0x20 : c);
+}
+
+bool
+mdns_name_same(const char *a, const char *b)
+{
+	while (*a != '\0' && lower(*a) == lower(*b))
+		a++, b++;
+	return *a == '\0' && *b == '\0';
+}
+
+static uint64_t
+hash_byte(uint64_t h, unsigned char byte)
+{
+	return (h ^ byte) * UINT64_C(0x100000001b3);
+}
+
+static uint64_t
+hash_name(uint64_t h, const char *name)
+{
+	for (; *name != '\0'; name++)
+		h = hash_byte(h, lower(*name));
+	return hash_byte(h, 0);
+}
+
+static uint64_t
+hash_number(uint64_t h, unsigned number)
+{
+	return hash_byte(hash_byte(h, number >> 8 & 0xff), number & 0xff);
+}
+
+uint64_t
+mdns_record_hash(const struct mdns_record *record)
+{
+	const uint8_t *data = record->data;
+	uint64_t h = hash_name(UINT64_C(0xcbf29ce484222325), record->name);
+	h = hash_number(h, record->type);
+	if (record->type == MDNS_TYPE_SRV) {
+		h = hash_number(h, record->priority);
+		h = hash_number(h, record->weight);
+		h = hash_number(h, record->port);
+	}
+	if (record->target != NULL)
+		return hash_name(h, record->target);
+	for (size_t i = 0; i < record->len; i++)
+		h = hash_byte(h, data[i]);
+	return h;
+}
+
+uint64_t
+mdns_rr_hash(const struct mdns_rr *rr)
+{
+	bool named = rr->type == MDNS_TYPE_PTR || rr->type == MDNS_TYPE_SRV;
+	struct mdns_record record = {.name = rr->name.text,
+	    .type = rr->type,
+	    .target = named ? rr->target.text : NULL,
+	    .priority = rr->priority,
+	    .weight = rr->weight,
+	    .port = rr->port,
+	    .data = rr->data,
+	    .len = rr->len};
+	return mdns_record_hash(&record);
+}
+
+/* ---------------------------------------------------------------- writing */
 
 static void
 put16(struct mdns_writer *writer, unsigned value)
@@ -264,54 +341,35 @@ mdns_write_question(
 	writer->header.n_questions++;
 }
 
-/* Returns where the length of the data has to be set. */
-static size_t
-record_begin(
-    struct mdns_writer *writer, const char *name, uint16_t type, uint32_t ttl)
+void
+mdns_write_record(struct mdns_writer *writer, enum mdns_section section,
+    const struct mdns_record *record, bool flush)
 {
-	name_write(writer, name);
-	put16(writer, type);
-	put16(writer, MDNS_CLASS_IN);
-	put32(writer, ttl);
+	unsigned class = MDNS_CLASS_IN;
+	if (flush && record->unique)
+		class |= MDNS_CLASS_TOP;
+	name_write(writer, record->name);
+	put16(writer, record->type);
+	put16(writer, class);
+	put32(writer, record->ttl);
 	put16(writer, 0);
-	writer->header.n_answers++;
-	return writer->buf.len - 2;
-}
-
-static void
-record_end(struct mdns_writer *writer, size_t at)
-{
-	set16(writer, at, writer->buf.len - at - 2);
-}
-
-void
-mdns_write_ptr(struct mdns_writer *writer, const char *name, uint32_t ttl,
-    const char *target)
-{
-	size_t at = record_begin(writer, name, MDNS_TYPE_PTR, ttl);
-	name_write(writer, target);
-	record_end(writer, at);
-}
-
-void
-mdns_write_srv(struct mdns_writer *writer, const char *name, uint32_t ttl,
-    uint16_t port, const char *target)
-{
-	size_t at = record_begin(writer, name, MDNS_TYPE_SRV, ttl);
-	put16(writer, 10); /* priority */
-	put16(writer, 1);  /* weight */
-	put16(writer, port);
-	name_write(writer, target);
-	record_end(writer, at);
-}
-
-void
-mdns_write_data(struct mdns_writer *writer, const char *name, uint16_t type,
-    uint32_t ttl, const void *data, size_t len)
-{
-	size_t at = record_begin(writer, name, type, ttl);
-	svc_buf_append(&writer->buf, data, len);
-	record_end(writer, at);
+	size_t at = writer->buf.len;
+	if (record->type == MDNS_TYPE_SRV) {
+		put16(writer, record->priority);
+		put16(writer, record->weight);
+		put16(writer, record->port);
+	}
+	if (record->target != NULL)
+		name_write(writer, record->target);
+	if (record->len > 0)
+		svc_buf_append(&writer->buf, record->data, record->len);
+	set16(writer, at - 2, writer->buf.len - at);
+	if (section == MDNS_ANSWER)
+		writer->header.n_answers++;
+	else if (section == MDNS_AUTHORITY)
+		writer->header.n_authorities++;
+	else
+		writer->header.n_additionals++;
 }
 
 svc_err
@@ -322,6 +380,8 @@ mdns_write_end(struct mdns_writer *writer)
 	set16(writer, 2, h->flags);
 	set16(writer, 4, h->n_questions);
 	set16(writer, 6, h->n_answers);
+	set16(writer, 8, h->n_authorities);
+	set16(writer, 10, h->n_additionals);
 	return writer->buf.failed;
 }
 

@@ -20,6 +20,7 @@
 #define MDNS_TYPE_TXT 16
 #define MDNS_TYPE_AAAA 28
 #define MDNS_TYPE_SRV 33
+#define MDNS_TYPE_NSEC 47
 #define MDNS_TYPE_ANY 255
 
 #define MDNS_CLASS_IN 1
@@ -29,8 +30,14 @@
 
 #define MDNS_FLAG_RESPONSE 0x8000
 #define MDNS_FLAG_AUTHORITATIVE 0x0400
+/** In a question: more known answers follow in further packets. */
+#define MDNS_FLAG_TRUNCATED 0x0200
 #define MDNS_MASK_OPCODE 0x7800
 #define MDNS_MASK_RCODE 0x000f
+
+/** A packet of several records is kept shorter than this, so that it is not cut
+ * into fragments on the way. */
+#define MDNS_PAYLOAD_SOFT 1400
 
 /** Labels joined by dots, without the last dot; "" is the root. */
 struct mdns_name {
@@ -53,6 +60,9 @@ struct mdns_question {
 	uint16_t class;
 };
 
+enum mdns_section { MDNS_ANSWER, MDNS_AUTHORITY, MDNS_ADDITIONAL };
+
+/** A record that was read. */
 struct mdns_rr {
 	struct mdns_name name;
 	uint16_t type;
@@ -60,8 +70,10 @@ struct mdns_rr {
 	uint32_t ttl; /* seconds */
 	const uint8_t *data;
 	size_t len;
-	bool answer;             /* in the answer section */
-	uint16_t port;           /* SRV */
+	enum mdns_section section;
+	uint16_t priority; /* SRV */
+	uint16_t weight;
+	uint16_t port;
 	struct mdns_name target; /* PTR and SRV */
 };
 
@@ -73,7 +85,6 @@ struct mdns_reader {
 	struct mdns_header header;
 	uint32_t questions_left;
 	uint32_t records_left;
-	uint32_t answers_left;
 	bool bad; /* the rest is malformed; what was read before is good */
 };
 
@@ -86,11 +97,32 @@ bool mdns_read_question(
  * `bad` set. */
 bool mdns_read_record(struct mdns_reader *reader, struct mdns_rr *ret_record);
 
+/** A record to be written; what it points to is borrowed. */
+struct mdns_record {
+	const char *name;
+	uint16_t type;
+	bool unique; /* nobody else has records of this name and type */
+	uint32_t ttl;
+	const char *target; /* PTR, SRV, NSEC */
+	uint16_t priority;  /* SRV */
+	uint16_t weight;
+	uint16_t port;
+	const void *data; /* all others, and NSEC's bits */
+	size_t len;
+};
+
+/** The same number for the same name, type and data, whoever wrote them and
+ * in whatever case; the TTL does not count. */
+uint64_t mdns_record_hash(const struct mdns_record *record);
+uint64_t mdns_rr_hash(const struct mdns_rr *rr);
+/** Whether two names are the same in DNS, which knows no case. */
+bool mdns_name_same(const char *a, const char *b);
+
 /** Makes a message, with compressed names. A failure is kept and shows in
  * mdns_write_end. */
 struct mdns_writer {
 	struct svc_buf buf;
-	uint16_t names[32]; /* where labels stand that may be pointed to */
+	uint16_t names[64]; /* where labels stand that may be pointed to */
 	size_t n_names;
 	struct mdns_header header;
 };
@@ -98,13 +130,10 @@ struct mdns_writer {
 void mdns_write(struct mdns_writer *writer, uint16_t id, uint16_t flags);
 void mdns_write_question(struct mdns_writer *writer, const char *name,
     uint16_t type, uint16_t class);
-void mdns_write_ptr(struct mdns_writer *writer, const char *name, uint32_t ttl,
-    const char *target);
-void mdns_write_srv(struct mdns_writer *writer, const char *name, uint32_t ttl,
-    uint16_t port, const char *target);
-/** Anything whose data holds no names: A, AAAA, TXT. */
-void mdns_write_data(struct mdns_writer *writer, const char *name,
-    uint16_t type, uint32_t ttl, const void *data, size_t len);
+/** Sections have to be written in their order. With `flush`, a unique record
+ * says that it replaces what is in caches. */
+void mdns_write_record(struct mdns_writer *writer, enum mdns_section section,
+    const struct mdns_record *record, bool flush);
 /** Completes the header; the message is writer->buf then.
  * Errors: SVC_E_EXHAUSTED (longer than MDNS_PAYLOAD_MAX), SVC_E_INVAL (a name
  * that is none), SVC_E_NOMEM */

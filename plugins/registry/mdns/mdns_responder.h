@@ -10,9 +10,13 @@
  * they are withdrawn or not renewed. For one thread.
  */
 struct local;
+struct deferred;
 struct mdns_responder {
 	struct mdns_net *net;
 	struct local *locals;
+	struct deferred *deferred; /* questions of which more is to come */
+	size_t n_deferred;
+	int64_t due_at_ms[MDNS_LINKS_MAX]; /* of answers to the group */
 };
 
 void mdns_responder_init(
@@ -27,9 +31,11 @@ svc_err mdns_responder_announce(struct mdns_responder *responder,
 /** Says goodbye; nothing happens when it is not announced here. */
 void mdns_responder_withdraw(
     struct mdns_responder *responder, const char *service, const char *id);
-/** Answers what is a question. */
+/** These links (bits) are new: the nodes are announced there. */
+void mdns_responder_links(struct mdns_responder *responder, uint64_t fresh);
+/** Answers what is a question, at once or by a later tick. */
 void mdns_responder_hear(struct mdns_responder *responder, const void *data,
-    size_t len, const struct sockaddr_in *from);
+    size_t len, const struct mdns_peer *from);
 /** Tells what is due to be told, and says goodbye for nodes that were not
  * renewed. Returns when to come again. */
 int64_t mdns_responder_tick(struct mdns_responder *responder);

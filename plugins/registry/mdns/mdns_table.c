@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "mdns_table.h"
 
+#include "mdns_name.h"
+
 #include <svc/clock.h>
 #include <svc/log.h>
 
@@ -254,7 +256,7 @@ refreshed(struct mdns_table *table, const char *service, int64_t now)
 			    strcmp(known->record->name, service) != 0)
 				continue;
 			known->refreshes++;
-			known->refresh_at_ms = known->refreshes > 2
+			known->refresh_at_ms = known->refreshes > 3
 						   ? INT64_MAX
 						   : now + known->ttl_ms / 20;
 		}
@@ -305,6 +307,32 @@ mdns_table_purge(struct mdns_table *table)
 				at = &known->next;
 			else
 				drop(table, at, false);
+		}
+	}
+}
+
+void
+mdns_table_known(const struct mdns_table *table, const char *owner,
+    void (*each)(
+	const char *owner, const char *instance, uint32_t ttl_left, void *arg),
+    void *arg)
+{
+	int64_t now = svc_now_ms();
+	size_t m = strlen(owner);
+	for (size_t i = 0; i < BUCKETS; i++) {
+		for (const struct mdns_known *known = table->buckets[i];
+		     known != NULL; known = known->next) {
+			char name[MDNS_NAME_SIZE];
+			size_t n = strlen(known->instance);
+			int64_t left = known->expires_at_ms - now;
+			if (left * 2 <= known->ttl_ms || n < m ||
+			    memcmp(known->instance + n - m, owner, m) != 0)
+				continue;
+			/* "a.b.micro" ends like "b.micro", too. */
+			mdns_service_name(known->record->name, name);
+			if (strcmp(name, owner) == 0)
+				each(owner, known->instance,
+				    (uint32_t)(left / 1000), arg);
 		}
 	}
 }

@@ -2,7 +2,7 @@
 #ifndef MDNS_TABLE_H
 #define MDNS_TABLE_H
 
-#include "mdns_node.h"
+#include "mdns_found.h"
 
 /**
  * The nodes that were heard of, each until the TTL of its records passes. For
@@ -44,6 +44,12 @@ void mdns_table_hear(
 void mdns_table_tick(struct mdns_table *table);
 /** Drop, without a word, what is no longer wanted. */
 void mdns_table_purge(struct mdns_table *table);
+/** Those of the service that owns `owner` whose TTL has passed less than half:
+ * no need to tell us of them. */
+void mdns_table_known(const struct mdns_table *table, const char *owner,
+    void (*each)(
+	const char *owner, const char *instance, uint32_t ttl_left, void *arg),
+    void *arg);
 /** Every node of `service`, or of all when NULL. */
 void mdns_table_each(const struct mdns_table *table, const char *service,
     void (*each)(const struct svc_record *record, void *arg), void *arg);

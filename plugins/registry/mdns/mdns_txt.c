@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "mdns_txt.h"
 
+#include <string.h>
 #define ZLIB_CONST
 #include <zlib.h>
 
@@ -39,6 +40,13 @@ compress_all(const void *data, size_t len, struct svc_buf *out)
 	}
 	deflateEnd(&z);
 	return rc;
+}
+
+void
+mdns_json_text(struct svc_buf *json, const char *key, const char *text)
+{
+	svc_buf_puts(json, key);
+	svc_buf_json_string(json, text, strlen(text));
 }
 
 svc_err
