@@ -155,7 +155,7 @@ parse_addresses(
 /* ----------------------------------------------------------------- options
  */
 
-/* It becomes part of keys, and of a pattern of channels. */
+/* It becomes part of keys and channels, and of the patterns of an ACL. */
 static svc_err
 take_namespace(struct redis *redis, const char *text, struct svc_error *err)
 {

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "store.h"
 
-#include <svc/buf.h>
 #include <svc/clock.h>
 #include <svc/log.h>
 
@@ -10,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 256, KEY_MAX = 1024, NODES_MAX = 200000 };
+enum { CHUNK = 256, NODES_MAX = 200000 };
 
 /*
  * The scripts run as one: a key and its place in the sets never part. What
@@ -19,7 +18,7 @@ enum { CHUNK = 256, KEY_MAX = 1024, NODES_MAX = 200000 };
  * KEYS: the node, its service's set, the set of services
  */
 static const char announce_script[] =
-    /* ARGV: record, ttl, id, service, channel */
+    /* ARGV: record, ttl, id, service, channel, channel of all */
     "local t = redis.call('TIME') "
     "local now = t[1] * 1000 + math.floor(t[2] / 1000) "
     "local ttl = tonumber(ARGV[2]) "
@@ -45,31 +44,31 @@ static const char announce_script[] =
     "local known = keep(KEYS[2], ARGV[3]) "
     "keep(KEYS[3], ARGV[4]) "
     "if old ~= ARGV[1] or not known then "
-    "  redis.call('PUBLISH', ARGV[5], ARGV[3]) "
+    "  redis.call('PUBLISH', ARGV[5], ARGV[4] .. '/' .. ARGV[3]) "
+    "  redis.call('PUBLISH', ARGV[6], ARGV[4] .. '/' .. ARGV[3]) "
     "end "
     "return 1";
 
 static const char withdraw_script[] =
-    /* ARGV: id, service, channel */
+    /* ARGV: id, service, channel, channel of all */
     "local function drop(key, member) "
     "  if redis.call('TYPE', key).ok ~= 'zset' then return 0 end "
     "  return redis.call('ZREM', key, member) "
     "end "
     "local n = redis.call('DEL', KEYS[1]) + drop(KEYS[2], ARGV[1]) "
     "if redis.call('EXISTS', KEYS[2]) == 0 then drop(KEYS[3], ARGV[2]) end "
-    "if n > 0 then redis.call('PUBLISH', ARGV[3], ARGV[1]) end "
+    "if n > 0 then "
+    "  redis.call('PUBLISH', ARGV[3], ARGV[2] .. '/' .. ARGV[1]) "
+    "  redis.call('PUBLISH', ARGV[4], ARGV[2] .. '/' .. ARGV[1]) "
+    "end "
     "return n";
 
 /* -------------------------------------------------------------------- keys
  */
 
-struct key {
-	char text[KEY_MAX]; /* more than names may need */
-};
-
 static const char *
 node_key(const struct redis *redis, const char *service, const char *id,
-    struct key *key)
+    struct store_key *key)
 {
 	snprintf(key->text, sizeof(key->text), "{%s}:node:%s/%s", redis->space,
 	    service, id);
@@ -77,7 +76,7 @@ node_key(const struct redis *redis, const char *service, const char *id,
 }
 
 static const char *
-nodes_key(const struct redis *redis, const char *service, struct key *key)
+nodes_key(const struct redis *redis, const char *service, struct store_key *key)
 {
 	snprintf(key->text, sizeof(key->text), "{%s}:nodes:%s", redis->space,
 	    service);
@@ -85,32 +84,30 @@ nodes_key(const struct redis *redis, const char *service, struct key *key)
 }
 
 static const char *
-services_key(const struct redis *redis, struct key *key)
+services_key(const struct redis *redis, struct store_key *key)
 {
 	snprintf(key->text, sizeof(key->text), "{%s}:services", redis->space);
 	return key->text;
 }
 
-char *
-store_channel(const struct redis *redis, const char *service)
+const char *
+store_channel(
+    const struct redis *redis, const char *service, struct store_key *key)
 {
-	struct svc_buf buf;
-	svc_buf_init(&buf, KEY_MAX);
 	/* Channels are the same in all databases of a server. */
-	svc_buf_printf(
-	    &buf, "{%s}:change:%s:%s", redis->space, redis->database, service);
-	char *text = svc_buf_take(&buf, NULL);
-	svc_buf_fini(&buf);
-	return text;
+	snprintf(key->text, sizeof(key->text), "{%s}:change:%s%s%s",
+	    redis->space, redis->database, service != NULL ? ":" : "",
+	    service != NULL ? service : "");
+	return key->text;
 }
 
 /* ------------------------------------------------------- announce, withdraw
  */
 
 static svc_err
-run_script(struct link *link, const char *script, const struct key keys[3],
-    int n, const char *const args[], int64_t deadline_at_ms,
-    struct svc_error *err)
+run_script(struct link *link, const char *script,
+    const struct store_key keys[3], int n, const char *const args[],
+    int64_t deadline_at_ms, struct svc_error *err)
 {
 	const char *argv[12] = {
 	    "EVAL", script, "3", keys[0].text, keys[1].text, keys[2].text};
@@ -127,7 +124,7 @@ run_script(struct link *link, const char *script, const struct key keys[3],
 
 static void
 keys_of(const struct redis *redis, const struct svc_record *record,
-    struct key keys[3])
+    struct store_key keys[3])
 {
 	node_key(redis, record->name, record->nodes[0].id, &keys[0]);
 	nodes_key(redis, record->name, &keys[1]);
@@ -139,20 +136,15 @@ store_announce(struct redis *redis, struct link *link,
     const struct svc_record *record, const char *json, int64_t ttl_ms,
     int64_t deadline_at_ms, struct svc_error *err)
 {
-	struct key keys[3];
+	struct store_key keys[3], one, all;
 	char ttl[32];
-	char *channel = store_channel(redis, record->name);
-	if (channel == NULL)
-		return svc_error_set(
-		    err, SVC_E_NOMEM, "no memory to announce %s", record->name);
 	snprintf(ttl, sizeof(ttl), "%" PRId64, ttl_ms);
-	const char *const args[] = {
-	    json, ttl, record->nodes[0].id, record->name, channel};
+	const char *const args[] = {json, ttl, record->nodes[0].id,
+	    record->name, store_channel(redis, record->name, &one),
+	    store_channel(redis, NULL, &all)};
 	keys_of(redis, record, keys);
-	svc_err rc = run_script(
-	    link, announce_script, keys, 5, args, deadline_at_ms, err);
-	svc_mem_free(channel);
-	return rc;
+	return run_script(
+	    link, announce_script, keys, 6, args, deadline_at_ms, err);
 }
 
 svc_err
@@ -160,17 +152,13 @@ store_withdraw(struct redis *redis, struct link *link,
     const struct svc_record *record, int64_t deadline_at_ms,
     struct svc_error *err)
 {
-	struct key keys[3];
-	char *channel = store_channel(redis, record->name);
-	if (channel == NULL)
-		return svc_error_set(
-		    err, SVC_E_NOMEM, "no memory to withdraw %s", record->name);
-	const char *const args[] = {record->nodes[0].id, record->name, channel};
+	struct store_key keys[3], one, all;
+	const char *const args[] = {record->nodes[0].id, record->name,
+	    store_channel(redis, record->name, &one),
+	    store_channel(redis, NULL, &all)};
 	keys_of(redis, record, keys);
-	svc_err rc = run_script(
-	    link, withdraw_script, keys, 3, args, deadline_at_ms, err);
-	svc_mem_free(channel);
-	return rc;
+	return run_script(
+	    link, withdraw_script, keys, 4, args, deadline_at_ms, err);
 }
 
 /* ----------------------------------------------------------------- reading
@@ -209,7 +197,7 @@ record_of(struct redis *redis, const char *service, const char *id,
 {
 	struct svc_record *record = NULL;
 	struct svc_error err = {0};
-	struct key key;
+	struct store_key key;
 	if (value->type != REDIS_REPLY_STRING)
 		return NULL;
 	svc_err rc = svc_record_decode(value->str, value->len, &record, &err);
@@ -350,7 +338,7 @@ read_nodes(struct redis *redis, struct link *link, const char *service,
     int64_t server_ms, struct candidates *all, int64_t deadline_at_ms,
     struct svc_error *err)
 {
-	struct key key;
+	struct store_key key;
 	redisReply *reply = NULL;
 	svc_err rc = read_set(redis, link, nodes_key(redis, service, &key),
 	    deadline_at_ms, &reply, err);
@@ -375,7 +363,7 @@ static svc_err
 find_in_all(struct redis *redis, struct link *link, int64_t deadline_at_ms,
     struct candidates *all, struct svc_error *err)
 {
-	struct key key, name;
+	struct store_key key, name;
 	redisReply *reply = NULL;
 	int64_t server_ms = 0;
 	send_time(link);
@@ -409,7 +397,7 @@ static svc_err
 find_in_one(struct redis *redis, struct link *link, const char *service,
     int64_t deadline_at_ms, struct candidates *all, struct svc_error *err)
 {
-	struct key key;
+	struct store_key key;
 	int64_t server_ms = 0;
 	send_time(link);
 	send_set(link, nodes_key(redis, service, &key));
@@ -428,7 +416,7 @@ read_records(struct redis *redis, struct link *link,
 {
 	const char *argv[CHUNK + 1] = {"MGET"};
 	redisReply *reply = NULL;
-	struct key *keys = svc_mem_calloc(n, sizeof(*keys));
+	struct store_key *keys = svc_mem_calloc(n, sizeof(*keys));
 	if (keys == NULL)
 		return svc_error_set(
 		    err, SVC_E_NOMEM, "no memory for redis's nodes");
@@ -508,7 +496,7 @@ store_look(struct redis *redis, struct link *link,
     const struct store_name *names, size_t n, int64_t deadline_at_ms,
     store_sink sink, void *arg, struct svc_error *err)
 {
-	struct key key;
+	struct store_key key;
 	int64_t server_ms = 0;
 	send_time(link);
 	for (size_t i = 0; i < n; i++) {

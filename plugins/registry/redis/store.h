@@ -14,14 +14,21 @@
  *                                  server's clock, milliseconds)
  *   {svc}:services                 sorted set of service names, likewise
  *
- * and who changes a node publishes its id on the channel
- * {svc}:change:<database>:student. The braces keep all keys of a namespace in
- * one slot of a cluster. Ids and names hold no '/', and a namespace no ':'
- * nor brace, so keys of two namespaces, services or nodes are never the same.
+ * and who changes a node publishes "student/student-1" on the channels
+ * {svc}:change:<database>:student and {svc}:change:<database>. The braces keep
+ * all keys of a namespace in one slot of a cluster. Ids and names hold no '/',
+ * and a namespace no ':' nor brace, so keys of two namespaces, services or
+ * nodes are never the same.
  */
 
-/** Prefix of the channels; to be freed with svc_mem_free. */
-char *store_channel(const struct redis *redis, const char *service);
+struct store_key {
+	char text[1024]; /* more than names may need */
+};
+
+/** Where the changes of `service`, or of all when NULL, are told; `key` is
+ * filled in and its text returned. */
+const char *store_channel(
+    const struct redis *redis, const char *service, struct store_key *key);
 
 svc_err store_announce(struct redis *redis, struct link *link,
     const struct svc_record *record, const char *json, int64_t ttl_ms,

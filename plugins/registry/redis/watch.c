@@ -200,18 +200,14 @@ sweep(struct watch *watch)
 static svc_err
 subscribe(struct watch *watch, int64_t deadline_at_ms, struct svc_error *err)
 {
-	bool all = watch->service == NULL;
-	char *channel = store_channel(watch->redis, all ? "*" : watch->service);
+	struct store_key key;
 	redisReply *reply = NULL;
-	if (channel == NULL)
-		return svc_error_set(err, SVC_E_NOMEM, "no memory for a watch");
-	/* A namespace holds no character that a pattern would see. */
-	const char *const argv[] = {all ? "PSUBSCRIBE" : "SUBSCRIBE", channel};
+	const char *const argv[] = {
+	    "SUBSCRIBE", store_channel(watch->redis, watch->service, &key)};
 	link_send(watch->ear, 2, argv, NULL);
 	svc_err rc = link_receive(watch->ear, deadline_at_ms, &reply, err);
 	if (rc == SVC_OK)
 		freeReplyObject(reply);
-	svc_mem_free(channel);
 	return rc;
 }
 
@@ -232,25 +228,26 @@ is_text(const redisReply *reply)
 	       strlen(reply->str) == reply->len;
 }
 
-/* ["message", channel, id] or ["pmessage", pattern, channel, id]. Anybody may
- * publish anything there; what makes no sense is left. */
+/* ["message", channel, "service/id"]. Anybody may publish anything there; what
+ * makes no sense is left. */
 static svc_err
 note_heard(struct watch *watch, const redisReply *reply, struct svc_error *err)
 {
-	size_t n = reply->type == REDIS_REPLY_ARRAY ? reply->elements : 0;
-	if (n < 3 || !is_text(reply->element[0]) ||
-	    !is_text(reply->element[n - 2]) || !is_text(reply->element[n - 1]))
+	char service[256];
+	if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 3 ||
+	    !is_text(reply->element[0]) || !is_text(reply->element[2]) ||
+	    strcmp(reply->element[0]->str, "message") != 0)
 		return SVC_OK;
-	const char *kind = reply->element[0]->str;
-	if (strcmp(kind, "message") != 0 && strcmp(kind, "pmessage") != 0)
+	const char *said = reply->element[2]->str;
+	const char *id = strchrnul(said, '/');
+	size_t len = (size_t)(id - said);
+	if (*id++ == '\0' || len >= sizeof(service) || *id == '\0' ||
+	    strlen(id) > 255 || strchr(id, '/') != NULL)
 		return SVC_OK;
-	const char *service = strrchr(reply->element[n - 2]->str, ':');
-	const char *id = reply->element[n - 1]->str;
-	if (service == NULL ||
-	    svc_service_name_check(service + 1, NULL) != SVC_OK ||
-	    *id == '\0' || strlen(id) > 255 || strchr(id, '/') != NULL)
+	memcpy(service, said, len);
+	service[len] = '\0';
+	if (svc_service_name_check(service, NULL) != SVC_OK)
 		return SVC_OK;
-	service++;
 	for (size_t i = 0; i < watch->n_heard; i++)
 		if (strcmp(watch->heard[i].id, id) == 0 &&
 		    strcmp(watch->heard[i].service, service) == 0)
