@@ -23,8 +23,8 @@ all: ## build everything, optimised, into build/release
 	$(packages) build
 	$(build) release
 
-demo: ## a service and a client; REGISTRY=etcd BROKER=mqtt to use servers
-	$(packages) build demo $(filter etcd,$(REGISTRY)) $(filter mqtt,$(BROKER))
+demo: ## a service and a client; REGISTRY=etcd|redis BROKER=mqtt to use servers
+	$(packages) build demo $(filter etcd redis,$(REGISTRY)) $(filter mqtt,$(BROKER))
 	$(build) release
 	@REGISTRY='$(REGISTRY)' BROKER='$(BROKER)' BUILD=build/release tools/demo
 

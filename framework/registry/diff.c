@@ -12,6 +12,7 @@ struct diff_entry {
 	UT_hash_handle hh;
 	struct svc_record *record;
 	uint64_t round;
+	bool assumed;         /* the registry has not told of it */
 	int64_t remove_at_ms; /* INT64_MAX unless it waits */
 	char key[];
 };
@@ -65,7 +66,7 @@ diff_begin(struct diff *diff)
 }
 
 static struct diff_entry *
-find(struct diff *diff, const struct node_key *key)
+find(const struct diff *diff, const struct node_key *key)
 {
 	struct diff_entry *entry;
 	HASH_FIND(hh, diff->entries, key->text, key->len, entry);
@@ -81,7 +82,7 @@ is_watched(const struct diff *diff, const struct svc_record *record)
 
 static svc_err
 add(struct diff *diff, const struct node_key *key,
-    const struct svc_record *record)
+    const struct svc_record *record, bool assumed)
 {
 	struct diff_entry *entry = svc_mem_calloc(1, sizeof(*entry) + key->len);
 	if (entry == NULL)
@@ -91,7 +92,9 @@ add(struct diff *diff, const struct node_key *key,
 		svc_mem_free(entry);
 		return SVC_E_NOMEM;
 	}
-	entry->round = diff->round;
+	/* A full state may be under way, which has not repeated it. */
+	entry->round = assumed ? diff->round - 1 : diff->round;
+	entry->assumed = assumed;
 	entry->remove_at_ms = INT64_MAX;
 	memcpy(entry->key, key->text, key->len);
 	HASH_ADD_KEYPTR(hh, diff->entries, entry->key, key->len, entry);
@@ -105,16 +108,9 @@ add(struct diff *diff, const struct node_key *key,
 }
 
 static svc_err
-one_node(struct diff *diff, const struct svc_record *record)
+update(struct diff *diff, struct diff_entry *entry,
+    const struct svc_record *record)
 {
-	struct node_key key;
-	if (!node_key_set(&key, record->name, record->nodes[0].id))
-		return SVC_OK;
-	struct diff_entry *entry = find(diff, &key);
-	if (entry == NULL)
-		return add(diff, &key, record);
-	entry->round = diff->round;
-	entry->remove_at_ms = INT64_MAX;
 	if (svc_record_equal(entry->record, record))
 		return SVC_OK;
 	struct svc_record *copy = svc_record_copy(record);
@@ -126,8 +122,27 @@ one_node(struct diff *diff, const struct svc_record *record)
 	return SVC_OK;
 }
 
-svc_err
-diff_node(struct diff *diff, const struct svc_record *record)
+static svc_err
+one_node(struct diff *diff, const struct svc_record *record, bool assumed)
+{
+	struct node_key key;
+	if (!node_key_set(&key, record->name, record->nodes[0].id))
+		return SVC_OK;
+	struct diff_entry *entry = find(diff, &key);
+	if (entry == NULL)
+		return add(diff, &key, record, assumed);
+	if (assumed && !entry->assumed)
+		return SVC_OK;
+	if (!assumed) {
+		entry->round = diff->round;
+		entry->assumed = false;
+		entry->remove_at_ms = INT64_MAX;
+	}
+	return update(diff, entry, record);
+}
+
+static svc_err
+each_node(struct diff *diff, const struct svc_record *record, bool assumed)
 {
 	struct svc_record one = *record;
 	if (!is_watched(diff, record))
@@ -135,15 +150,27 @@ diff_node(struct diff *diff, const struct svc_record *record)
 	one.n_nodes = 1;
 	for (size_t i = 0; i < record->n_nodes; i++) {
 		one.nodes = &record->nodes[i];
-		svc_err rc = one_node(diff, &one);
+		svc_err rc = one_node(diff, &one, assumed);
 		if (rc != SVC_OK)
 			return rc;
 	}
 	return SVC_OK;
 }
 
-void
-diff_gone(struct diff *diff, const struct svc_record *record)
+svc_err
+diff_node(struct diff *diff, const struct svc_record *record)
+{
+	return each_node(diff, record, false);
+}
+
+svc_err
+diff_assume(struct diff *diff, const struct svc_record *record)
+{
+	return each_node(diff, record, true);
+}
+
+static void
+gone(struct diff *diff, const struct svc_record *record, bool assumed)
 {
 	if (!is_watched(diff, record))
 		return;
@@ -152,9 +179,44 @@ diff_gone(struct diff *diff, const struct svc_record *record)
 		if (!node_key_set(&key, record->name, record->nodes[i].id))
 			continue;
 		struct diff_entry *entry = find(diff, &key);
-		if (entry != NULL)
+		if (entry != NULL && (entry->assumed || !assumed))
 			report_removed(diff, entry);
 	}
+}
+
+void
+diff_gone(struct diff *diff, const struct svc_record *record)
+{
+	gone(diff, record, false);
+}
+
+void
+diff_unassume(struct diff *diff, const struct svc_record *record)
+{
+	gone(diff, record, true);
+}
+
+bool
+diff_has(const struct diff *diff, const char *service, const char *id)
+{
+	struct node_key key;
+	return node_key_set(&key, service, id) && find(diff, &key) != NULL;
+}
+
+static void
+report_synced(struct diff *diff)
+{
+	if (diff->synced)
+		return;
+	diff->synced = true;
+	report(diff, SVC_SYNCED, NULL);
+}
+
+void
+diff_assumed(struct diff *diff)
+{
+	if (diff->entries != NULL)
+		report_synced(diff);
 }
 
 void
@@ -176,10 +238,7 @@ diff_sync(struct diff *diff, int64_t grace_ms)
 		if (entry->remove_at_ms < diff->next_at_ms)
 			diff->next_at_ms = entry->remove_at_ms;
 	}
-	if (!diff->synced) {
-		diff->synced = true;
-		report(diff, SVC_SYNCED, NULL);
-	}
+	report_synced(diff);
 }
 
 void

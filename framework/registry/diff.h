@@ -29,6 +29,17 @@ void diff_fini(struct diff *diff);
 void diff_begin(struct diff *diff);
 /** Every node of `record` is there. Errors: SVC_E_NOMEM (not reported) */
 svc_err diff_node(struct diff *diff, const struct svc_record *record);
+/**
+ * Every node of `record` is believed to be there by somebody else than the
+ * registry. What the registry has told counts more; what it does not repeat in
+ * its next full state goes as after any break. Errors: SVC_E_NOMEM
+ */
+svc_err diff_assume(struct diff *diff, const struct svc_record *record);
+/** Nobody believes that any more; what the registry has told stays. */
+void diff_unassume(struct diff *diff, const struct svc_record *record);
+/** What is assumed has to do: reports SYNCED if there is anything and it was
+ * not reported before. */
+void diff_assumed(struct diff *diff);
 /** Every node of `record` is gone, now. */
 void diff_gone(struct diff *diff, const struct svc_record *record);
 /**
@@ -39,6 +50,8 @@ void diff_gone(struct diff *diff, const struct svc_record *record);
 void diff_sync(struct diff *diff, int64_t grace_ms);
 /** Remove what waited long enough; everything that waits when `all`. */
 void diff_expire(struct diff *diff, bool all);
+/** Whether this node is there as far as the watcher knows. */
+bool diff_has(const struct diff *diff, const char *service, const char *id);
 /** When diff_expire has something to do; INT64_MAX for never. */
 int64_t diff_next_at(const struct diff *diff);
 

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <utlist.h>
 
 /* --------------------------------------------------------- the interface */
 
@@ -117,6 +118,11 @@ svc_registry_create_ops(const struct svc_registry_ops *ops,
 		return rc;
 	}
 	pthread_mutex_init(&registry->lock, NULL);
+	rc = fallback_open(registry, &full, err);
+	if (rc != SVC_OK) {
+		svc_registry_destroy(registry);
+		return rc;
+	}
 	*ret_registry = registry;
 	return SVC_OK;
 }
@@ -129,6 +135,7 @@ svc_registry_destroy(struct svc_registry *registry)
 	while (registry->watches != NULL)
 		svc_registry_unwatch(registry->watches);
 	registry->ops->destroy(registry->self);
+	fallback_close(registry);
 	pthread_mutex_destroy(&registry->lock);
 	svc_mem_free(registry);
 }
@@ -353,20 +360,89 @@ drop_empty(struct svc_record_list *list)
 	list->n_records = kept;
 }
 
+/* For the snapshot: what an answer has is there. What it has not is gone,
+ * unless a watch keeps it for a while. */
+static bool
+is_listed(const char *service, const char *id, void *arg)
+{
+	const struct svc_record_list *list = arg;
+	(void)service;
+	for (size_t i = 0; i < list->n_records; i++)
+		for (size_t k = 0; k < list->records[i]->n_nodes; k++)
+			if (text_equal(list->records[i]->nodes[k].id, id))
+				return true;
+	return false;
+}
+
+static bool
+is_watched(struct svc_registry *registry, const char *service)
+{
+	const struct svc_watch *watch;
+	pthread_mutex_lock(&registry->lock);
+	DL_FOREACH (registry->watches, watch)
+		if (watch->service == NULL ||
+		    text_equal(watch->service, service))
+			break;
+	pthread_mutex_unlock(&registry->lock);
+	return watch != NULL;
+}
+
+static void
+learn(struct svc_registry *registry, const char *service,
+    struct svc_record_list *list)
+{
+	fallback_answered(registry);
+	if (registry->snapshot == NULL)
+		return;
+	for (size_t i = 0; i < list->n_records; i++)
+		snapshot_put(registry->snapshot, list->records[i]);
+	if (service != NULL && !is_watched(registry, service))
+		snapshot_sweep(registry->snapshot, service, is_listed, list);
+}
+
+/* Asks the registry, and when that is away what else there is. */
+static svc_err
+ask(struct svc_registry *registry, const char *service,
+    struct svc_record_list *ret_list, struct svc_error *err)
+{
+	const struct svc_registry_ops *ops = registry->ops;
+	struct collector collector = {.service = service};
+	struct svc_record_list list = {0};
+	struct svc_error why = {0};
+	svc_err rc = service != NULL
+			 ? ops->lookup(registry->self, service, collect,
+			       &collector, &why)
+			 : ops->list(registry->self, collect, &collector, &why);
+	bool away = fallback_is_for(registry, rc);
+	if (away) {
+		fallback_away(registry, why.text);
+		collector_fini(&collector);
+		collector.service = service;
+		if (fallback_ask(registry, service, collect, &collector))
+			rc = SVC_OK;
+	}
+	if (rc == SVC_OK)
+		rc = group(&collector, &list, &why);
+	collector_fini(&collector);
+	if (rc != SVC_OK) {
+		if (err != NULL)
+			*err = why;
+		return rc;
+	}
+	if (!away)
+		learn(registry, service, &list);
+	*ret_list = list;
+	return SVC_OK;
+}
+
 svc_err
 svc_registry_lookup(struct svc_registry *registry, const char *service,
     struct svc_record_list *ret_list, struct svc_error *err)
 {
-	struct collector collector = {.service = service};
 	struct svc_record_list list = {0};
 	svc_err rc = svc_service_name_check(service, err);
-	if (rc != SVC_OK)
-		return rc;
-	rc = registry->ops->lookup(
-	    registry->self, service, collect, &collector, err);
 	if (rc == SVC_OK)
-		rc = group(&collector, &list, err);
-	collector_fini(&collector);
+		rc = ask(registry, service, &list, err);
 	if (rc != SVC_OK)
 		return rc;
 	drop_empty(&list);
@@ -384,11 +460,5 @@ svc_err
 svc_registry_list(struct svc_registry *registry,
     struct svc_record_list *ret_list, struct svc_error *err)
 {
-	struct collector collector = {0};
-	svc_err rc =
-	    registry->ops->list(registry->self, collect, &collector, err);
-	if (rc == SVC_OK)
-		rc = group(&collector, ret_list, err);
-	collector_fini(&collector);
-	return rc;
+	return ask(registry, NULL, ret_list, err);
 }

@@ -2,15 +2,23 @@
 #ifndef SVC_REGISTRY_PRIVATE_H
 #define SVC_REGISTRY_PRIVATE_H
 
+#include "diff.h"
+#include "snapshot.h"
+
 #include <svc/registry.h>
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 enum {
 	TIMEOUT_DEFAULT_MS = 5000,
 	GRACE_DEFAULT_MS = 15000,
 	POLL_MS = 500,
 	RETRY_MS = 100,
+	/* So long a registry may take to answer a watch before others are
+	 * asked; and so long they are asked at once after it did not. */
+	FALLBACK_MS = 1000,
+	AWAY_MS = 10000,
 };
 
 struct svc_registry {
@@ -19,7 +27,56 @@ struct svc_registry {
 	int64_t grace_ms;
 	pthread_mutex_t lock; /* guards watches */
 	struct svc_watch *watches;
+	/* What to go on with when it is away; NULL when there is none. */
+	struct svc_registry *fallback;
+	struct snapshot *snapshot;
+	atomic_int_fast64_t away_at_ms; /* 0: it answers, as far as is known */
 };
+
+struct svc_watch {
+	struct svc_registry *registry;
+	struct svc_watch *prev, *next;
+	char *service;
+	svc_change_cb cb;
+	void *cb_arg;
+	void *plugin_watch;
+	struct diff diff;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool busy;
+	bool ending;
+	bool answered; /* the registry has told its full state */
+	bool other_synced;
+	/* Of the plugin's thread, and of unwatch after that ended. */
+	bool has_thread;
+	pthread_t thread;
+	/* Of whoever made the watch. */
+	bool has_fallback_thread;
+	pthread_t fallback_thread;
+};
+
+/** The right to use the watch's engine and to call the watcher. */
+void turn_take(struct svc_watch *watch);
+void turn_give(struct svc_watch *watch);
+
+/* ------------------------------------------------------- while it is away */
+
+/** Makes what the config asks for. Errors: SVC_E_INVAL, SVC_E_NOMEM */
+svc_err fallback_open(struct svc_registry *registry,
+    const struct svc_registry_config *config, struct svc_error *err);
+void fallback_close(struct svc_registry *registry);
+/** Looks after a new watch until the registry has answered it.
+ * Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED */
+svc_err fallback_watch(struct svc_watch *watch, struct svc_error *err);
+/** Whether an op that failed so did not reach the registry. */
+bool fallback_is_for(const struct svc_registry *registry, svc_err code);
+/** What others know of `service`, or of all when NULL; false when that is
+ * nothing. */
+bool fallback_ask(struct svc_registry *registry, const char *service,
+    svc_record_sink sink, void *arg);
+/** The registry has answered, or has not. */
+void fallback_answered(struct svc_registry *registry);
+void fallback_away(struct svc_registry *registry, const char *why);
 
 /** Copies of an answer's records. */
 struct collector {

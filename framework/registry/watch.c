@@ -4,10 +4,10 @@
  * a thread that polls for plugins without watch, and one that takes away the
  * nodes a registry did not repeat after a break.
  *
- * Lock: svc_watch.lock guards busy and ending. Whoever sets busy has the turn:
- * the engine and the right to call the watcher are his until he clears it, so
- * no lock is held during a callback. The registry's lock is never taken inside
- * it.
+ * Lock: svc_watch.lock guards busy, ending and answered. Whoever sets busy has
+ * the turn: the engine and the right to call the watcher are his until he
+ * clears it, so no lock is held during a callback. The registry's lock is never
+ * taken inside it.
  */
 #include "diff.h"
 #include "record.h"
@@ -18,22 +18,7 @@
 
 #include <utlist.h>
 
-struct svc_watch {
-	struct svc_registry *registry;
-	struct svc_watch *prev, *next;
-	char *service;
-	void *plugin_watch;
-	struct diff diff;
-	pthread_mutex_t lock;
-	pthread_cond_t cond;
-	bool busy;
-	bool ending;
-	/* Of the plugin's thread, and of unwatch after that ended. */
-	bool has_thread;
-	pthread_t thread;
-};
-
-static void
+void
 turn_take(struct svc_watch *watch)
 {
 	pthread_mutex_lock(&watch->lock);
@@ -43,7 +28,7 @@ turn_take(struct svc_watch *watch)
 	pthread_mutex_unlock(&watch->lock);
 }
 
-static void
+void
 turn_give(struct svc_watch *watch)
 {
 	pthread_mutex_lock(&watch->lock);
@@ -72,6 +57,49 @@ log_no_memory(const struct svc_watch *watch)
 	    watch->service != NULL ? watch->service : "the registry");
 }
 
+/* ------------------------------------------------------ for the snapshot */
+
+static bool
+is_told(const char *service, const char *id, void *arg)
+{
+	return diff_has(arg, service, id);
+}
+
+static void
+remember(struct svc_watch *watch, const struct svc_record *record)
+{
+	if (watch->registry->snapshot != NULL)
+		snapshot_put(watch->registry->snapshot, record);
+}
+
+/* With the turn: a full state is complete. */
+static void
+note_answer(struct svc_watch *watch)
+{
+	struct svc_registry *registry = watch->registry;
+	if (registry->snapshot != NULL)
+		snapshot_sweep(
+		    registry->snapshot, watch->service, is_told, &watch->diff);
+	fallback_answered(registry);
+	pthread_mutex_lock(&watch->lock);
+	watch->answered = true;
+	pthread_cond_broadcast(&watch->cond);
+	pthread_mutex_unlock(&watch->lock);
+}
+
+/* What the watcher is told to be gone is gone. */
+static void
+on_change(svc_change change, const struct svc_record *record, void *arg)
+{
+	struct svc_watch *watch = arg;
+	if (change == SVC_REMOVED && watch->answered &&
+	    watch->registry->snapshot != NULL)
+		snapshot_remove(watch->registry->snapshot, record);
+	watch->cb(change, record, watch->cb_arg);
+}
+
+/* ------------------------------------------------------------------ nodes */
+
 /*
  * With the turn, in the plugin's thread. A plugin tells of a node once, so what
  * there is no memory for now is tried until there is; what the plugin has to
@@ -81,6 +109,7 @@ static void
 keep_node(struct svc_watch *watch, const struct svc_record *record)
 {
 	bool said = false, go_on = true;
+	remember(watch, record);
 	while (go_on && diff_node(&watch->diff, record) != SVC_OK) {
 		if (!said)
 			log_no_memory(watch);
@@ -151,6 +180,7 @@ on_event(svc_watch_event event, const struct svc_record *record, void *arg)
 		break;
 	case SVC_WATCH_SYNC:
 		diff_sync(&watch->diff, watch->registry->grace_ms);
+		note_answer(watch);
 		expire_later(watch);
 		break;
 	}
@@ -204,10 +234,13 @@ poll_run(void *arg)
 		if (poll_once(watch, &found, &err)) {
 			turn_take(watch);
 			diff_begin(diff);
-			for (size_t i = 0; i < found.n; i++)
+			for (size_t i = 0; i < found.n; i++) {
+				remember(watch, found.records[i]);
 				if (diff_node(diff, found.records[i]) != SVC_OK)
 					log_no_memory(watch);
+			}
 			diff_sync(diff, broken ? watch->registry->grace_ms : 0);
+			note_answer(watch);
 			diff_expire(diff, false);
 			turn_give(watch);
 			broken = false;
@@ -226,6 +259,19 @@ poll_run(void *arg)
 }
 
 /* -------------------------------------------------------- making, ending */
+
+/* Before the plugin's watch is ended, since the plugin waits for a sink that
+ * waits for memory. */
+static void
+end(struct svc_watch *watch)
+{
+	pthread_mutex_lock(&watch->lock);
+	watch->ending = true;
+	pthread_cond_broadcast(&watch->cond);
+	pthread_mutex_unlock(&watch->lock);
+	if (watch->has_fallback_thread)
+		svc_thread_join(watch->fallback_thread);
+}
 
 static void
 watch_free(struct svc_watch *watch)
@@ -263,10 +309,18 @@ svc_registry_watch(struct svc_registry *registry, const char *service,
 	pthread_mutex_init(&watch->lock, NULL);
 	svc_cond_init(&watch->cond);
 	watch->service = svc_mem_strdup(service);
-	diff_init(&watch->diff, watch->service, cb, arg);
+	watch->cb = cb;
+	watch->cb_arg = arg;
+	diff_init(&watch->diff, watch->service, on_change, watch);
 	if (service != NULL && watch->service == NULL) {
 		watch_free(watch);
 		return svc_error_set(err, SVC_E_NOMEM, "no memory for a watch");
+	}
+	/* First, since unlike a watch it can be ended by `ending` alone. */
+	rc = fallback_watch(watch, err);
+	if (rc != SVC_OK) {
+		watch_free(watch);
+		return rc;
 	}
 	if (has_watch(registry->ops)) {
 		rc = registry->ops->watch(registry->self, watch->service,
@@ -280,6 +334,7 @@ svc_registry_watch(struct svc_registry *registry, const char *service,
 			    registry->ops->name);
 	}
 	if (rc != SVC_OK) {
+		end(watch);
 		watch_free(watch);
 		return rc;
 	}
@@ -299,11 +354,7 @@ svc_registry_unwatch(struct svc_watch *watch)
 	pthread_mutex_lock(&registry->lock);
 	DL_DELETE(registry->watches, watch);
 	pthread_mutex_unlock(&registry->lock);
-	/* First, since the plugin waits for a sink that waits for memory. */
-	pthread_mutex_lock(&watch->lock);
-	watch->ending = true;
-	pthread_cond_broadcast(&watch->cond);
-	pthread_mutex_unlock(&watch->lock);
+	end(watch);
 	if (has_watch(registry->ops))
 		registry->ops->unwatch(registry->self, watch->plugin_watch);
 	if (watch->has_thread)

@@ -80,6 +80,14 @@ static const struct {
 	"Name or IP address in the registry's certificate (default: the host "
 	"of its address)",
 	NULL, 0, 0, 0, "Registry"},
+    {"registry_fallback", NULL, SVC_SETTING_TEXT, AT(registry_fallback),
+	"PLUGIN[:ADDRESS]",
+	"Registry to ask while the first cannot be reached, as static:FILE",
+	NULL, 0, 0, 0, "Registry"},
+    {"registry_snapshot", NULL, SVC_SETTING_TEXT, AT(registry_snapshot), "FILE",
+	"File to keep what was known last in, for a start while the registry "
+	"cannot be reached",
+	NULL, 0, 0, 0, "Registry"},
     {"registry_options", NULL, SVC_SETTING_PAIRS, AT(registry_options),
 	"KEY=VALUE", "What only the chosen registry knows; may be repeated",
 	NULL, 0, 0, 0, "Registry"},

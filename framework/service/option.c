@@ -2,6 +2,8 @@
 /* From the option list of svc_new to the values of the service. */
 #include "service.h"
 
+#include <svc/buf.h>
+
 #include <string.h>
 
 #define MAX_SECONDS (INT64_C(10) * 365 * 24 * 3600)
@@ -69,7 +71,8 @@ svc_values_fini(struct svc_values *values)
 	    values->registry_address, values->registry_username,
 	    values->registry_password, values->registry_tls_cert,
 	    values->registry_tls_key, values->registry_tls_ca,
-	    values->registry_tls_name, values->selector, values->transport,
+	    values->registry_tls_name, values->registry_fallback,
+	    values->registry_snapshot, values->selector, values->transport,
 	    values->broker, values->broker_address, values->broker_username,
 	    values->broker_password, values->codec, values->tls_cert,
 	    values->tls_key, values->tls_ca, values->tls_name,
@@ -124,6 +127,26 @@ take_plugin(struct svc_service *service, char **field, char **address,
 		reject(service, SVC_E_INVAL,
 		    "option %s(%s) takes no address, but \"%s\" was given",
 		    option, from->text, from->text2);
+}
+
+/* As the flag has it: PLUGIN or PLUGIN:ADDRESS. */
+static void
+take_fallback(struct svc_service *service, const struct svc_option *from)
+{
+	char **field = &service->values.registry_fallback;
+	if (from->text == NULL || from->text2 == NULL) {
+		take_text(service, field, "registry_fallback", from->text);
+		return;
+	}
+	struct svc_buf both;
+	svc_buf_init(&both, 65536);
+	svc_buf_printf(&both, "%s:%s", from->text, from->text2);
+	if (both.failed == SVC_OK)
+		take_text(service, field, "registry_fallback",
+		    (const char *)both.data);
+	else
+		reject(service, SVC_E_NOMEM, "out of memory");
+	svc_buf_fini(&both);
 }
 
 static void
@@ -338,6 +361,13 @@ take(struct svc_service *service, const struct svc_option *from)
 	case SVC_OPTION_REGISTRY_TLS:
 		take_tls(service, "registry_tls", &v->registry_tls_cert,
 		    &v->registry_tls_key, &v->registry_tls_ca, from);
+		break;
+	case SVC_OPTION_REGISTRY_FALLBACK:
+		take_fallback(service, from);
+		break;
+	case SVC_OPTION_REGISTRY_SNAPSHOT:
+		take_text(service, &v->registry_snapshot, "registry_snapshot",
+		    from->text);
 		break;
 	case SVC_OPTION_REGISTRY_OPTION:
 		take_pair(

@@ -471,6 +471,57 @@ options_reach_the_registry(void **state)
 	}
 }
 
+/* What the last registry of this plugin was to go on with. */
+static char cautious_texts[2][96];
+
+static svc_err
+cautious_create(const struct svc_registry_config *config, void **ret_self,
+    struct svc_error *err)
+{
+	const char *const texts[] = {config->fallback, config->snapshot};
+	for (size_t i = 0; i < 2; i++)
+		snprintf(cautious_texts[i], sizeof(cautious_texts[i]), "%s",
+		    texts[i] != NULL ? texts[i] : "-");
+	return svc_registry_memory.create(config, ret_self, err);
+}
+
+static void
+what_to_go_on_with_reaches_the_registry(void **state)
+{
+	(void)state;
+	static struct svc_registry_ops ops;
+	ops = svc_registry_memory;
+	ops.name = "cautious";
+	ops.create = cautious_create;
+	assert_int_equal(svc_plugin_add(&ops), SVC_OK);
+	struct svc_service *s = svc_new(registry(cautious), transport(memory),
+	    broker(memory), registry_fallback(memory, "spare"),
+	    registry_snapshot("/tmp/svc-option-test"));
+	assert_int_equal(svc_init(s, 0, NULL), SVC_OK);
+	assert_string_equal(cautious_texts[0], "memory:spare");
+	assert_string_equal(cautious_texts[1], "/tmp/svc-option-test");
+	svc_free(s);
+	s = svc_new(registry(cautious), transport(memory), broker(memory),
+	    registry_fallback(static, "nowhere"));
+	assert_int_equal(
+	    init_with(s, FLAGS("--registry_fallback=memory",
+			     "--registry_snapshot=/tmp/svc-option-test")),
+	    SVC_OK);
+	assert_string_equal(cautious_texts[0], "memory");
+	svc_free(s);
+	s = svc_new(registry(cautious), transport(memory), broker(memory),
+	    registry_fallback(nosuch));
+	assert_int_equal(svc_init(s, 0, NULL), SVC_E_INVAL);
+	assert_non_null(
+	    strstr(svc_error_text(s), "the fallback of the registry: "));
+	svc_free(s);
+	s = svc_new(registry_snapshot(""));
+	assert_int_equal(svc_init(s, 0, NULL), SVC_E_INVAL);
+	assert_non_null(
+	    strstr(svc_error_text(s), "option registry_snapshot() needs"));
+	svc_free(s);
+}
+
 static void
 own_flags(void **state)
 {
@@ -665,6 +716,7 @@ main(void)
 	    cmocka_unit_test(limits_reach_the_transport),
 	    cmocka_unit_test(an_address_in_code_is_only_for_its_plugin),
 	    cmocka_unit_test(options_reach_the_registry),
+	    cmocka_unit_test(what_to_go_on_with_reaches_the_registry),
 	    cmocka_unit_test(own_flags),
 	    cmocka_unit_test(bad_flags_are_usage_errors),
 	    cmocka_unit_test(help_and_version_print_and_end),

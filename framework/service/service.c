@@ -244,6 +244,8 @@ make(struct svc_service *service, struct svc_error *err)
 	    .password = v->registry_password,
 	    .tls = service->registry_has_tls ? &service->registry_tls : NULL,
 	    .options = v->registry_options,
+	    .fallback = v->registry_fallback,
+	    .snapshot = v->registry_snapshot,
 	};
 	code =
 	    svc_registry_create(v->registry, &config, &service->registry, err);

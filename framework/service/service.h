@@ -23,6 +23,7 @@ struct svc_values {
 	char *registry_username, *registry_password;
 	char *registry_tls_cert, *registry_tls_key, *registry_tls_ca;
 	char *registry_tls_name;
+	char *registry_fallback, *registry_snapshot;
 	struct svc_headers *registry_options;
 	int64_t ttl_ms, interval_ms, registry_timeout_ms;
 	char *selector;

@@ -15,6 +15,8 @@ struct svc_conformance_registry {
 	bool list_without_nodes;
 	/** Values of endpoints are not carried. */
 	bool without_values;
+	/** What is there is given, and announcing changes nothing. */
+	bool fixed;
 };
 
 /** Runs the suite as a cmocka group; returns how many tests failed. */

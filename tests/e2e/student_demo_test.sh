@@ -5,6 +5,7 @@
 # usage: student_demo_test.sh [REGISTRY=...] [BROKER=...]
 . "$(dirname "$0")/student.sh"
 [[ "$*" != *etcd* ]] || need etcd curl
+[[ "$*" != *redis* ]] || need redis-server
 [[ "$*" != *mqtt* ]] || need mosquitto
 mkdir "$work/tmp"
 status=0

@@ -19,7 +19,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { KIND_ETCD, KIND_MOSQUITTO };
+enum { KIND_ETCD, KIND_MOSQUITTO, KIND_REDIS };
+static const char *const programs[] = {"etcd", "mosquitto", "redis-server"};
 enum { READY_MS = 15000, MAX_ARGS = 64 };
 
 static long long
@@ -273,6 +274,15 @@ answers(const struct test_server *server, long long deadline)
 			len += more;
 		}
 		ok = strstr(answer, "\"health\":\"true\"") != NULL;
+	} else if (server->kind == KIND_REDIS) {
+		if (send(fd, "PING\r\n", 6, MSG_NOSIGNAL) < 0)
+			goto out;
+		/* One that wants a password answers as well. While it still
+		 * reads its data it says that it is loading. */
+		ok = read_at_least(
+			 fd, answer, 7, sizeof(answer) - 1, deadline, &len) &&
+		     (strncmp(answer, "+PONG", 5) == 0 ||
+			 strncmp(answer, "-NOAUTH", 7) == 0);
 	} else {
 		if (send(fd, hello, sizeof(hello), MSG_NOSIGNAL) < 0)
 			goto out;
@@ -380,10 +390,24 @@ etcd_words(const struct test_server *server, const char *data)
 	return words;
 }
 
+/* The same for redis: every change is on disk before it is answered. */
+static char *
+redis_words(const struct test_server *server, const char *data)
+{
+	const char *more = server->config != NULL ? server->config : "";
+	char *words = NULL;
+	if (asprintf(&words,
+		"--bind 127.0.0.1 --port %d --dir %s --appendonly yes "
+		"--appendfsync always%s%s",
+		server->port, data, *more != '\0' ? " " : "", more) < 0)
+		return NULL;
+	return words;
+}
+
 static bool
 begin(struct test_server *server)
 {
-	const char *program = server->kind == KIND_ETCD ? "etcd" : "mosquitto";
+	const char *program = programs[server->kind];
 	char path[4096], data[96], log[96], conf[96];
 	char *words = NULL;
 	char *argv[MAX_ARGS];
@@ -400,8 +424,9 @@ begin(struct test_server *server)
 		return false;
 	}
 	argv[n++] = path;
-	if (server->kind == KIND_ETCD) {
-		words = etcd_words(server, data);
+	if (server->kind != KIND_MOSQUITTO) {
+		words = server->kind == KIND_ETCD ? etcd_words(server, data)
+						  : redis_words(server, data);
 		if (words == NULL)
 			return false;
 		n = add_words(argv, n, words);
@@ -583,6 +608,12 @@ struct test_server *
 start_etcd(const char *args)
 {
 	return start(KIND_ETCD, args);
+}
+
+struct test_server *
+start_redis(const char *args)
+{
+	return start(KIND_REDIS, args);
 }
 
 struct test_server *

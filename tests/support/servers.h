@@ -49,6 +49,7 @@ struct test_server *start_etcd(const char *args);
 /** Three of one cluster, with short times until a leader is missed; false when
  * they do not start. One that starts again needs one of the others. */
 bool start_etcd_cluster(const char *args, struct test_server *ret_members[3]);
+struct test_server *start_redis(const char *args);
 struct test_server *start_mosquitto(const char *config);
 
 /** End it at once, as kill -9 does, and wait for its end. Data stays. */

@@ -114,6 +114,21 @@ struct svc_registry_config {
 	/** Settings of the plugin's own, all of which it has said that it
 	 * knows (see `options` of its ops); NULL is none. */
 	const struct svc_headers *options;
+	/** What to go on with while the registry cannot be reached (errors
+	 * SVC_E_UNAVAILABLE and SVC_E_TIMEDOUT); used by the framework only.
+	 *
+	 * snapshot  path of a file that keeps what was watched and looked up
+	 *           last, for the next start
+	 * fallback  "PLUGIN" or "PLUGIN:ADDRESS", another registry: asked for
+	 *           services that the snapshot does not know
+	 *
+	 * A lookup or list is answered from them then. A watch that gets no
+	 * answer within a second is told what they have, and SYNCED if that is
+	 * anything; changes of the fallback are followed. The registry's first
+	 * answer replaces all of it, with the grace of svc_registry_watch. What
+	 * is announced goes to the registry alone. NULL: none. */
+	const char *snapshot;
+	const char *fallback;
 };
 
 /**

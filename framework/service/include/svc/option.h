@@ -64,7 +64,9 @@ enum svc_option_kind {
 	SVC_OPTION_LOG_LEVEL,
 	SVC_OPTION_CONFIG,
 	SVC_OPTION_REGISTRY_TLS,
-	SVC_OPTION_REGISTRY_OPTION, /* text = text2 */
+	SVC_OPTION_REGISTRY_OPTION,   /* text = text2 */
+	SVC_OPTION_REGISTRY_FALLBACK, /* plugin text at address text2 */
+	SVC_OPTION_REGISTRY_SNAPSHOT,
 	/* of a call */
 	SVC_OPTION_TIMEOUT_MS,
 	SVC_OPTION_RETRIES,
@@ -143,6 +145,10 @@ enum svc_option_kind {
 	{ SVC_OPTION_REGISTRY_TLS, cert, key, ca, 0, 0, 0 }
 #define SVC_OPT_registry_option(k, v)                                       \
 	SVC_OPT_PAIR_(SVC_OPTION_REGISTRY_OPTION, k, v)
+#define SVC_OPT_registry_fallback(...)                                      \
+	SVC_OPT_PLUGIN_(SVC_OPTION_REGISTRY_FALLBACK, __VA_ARGS__)
+#define SVC_OPT_registry_snapshot(s)                                        \
+	SVC_OPT_TEXT_(SVC_OPTION_REGISTRY_SNAPSHOT, s)
 #define SVC_OPT_log_level(s) SVC_OPT_TEXT_(SVC_OPTION_LOG_LEVEL, s)
 #define SVC_OPT_config(s) SVC_OPT_TEXT_(SVC_OPTION_CONFIG, s)
 

@@ -45,13 +45,15 @@ struct svc_event;
  * wrap_open(fn, arg) wrap_publish(fn, arg) wrap_subscribe(fn, arg)
  * tls("cert", "key", "ca") log_level(str) config("file")
  * registry_tls("cert", "key", "ca") registry_option("key", "value")
+ * registry_fallback(plugin[, "addr"]) registry_snapshot("file")
  *
  * tls() names PEM files: a certificate, its key, and the CAs that peers must be
  * certified by. A program that only calls may give NULL for the first two;
  * without a CA those of the system count for services called, and callers are
  * not asked for certificates. registry_tls() is the same for the connections
  * to the registry. docs/security.md has the rest. registry_option() sets what
- * only the chosen registry knows, see docs/configuration.md.
+ * only the chosen registry knows, see docs/configuration.md; the two that
+ * follow are what to go on with while it cannot be reached, see docs/static.md.
  *
  * Nothing is connected yet. A bad option is remembered and returned by
  * svc_init with its text. Texts are copied; the variables of flag() and the

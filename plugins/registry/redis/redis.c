@@ -1,0 +1,619 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The registry "redis": its settings, its connections, and the ops. */
+#include "redis.h"
+
+#include "link.h"
+#include "store.h"
+#include "watch.h"
+
+#include <svc/buf.h>
+#include <svc/clock.h>
+#include <svc/log.h>
+#include <svc/settings.h>
+
+#include <openssl/err.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+enum { HOST_MAX = 253, VALUE_MAX = 1 << 20 };
+
+static svc_err
+no_memory(struct svc_error *err)
+{
+	return svc_error_set(err, SVC_E_NOMEM, "no memory for registry redis");
+}
+
+/* ------------------------------------------------------------- addresses */
+
+static svc_err
+bad_address(
+    const char *text, size_t len, const char *why, struct svc_error *err)
+{
+	char quoted[64];
+	svc_log_quote(text, len, quoted, sizeof(quoted));
+	return svc_error_set(err, SVC_E_INVAL,
+	    "redis address %s %s: use \"host\", \"host:port\" or "
+	    "\"redis(s)://host:port\", several separated by commas",
+	    quoted, why);
+}
+
+static bool
+is_host_char(char c, bool v6)
+{
+	if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') ||
+	    (c >= 'A' && c <= 'F') || c == '.')
+		return true;
+	if (v6)
+		return c == ':';
+	return (c >= 'g' && c <= 'z') || (c >= 'G' && c <= 'Z') || c == '-' ||
+	       c == '_';
+}
+
+static bool
+skip_scheme(const char **at, const char *end, const char *scheme)
+{
+	size_t len = strlen(scheme);
+	if ((size_t)(end - *at) < len || strncasecmp(*at, scheme, len) != 0)
+		return false;
+	*at += len;
+	return true;
+}
+
+/* One of the list: [text, text + len). */
+static svc_err
+parse_address(struct redis_server *server, const char *text, size_t len,
+    bool tls, struct svc_error *err)
+{
+	const char *host = text, *end = text + len;
+	long port = 6379;
+	server->secure = tls;
+	if (skip_scheme(&host, end, "rediss://"))
+		server->secure = true;
+	else if (skip_scheme(&host, end, "redis://") && tls)
+		return bad_address(text, len,
+		    "is without the TLS that registry_tls_* asks for", err);
+	if (memchr(host, '@', (size_t)(end - host)) != NULL)
+		return bad_address("...", 3,
+		    "holds a login, which belongs into registry_username and "
+		    "registry_password",
+		    err);
+	if (end > host && end[-1] == '/')
+		end--;
+	if (memchr(host, '/', (size_t)(end - host)) != NULL)
+		return bad_address(text, len,
+		    "has a path (a database is chosen by the option "
+		    "\"database\")",
+		    err);
+	bool v6 = host < end && *host == '[';
+	const char *first = host + (v6 ? 1 : 0), *p = first;
+	while (p < end && is_host_char(*p, v6))
+		p++;
+	size_t host_len = (size_t)(p - first);
+	if (host_len == 0 || host_len > HOST_MAX ||
+	    (v6 && (p == end || *p++ != ']')))
+		return bad_address(text, len, "has no valid host", err);
+	if (p < end) {
+		if (*p++ != ':')
+			return bad_address(text, len, "has no valid host", err);
+		port = 0;
+		const char *digits = p;
+		while (p < end && *p >= '0' && *p <= '9' && p - digits < 6)
+			port = port * 10 + (*p++ - '0');
+		if (p < end || p == digits || port < 1 || port > 65535)
+			return bad_address(
+			    text, len, "has no port from 1 to 65535", err);
+	}
+	snprintf(server->port, sizeof(server->port), "%ld", port);
+	size_t size = host_len + 16;
+	server->host = svc_mem_calloc(1, host_len + 1);
+	server->text = svc_mem_calloc(1, size);
+	if (server->host == NULL || server->text == NULL)
+		return no_memory(err);
+	memcpy(server->host, first, host_len);
+	snprintf(server->text, size, v6 ? "[%s]:%s" : "%s:%s", server->host,
+	    server->port);
+	return SVC_OK;
+}
+
+static svc_err
+parse_addresses(
+    struct redis *redis, const char *list, bool tls, struct svc_error *err)
+{
+	size_t count = 1;
+	if (list == NULL || *list == '\0')
+		list = "127.0.0.1:6379";
+	for (const char *p = list; *p != '\0'; p++)
+		count += *p == ',';
+	redis->servers = svc_mem_calloc(count, sizeof(*redis->servers));
+	if (redis->servers == NULL)
+		return no_memory(err);
+	for (const char *p = list;;) {
+		size_t len = strcspn(p, ",");
+		const char *next = p + len;
+		while (len > 0 && *p == ' ') {
+			p++;
+			len--;
+		}
+		while (len > 0 && p[len - 1] == ' ')
+			len--;
+		if (len == 0)
+			return bad_address(
+			    list, strlen(list), "has an empty part", err);
+		svc_err rc = parse_address(
+		    &redis->servers[redis->n_servers++], p, len, tls, err);
+		if (rc != SVC_OK)
+			return rc;
+		if (*next == '\0')
+			return SVC_OK;
+		p = next + 1;
+	}
+}
+
+/* ----------------------------------------------------------------- options
+ */
+
+/* It becomes part of keys and channels, and of the patterns of an ACL. */
+static svc_err
+take_namespace(struct redis *redis, const char *text, struct svc_error *err)
+{
+	char quoted[64];
+	size_t len = text != NULL ? strlen(text) : 0;
+	bool good = len <= NAMESPACE_MAX;
+	for (size_t i = 0; good && i < len; i++)
+		good = text[i] > ' ' && text[i] <= '~' &&
+		       strchr(":{}*?[]\\^", text[i]) == NULL;
+	if (text != NULL && (len == 0 || !good))
+		return svc_error_set(err, SVC_E_INVAL,
+		    "option namespace of registry redis is %s: use 1 to %d "
+		    "printable characters without space and : { } * ? [ ] \\ "
+		    "^, "
+		    "as \"game/env/version\"",
+		    svc_log_quote(text, len, quoted, sizeof(quoted)),
+		    NAMESPACE_MAX);
+	redis->space = svc_mem_strdup(text != NULL ? text : "svc");
+	return redis->space != NULL ? SVC_OK : no_memory(err);
+}
+
+static svc_err
+take_database(struct redis *redis, const char *text, struct svc_error *err)
+{
+	char quoted[64], *end = NULL;
+	long number = text != NULL ? strtol(text, &end, 10) : 0;
+	if (text != NULL && (end == text || *end != '\0' || *text < '0' ||
+				*text > '9' || number > 999999))
+		return svc_error_set(err, SVC_E_INVAL,
+		    "option database of registry redis is %s: use a number "
+		    "from 0 to 999999",
+		    svc_log_quote(text, strlen(text), quoted, sizeof(quoted)));
+	snprintf(redis->database, sizeof(redis->database), "%ld", number);
+	return SVC_OK;
+}
+
+static svc_err
+take_pull(struct redis *redis, const char *text, struct svc_error *err)
+{
+	char quoted[64];
+	redis->pull_ms = PULL_MS;
+	if (text != NULL &&
+	    (svc_duration_parse(text, 1000, &redis->pull_ms) != SVC_OK ||
+		redis->pull_ms < PULL_MIN_MS || redis->pull_ms > PULL_MAX_MS))
+		return svc_error_set(err, SVC_E_INVAL,
+		    "option pull of registry redis is %s: use a time from "
+		    "100ms to 60s",
+		    svc_log_quote(text, strlen(text), quoted, sizeof(quoted)));
+	return SVC_OK;
+}
+
+static bool
+copy_text(char **to, const char *text)
+{
+	*to = svc_mem_strdup(text);
+	return text == NULL || *to != NULL;
+}
+
+/* --------------------------------------------------------------------- TLS
+ */
+
+static svc_err
+bad_file(const char *what, const char *path, struct svc_error *err)
+{
+	char reason[120];
+	unsigned long code = ERR_peek_last_error();
+	const char *text = ERR_reason_error_string(code);
+	snprintf(reason, sizeof(reason), "%s",
+	    text != NULL ? text : "it cannot be read");
+	ERR_clear_error();
+	return svc_error_set(err, SVC_E_INVAL,
+	    "%s %s cannot be used: %s (a PEM file is wanted)", what, path,
+	    reason);
+}
+
+static int
+no_passphrase(char *buf, int size, int writing, void *arg)
+{
+	(void)buf;
+	(void)size;
+	(void)writing;
+	(void)arg;
+	return 0;
+}
+
+svc_err
+redis_tls(
+    const struct redis *redis, SSL_CTX **ret_context, struct svc_error *err)
+{
+	ERR_clear_error();
+	SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+	svc_err rc = SVC_OK;
+	if (context == NULL)
+		return no_memory(err);
+	SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
+	SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
+	SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE |
+				      SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+	SSL_CTX_set_default_passwd_cb(context, no_passphrase);
+	if (redis->ca == NULL)
+		SSL_CTX_set_default_verify_paths(context);
+	else if (SSL_CTX_load_verify_file(context, redis->ca) != 1)
+		rc = bad_file("registry_tls_ca", redis->ca, err);
+	if (rc == SVC_OK && redis->cert != NULL &&
+	    SSL_CTX_use_certificate_chain_file(context, redis->cert) != 1)
+		rc = bad_file("registry_tls_cert", redis->cert, err);
+	if (rc == SVC_OK && redis->cert != NULL &&
+	    (SSL_CTX_use_PrivateKey_file(
+		 context, redis->key, SSL_FILETYPE_PEM) != 1 ||
+		SSL_CTX_check_private_key(context) != 1))
+		rc = bad_file("registry_tls_key", redis->key, err);
+	if (rc != SVC_OK) {
+		SSL_CTX_free(context);
+		return rc;
+	}
+	*ret_context = context;
+	return SVC_OK;
+}
+
+/* -------------------------------------------------------- making, ending */
+
+void
+redis_destroy(struct redis *redis)
+{
+	if (redis == NULL)
+		return;
+	for (size_t i = 0; i < redis->n_idle; i++)
+		link_close(redis->idle[i]);
+	for (size_t i = 0; i < redis->n_servers; i++) {
+		svc_mem_free(redis->servers[i].host);
+		svc_mem_free(redis->servers[i].text);
+	}
+	char *texts[] = {redis->username, redis->password, redis->space,
+	    redis->cert, redis->key, redis->ca, redis->name};
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+		svc_mem_free(texts[i]);
+	svc_mem_free(redis->servers);
+	pthread_mutex_destroy(&redis->lock);
+	svc_mem_free(redis);
+}
+
+static svc_err
+take_config(struct redis *redis, const struct svc_registry_config *config,
+    struct svc_error *err)
+{
+	const struct svc_tls_config none = {0};
+	const struct svc_tls_config *tls =
+	    config->tls != NULL ? config->tls : &none;
+	const struct svc_headers *options = config->options;
+	bool secure = false;
+	svc_err rc =
+	    parse_addresses(redis, config->address, config->tls != NULL, err);
+	if (rc == SVC_OK)
+		rc = take_namespace(
+		    redis, svc_headers_get(options, "namespace"), err);
+	if (rc == SVC_OK)
+		rc = take_database(
+		    redis, svc_headers_get(options, "database"), err);
+	if (rc == SVC_OK)
+		rc = take_pull(redis, svc_headers_get(options, "pull"), err);
+	if (rc != SVC_OK)
+		return rc;
+	if (config->username != NULL && config->password == NULL)
+		return svc_error_set(err, SVC_E_INVAL,
+		    "registry redis has a user name and no password: give "
+		    "registry_password as well");
+	if (!copy_text(&redis->username, config->username) ||
+	    !copy_text(&redis->password, config->password) ||
+	    !copy_text(&redis->cert, tls->cert) ||
+	    !copy_text(&redis->key, tls->key) ||
+	    !copy_text(&redis->ca, tls->ca) ||
+	    !copy_text(&redis->name, tls->name))
+		return no_memory(err);
+	for (size_t i = 0; i < redis->n_servers; i++)
+		secure = secure || redis->servers[i].secure;
+	if (secure) {
+		/* The files are read anew by each connection; what is wrong
+		 * with them from the beginning is said at the start. */
+		SSL_CTX *context = NULL;
+		rc = redis_tls(redis, &context, err);
+		if (rc == SVC_OK)
+			SSL_CTX_free(context);
+	}
+	return rc;
+}
+
+svc_err
+redis_create(const struct svc_registry_config *config, struct redis **ret_redis,
+    struct svc_error *err)
+{
+	struct redis *redis = svc_mem_calloc(1, sizeof(*redis));
+	if (redis == NULL)
+		return no_memory(err);
+	pthread_mutex_init(&redis->lock, NULL);
+	svc_err rc = take_config(redis, config, err);
+	if (rc != SVC_OK) {
+		redis_destroy(redis);
+		return rc;
+	}
+	/* So that there is time for a second attempt, or for each server. */
+	size_t tries = redis->n_servers > 2 ? redis->n_servers : 2;
+	redis->timeout_ms = config->timeout_ms;
+	redis->try_ms = redis->timeout_ms / (int64_t)tries;
+	if (redis->try_ms > TRY_MAX_MS)
+		redis->try_ms = TRY_MAX_MS;
+	if (redis->try_ms < TRY_MIN_MS)
+		redis->try_ms = TRY_MIN_MS;
+	*ret_redis = redis;
+	return SVC_OK;
+}
+
+/* ------------------------------------------------------------- connections
+ */
+
+static struct link *
+take_idle(struct redis *redis, size_t server)
+{
+	struct link *link = NULL;
+	pthread_mutex_lock(&redis->lock);
+	for (size_t i = redis->n_idle; i > 0 && link == NULL; i--) {
+		if (link_server(redis->idle[i - 1]) != server)
+			continue;
+		link = redis->idle[i - 1];
+		redis->idle[i - 1] = redis->idle[--redis->n_idle];
+	}
+	pthread_mutex_unlock(&redis->lock);
+	return link;
+}
+
+static void
+give_idle(struct redis *redis, struct link *link)
+{
+	if (!link_is_bad(link)) {
+		link_set_wake(link, -1);
+		pthread_mutex_lock(&redis->lock);
+		if (redis->n_idle < IDLE_MAX) {
+			redis->idle[redis->n_idle++] = link;
+			link = NULL;
+		}
+		pthread_mutex_unlock(&redis->lock);
+	}
+	link_close(link);
+}
+
+static svc_err
+run_until(struct redis *redis, size_t server, redis_op op, void *arg,
+    int64_t deadline_at_ms, int wake_fd, struct svc_error *err)
+{
+	for (;;) {
+		struct link *link = take_idle(redis, server);
+		bool fresh = link == NULL;
+		svc_err rc = SVC_OK;
+		if (fresh)
+			rc = link_open(
+			    redis, server, deadline_at_ms, wake_fd, &link, err);
+		if (rc != SVC_OK)
+			return rc;
+		link_set_wake(link, wake_fd);
+		rc = op(redis, link, deadline_at_ms, arg, err);
+		/* A reply that was not waited for is not for the next op. */
+		bool bad = link_is_bad(link);
+		if (rc != SVC_OK && bad)
+			link_close(link);
+		else
+			give_idle(redis, link);
+		/* A kept one may have died long ago. */
+		if (rc == SVC_E_UNAVAILABLE && bad && !fresh)
+			continue;
+		return rc;
+	}
+}
+
+svc_err
+redis_run_at(struct redis *redis, size_t server, redis_op op, void *arg,
+    int wake_fd, struct svc_error *err)
+{
+	svc_err rc = run_until(
+	    redis, server, op, arg, svc_deadline(redis->try_ms), wake_fd, err);
+	if (rc == SVC_OK)
+		atomic_store(&redis->current, server);
+	return rc;
+}
+
+svc_err
+redis_run(struct redis *redis, redis_op op, void *arg, struct svc_error *err)
+{
+	int64_t deadline_at_ms = svc_deadline(redis->timeout_ms);
+	size_t server = atomic_load(&redis->current), tries = 0;
+	for (;;) {
+		int64_t try_at_ms = svc_deadline(redis->try_ms);
+		if (try_at_ms > deadline_at_ms)
+			try_at_ms = deadline_at_ms;
+		svc_err rc =
+		    run_until(redis, server, op, arg, try_at_ms, -1, err);
+		if (rc == SVC_OK)
+			atomic_store(&redis->current, server);
+		/* The next one may do better, and so may the same one when it
+		 * was only slow. */
+		bool again =
+		    rc == SVC_E_TIMEDOUT ||
+		    (rc == SVC_E_UNAVAILABLE && tries + 1 < redis->n_servers);
+		if (!again || svc_remaining(deadline_at_ms) == 0)
+			return rc;
+		tries++;
+		server = (server + 1) % redis->n_servers;
+	}
+}
+
+void
+redis_wait(int wake_fd, int64_t at_ms)
+{
+	struct pollfd fd = {.fd = wake_fd, .events = POLLIN};
+	while (svc_remaining(at_ms) > 0 &&
+	       poll(&fd, 1, (int)svc_remaining(at_ms)) <= 0)
+		;
+}
+
+/* ----------------------------------------------------------------- the ops
+ */
+
+static svc_err
+plugin_create(const struct svc_registry_config *config, void **ret_self,
+    struct svc_error *err)
+{
+	struct redis *redis = NULL;
+	svc_err rc = redis_create(config, &redis, err);
+	if (rc == SVC_OK)
+		*ret_self = redis;
+	return rc;
+}
+
+static void
+plugin_destroy(void *self)
+{
+	redis_destroy(self);
+}
+
+struct announcement {
+	const struct svc_record *record;
+	const char *json;
+	int64_t ttl_ms;
+};
+
+static svc_err
+announce_op(struct redis *redis, struct link *link, int64_t deadline_at_ms,
+    void *arg, struct svc_error *err)
+{
+	const struct announcement *a = arg;
+	return store_announce(
+	    redis, link, a->record, a->json, a->ttl_ms, deadline_at_ms, err);
+}
+
+static svc_err
+announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	char *json = svc_record_encode(record);
+	struct announcement a = {record, json, ttl_ms};
+	svc_err rc;
+	if (json == NULL)
+		return svc_error_set(
+		    err, SVC_E_NOMEM, "no memory to announce %s", record->name);
+	if (strlen(json) > VALUE_MAX)
+		rc = svc_error_set(err, SVC_E_INVAL,
+		    "the record of %s has %zu bytes: at most %d are allowed",
+		    record->name, strlen(json), VALUE_MAX);
+	else
+		rc = redis_run(self, announce_op, &a, err);
+	svc_mem_free(json);
+	return rc;
+}
+
+static svc_err
+withdraw_op(struct redis *redis, struct link *link, int64_t deadline_at_ms,
+    void *arg, struct svc_error *err)
+{
+	const struct announcement *a = arg;
+	return store_withdraw(redis, link, a->record, deadline_at_ms, err);
+}
+
+static svc_err
+withdraw(void *self, const struct svc_record *record, struct svc_error *err)
+{
+	struct announcement a = {record, NULL, 0};
+	return redis_run(self, withdraw_op, &a, err);
+}
+
+struct question {
+	const char *service;
+	svc_record_sink sink;
+	void *arg;
+};
+
+static void
+on_found(const char *service, const char *id, const struct svc_record *record,
+    int64_t expires_at_ms, void *arg)
+{
+	const struct question *question = arg;
+	(void)service;
+	(void)id;
+	(void)expires_at_ms;
+	question->sink(record, question->arg);
+}
+
+static svc_err
+lookup_op(struct redis *redis, struct link *link, int64_t deadline_at_ms,
+    void *arg, struct svc_error *err)
+{
+	const struct question *question = arg;
+	return store_pull(
+	    redis, link, question->service, deadline_at_ms, on_found, arg, err);
+}
+
+static svc_err
+lookup(void *self, const char *service, svc_record_sink sink, void *arg,
+    struct svc_error *err)
+{
+	struct question question = {service, sink, arg};
+	return redis_run(self, lookup_op, &question, err);
+}
+
+static svc_err
+list(void *self, svc_record_sink sink, void *arg, struct svc_error *err)
+{
+	return lookup(self, NULL, sink, arg, err);
+}
+
+static svc_err
+watch(void *self, const char *service, svc_watch_sink sink, void *arg,
+    void **ret_watch, struct svc_error *err)
+{
+	struct watch *made = NULL;
+	svc_err rc = watch_start(self, service, sink, arg, &made, err);
+	if (rc == SVC_OK)
+		*ret_watch = made;
+	return rc;
+}
+
+static void
+unwatch(void *self, void *which)
+{
+	(void)self;
+	watch_stop(which);
+}
+
+static const struct svc_registry_ops redis_ops = {
+    .abi = SVC_REGISTRY_ABI,
+    .size = sizeof(struct svc_registry_ops),
+    .name = "redis",
+    .create = plugin_create,
+    .destroy = plugin_destroy,
+    .announce = announce,
+    .withdraw = withdraw,
+    .lookup = lookup,
+    .list = list,
+    .watch = watch,
+    .unwatch = unwatch,
+    .options = "namespace database pull",
+    .uses = SVC_REGISTRY_TLS,
+};
+SVC_PLUGIN(redis_ops);
