@@ -2,6 +2,7 @@
 /* Against a real etcd, which this test starts, kills, empties and freezes. */
 #include "fixture.h"
 
+#include <svc/buf.h>
 #include <svc/log.h>
 
 #include <stdatomic.h>
@@ -48,6 +49,82 @@ keys_and_values_are_those_of_go_micro(void **state)
 	ctl_do("del", key, NULL);
 	assert_true(recorder_wait(
 	    f->recorder, SVC_REMOVED, f->name, "go-1", WAIT_MS, NULL));
+}
+
+/* What go-micro writes until 4.10 (0) and since 4.10.2 (1), where only the
+ * order of the keys has changed. */
+static void
+put_of_go_micro(struct svc_buf *buf, const char *service, int form)
+{
+	static const char *const endpoint[] = {
+	    "{\"name\":\"Student.Get\",",
+	    "{",
+	};
+	static const char *const endpoint_end[] = {
+	    "\"metadata\":{}}",
+	    "\"metadata\":{},\"name\":\"Student.Get\"}",
+	};
+	static const char metadata[] =
+	    "\"metadata\":{\"broker\":\"http\",\"protocol\":\"mucp\","
+	    "\"registry\":\"etcd\",\"server\":\"mucp\",\"transport\":"
+	    "\"http\"}";
+	svc_buf_init(buf, 4096);
+	svc_buf_printf(buf,
+	    "{\"name\":\"%s\",\"version\":\"1.0.0\",\"metadata\":null,"
+	    "\"endpoints\":[%s\"request\":{\"name\":\"GetRequest\",\"type\":"
+	    "\"GetRequest\",\"values\":[{\"name\":\"id\",\"type\":\"string\","
+	    "\"values\":null}]},\"response\":{\"name\":\"GetResponse\","
+	    "\"type\":\"GetResponse\",\"values\":[{\"name\":\"name\","
+	    "\"type\":\"string\",\"values\":null}]},%s],\"nodes\":[{",
+	    service, endpoint[form], endpoint_end[form]);
+	if (form == 0)
+		svc_buf_printf(buf,
+		    "\"id\":\"%s-1\",\"address\":\"127.0.0.1:8080\",%s}]}",
+		    service, metadata);
+	else
+		svc_buf_printf(buf,
+		    "%s,\"id\":\"%s-1\",\"address\":\"127.0.0.1:8080\"}]}",
+		    metadata, service);
+	svc_buf_putc(buf, '\0');
+	assert_int_equal(buf->failed, SVC_OK);
+}
+
+static void
+both_forms_of_go_micro_are_read_and_the_first_is_written(void **state)
+{
+	struct fixture *f = *state;
+	char key[160];
+	struct svc_record *wanted = NULL;
+	struct svc_record_list list = {0};
+	snprintf(key, sizeof(key), "/micro/registry/%s/%s-1", f->name, f->name);
+	for (int form = 0; form < 2; form++) {
+		struct svc_buf text;
+		put_of_go_micro(&text, f->name, form);
+		ctl_do("put", key, (const char *)text.data);
+		if (form == 0)
+			OK(svc_record_decode(
+			    text.data, text.len - 1, &wanted, err));
+		OK(svc_registry_lookup(f->registry, f->name, &list, err));
+		assert_int_equal(list.n_records, 1);
+		assert_true(svc_record_equal(list.records[0], wanted));
+		assert_string_equal(
+		    list.records[0]->endpoints[0].request->values[0].name,
+		    "id");
+		svc_record_list_fini(&list);
+		svc_buf_fini(&text);
+	}
+	/* The same, announced by us, is the same to the byte. */
+	ctl_do("del", key, NULL);
+	OK(svc_registry_announce(f->registry, wanted, TTL_MS, err));
+	struct svc_buf text;
+	put_of_go_micro(&text, f->name, 0);
+	char *out = ctl(server->address, "get", key, "--print-value-only");
+	out[strlen(out) - 1] = '\0'; /* the end of the line */
+	assert_string_equal(out, (const char *)text.data);
+	free(out);
+	svc_buf_fini(&text);
+	OK(svc_registry_withdraw(f->registry, wanted, err));
+	svc_record_destroy(wanted);
 }
 
 static void
@@ -381,6 +458,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(it_keeps_the_promises),
 	    TEST(keys_and_values_are_those_of_go_micro),
+	    TEST(both_forms_of_go_micro_are_read_and_the_first_is_written),
 	    TEST(a_key_has_a_lease_of_its_ttl),
 	    TEST(renewing_writes_nothing),
 	    TEST(a_key_deleted_by_hand_comes_back),
