@@ -338,13 +338,14 @@ svc_init(struct svc_service *service, int argc, char *argv[])
 static svc_err
 start(struct svc_service *service, struct svc_error *err)
 {
-	svc_err code = svc_server_listen(service->server, err);
+	svc_err code = svc_debug_add(service, err);
+	if (code == SVC_OK)
+		code = svc_server_listen(service->server, err);
+	if (code == SVC_OK)
+		code = svc_advertise_address(service->bound,
+		    service->values.advertise, &service->advertised, err);
 	if (code != SVC_OK)
 		return code;
-	service->advertised =
-	    svc_advertise_address(service->bound, service->values.advertise);
-	if (service->advertised == NULL)
-		return SVC_E_NOMEM;
 	show_options(service);
 	svc_server_open(service->server);
 	code = svc_events_start(service, err);
