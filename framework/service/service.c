@@ -13,6 +13,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#define GRACE_MIN_MS INT64_C(5000)
+
 svc_err
 svc_service_fail(
     struct svc_service *service, svc_err code, const char *format, ...)
@@ -240,6 +242,9 @@ make(struct svc_service *service, struct svc_error *err)
 	struct svc_registry_config config = {
 	    .address = v->registry_address,
 	    .timeout_ms = v->registry_timeout_ms,
+	    /* The others' TTL is mostly ours: within it, who lives has come
+	     * back to a registry that lost its data. */
+	    .grace_ms = v->ttl_ms > GRACE_MIN_MS ? v->ttl_ms : GRACE_MIN_MS,
 	    .username = v->registry_username,
 	    .password = v->registry_password,
 	    .tls = service->registry_has_tls ? &service->registry_tls : NULL,

@@ -266,13 +266,14 @@ move_to(struct key *key, struct lease *lease)
 }
 
 /* The lease is no more: all that hung on it is to be put again. After an
- * outage, which hit others as well, everybody takes a moment of his own. */
-static void
+ * outage, which hit others as well, everybody takes a moment of his own. Gives
+ * back how many keys that are, for say_lost. */
+static size_t
 lose(struct keeper *keeper, struct lease *lease, int64_t id)
 {
 	struct key *key, *next;
 	if (lease->id != id)
-		return;
+		return 0;
 	uint64_t spread = lease->unsure ? SPREAD_MS : 0;
 	int64_t at_ms = svc_now_ms() + (int64_t)svc_random_below(spread);
 	lease->id = 0;
@@ -283,13 +284,21 @@ lose(struct keeper *keeper, struct lease *lease, int64_t id)
 			key->try_at_ms = at_ms;
 		}
 	}
-	svc_log(SVC_LOG_INFO, "etcd.lease",
-	    "etcd has forgotten a lease with %zu keys: they are put again",
-	    lease->n_keys);
 	pthread_cond_broadcast(&keeper->changed);
+	return lease->n_keys;
 }
 
 /* ---------------------------------------------------------- without it */
+
+static void
+say_lost(size_t n_keys)
+{
+	if (n_keys > 0)
+		svc_log(SVC_LOG_INFO, "etcd.lease",
+		    "etcd has forgotten a lease with %zu keys: they are put "
+		    "again",
+		    n_keys);
+}
 
 /* The id of the lease, which is granted when there is none. */
 static svc_err
@@ -337,8 +346,9 @@ settle(const struct asker *asker, const struct key *key, struct svc_error *err)
 		if (rc != SVC_E_NOT_FOUND)
 			return rc;
 		pthread_mutex_lock(&keeper->lock);
-		lose(keeper, key->lease, id);
+		size_t n_keys = lose(keeper, key->lease, id);
 		pthread_mutex_unlock(&keeper->lock);
+		say_lost(n_keys);
 	}
 	return svc_error_set(err, SVC_E_UNAVAILABLE,
 	    "etcd forgets leases as soon as it has granted them");
@@ -412,7 +422,10 @@ renew(struct keeper *keeper, struct lease *lease)
 	} else if (alive) {
 		lease->unsure = false;
 	} else {
-		lose(keeper, lease, id);
+		size_t n_keys = lose(keeper, lease, id);
+		pthread_mutex_unlock(&keeper->lock);
+		say_lost(n_keys);
+		pthread_mutex_lock(&keeper->lock);
 	}
 }
 
