@@ -57,6 +57,7 @@ struct svc_held_target {
 	struct svc_peer *peer;  /* held */
 	struct svc_hold_row *holds;
 	unsigned index; /* in a row */
+	bool draining;  /* as its record says */
 	atomic_bool dying;
 	_Atomic int64_t late;
 	atomic_size_t refs;

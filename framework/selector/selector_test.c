@@ -180,6 +180,24 @@ say_node(svc_watch_event event, const char *service, const char *version,
 }
 
 static void
+say_draining(const char *service, const char *id, const char *address)
+{
+	struct one one = {
+	    .record = {.name = service, .version = "1"},
+	    .node = {.id = id, .address = address},
+	};
+
+	one.node.metadata = svc_headers_create();
+	assert_non_null(one.node.metadata);
+	assert_int_equal(
+	    svc_headers_set(one.node.metadata, SVC_DRAINING, "true"), SVC_OK);
+	one.record.nodes = &one.node;
+	one.record.n_nodes = 1;
+	say(SVC_WATCH_NODE, service, &one.record);
+	svc_headers_destroy(one.node.metadata);
+}
+
+static void
 say_number(svc_watch_event event, const char *service, int number)
 {
 	char id[32], address[32];
@@ -308,6 +326,36 @@ end_one(struct svc_selector *selector, const char *node, svc_outcome outcome)
 }
 
 /* -------------------------------------------------------------------- tests */
+
+static void
+test_draining(void **state)
+{
+	struct svc_registry *registry = make_registry();
+	struct svc_selector *selector = make_selector(registry, "round_robin");
+	struct svc_pick pick = {.service = "a"};
+	int counts[3];
+
+	(void)state;
+	open_service(selector, "a", 3);
+	say_draining("a", "a-0001", "10.0.0.1:1001");
+	count_picks(selector, &pick, 60, counts, 3);
+	assert_int_equal(counts[1], 0);
+	assert_int_equal(counts[0], 30);
+	assert_int_equal(counts[2], 30);
+	/* One that stays after all is back. */
+	say_number(SVC_WATCH_NODE, "a", 1);
+	count_picks(selector, &pick, 60, counts, 3);
+	assert_int_equal(counts[1], 20);
+	/* When all are about to go, they are better than nobody. */
+	say_draining("a", "a-0000", "10.0.0.1:1000");
+	say_draining("a", "a-0001", "10.0.0.1:1001");
+	say_draining("a", "a-0002", "10.0.0.1:1002");
+	count_picks(selector, &pick, 60, counts, 3);
+	assert_int_equal(counts[0] + counts[1] + counts[2], 60);
+	assert_true(counts[0] > 0 && counts[1] > 0 && counts[2] > 0);
+	svc_selector_destroy(selector);
+	svc_registry_destroy(registry);
+}
 
 static void
 test_bad_use(void **state)
@@ -1367,6 +1415,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_bad_use),
+	    cmocka_unit_test(test_draining),
 	    cmocka_unit_test(test_silent_registry),
 	    cmocka_unit_test(test_absent_then_there),
 	    cmocka_unit_test(test_first_view),

@@ -111,6 +111,9 @@ svc_target_create(struct svc_entry *entry, const struct svc_record *record,
 	atomic_init(&target->late, SVC_HOLD_BIAS);
 	target->seen.record = target->own;
 	target->seen.node = &target->own->nodes[0];
+	const char *draining =
+	    svc_headers_get(target->seen.node->metadata, SVC_DRAINING);
+	target->draining = draining != NULL && strcmp(draining, "true") == 0;
 	return target;
 fail:
 	if (target->chunk != NULL)

@@ -245,6 +245,7 @@ publish(struct svc_entry *entry, struct svc_snapshot **ret_old)
 	const struct svc_strategy_ops *strategy = entry->selector->strategy;
 	struct svc_snapshot *old = atomic_load(&entry->snapshot);
 	struct svc_snapshot *snapshot;
+	size_t n_staying = 0;
 	svc_err rc;
 
 	entry->unpublished = true;
@@ -255,6 +256,9 @@ publish(struct svc_entry *entry, struct svc_snapshot **ret_old)
 		*ret_old = old;
 		return SVC_OK;
 	}
+	/* Those that are about to go are left out, unless all are. */
+	for (size_t i = 0; i < entry->n_nodes; i++)
+		n_staying += !entry->nodes[i]->draining;
 	snapshot = svc_mem_alloc(
 	    sizeof(*snapshot) + entry->n_nodes * sizeof(snapshot->targets[0]));
 	if (snapshot == NULL)
@@ -262,12 +266,11 @@ publish(struct svc_entry *entry, struct svc_snapshot **ret_old)
 	*snapshot = (struct svc_snapshot){
 	    .retired.free = snapshot_retired,
 	    .strategy = strategy,
-	    .n = entry->n_nodes,
 	};
 	atomic_init(&snapshot->refs, 1);
-	if (entry->n_nodes > 0)
-		memcpy(snapshot->targets, entry->nodes,
-		    entry->n_nodes * sizeof(entry->nodes[0]));
+	for (size_t i = 0; i < entry->n_nodes; i++)
+		if (n_staying == 0 || !entry->nodes[i]->draining)
+			snapshot->targets[snapshot->n++] = entry->nodes[i];
 	if (SVC_OPS_HAS(strategy, create)) {
 		rc = strategy->create(
 		    (const struct svc_target *const *)snapshot->targets,

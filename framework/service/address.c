@@ -8,81 +8,245 @@
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
+
+enum { HOST_SIZE = 256 };
+
+/* ---------------------------------------------------------------- hosts */
 
 static bool
-is_private(uint32_t ip)
+is_private(const struct in_addr *address)
 {
+	uint32_t ip = ntohl(address->s_addr);
 	return ip >> 24 == 10 || ip >> 20 == 0xAC1 || ip >> 16 == 0xC0A8;
 }
 
-/* The first private address of an interface that is up and not loopback, else
- * the first other one of such an interface, else 127.0.0.1. */
-static void
-host_address(char *out, size_t out_size)
+static bool
+is_link_local(const struct sockaddr *address)
 {
-	uint32_t best = INADDR_LOOPBACK;
-	bool found = false;
-	struct ifaddrs *all = NULL;
-	if (getifaddrs(&all) != 0)
-		all = NULL;
-	for (struct ifaddrs *at = all; at != NULL; at = at->ifa_next) {
-		if (at->ifa_addr == NULL ||
-		    at->ifa_addr->sa_family != AF_INET ||
-		    (at->ifa_flags & IFF_UP) == 0 ||
-		    (at->ifa_flags & IFF_LOOPBACK) != 0)
-			continue;
+	if (address->sa_family == AF_INET) {
 		struct sockaddr_in in;
-		memcpy(&in, at->ifa_addr, sizeof(in));
-		uint32_t ip = ntohl(in.sin_addr.s_addr);
-		if (ip >> 16 == 0xA9FE) /* link-local */
+		memcpy(&in, address, sizeof(in));
+		return ntohl(in.sin_addr.s_addr) >> 16 == 0xA9FE;
+	}
+	struct sockaddr_in6 in6;
+	memcpy(&in6, address, sizeof(in6));
+	return IN6_IS_ADDR_LINKLOCAL(&in6.sin6_addr);
+}
+
+/* Whether this host sends from the address by default: what it would use to
+ * reach somebody far away. Nothing is sent. */
+static bool
+is_default(const struct in_addr *address)
+{
+	struct sockaddr_in far = {.sin_family = AF_INET}, own;
+	socklen_t len = sizeof(own);
+	far.sin_port = htons(9);
+	far.sin_addr.s_addr = htonl(0xC6336401); /* 198.51.100.1: an example */
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool same = fd >= 0 &&
+		    connect(fd, (struct sockaddr *)&far, sizeof(far)) == 0 &&
+		    getsockname(fd, (struct sockaddr *)&own, &len) == 0 &&
+		    own.sin_addr.s_addr == address->s_addr;
+	if (fd >= 0)
+		close(fd);
+	return same;
+}
+
+/* How well it serves to be dialled by others; 0: not at all. Private ones
+ * come first, for services are mostly called from the same network. */
+static int
+rank_of(const struct ifaddrs *at)
+{
+	bool running = (at->ifa_flags & IFF_RUNNING) != 0;
+	if (at->ifa_addr == NULL || (at->ifa_flags & IFF_UP) == 0 ||
+	    (at->ifa_addr->sa_family != AF_INET &&
+		at->ifa_addr->sa_family != AF_INET6) ||
+	    is_link_local(at->ifa_addr))
+		return 0;
+	if ((at->ifa_flags & IFF_LOOPBACK) != 0)
+		return at->ifa_addr->sa_family == AF_INET ? 2 : 1;
+	if (at->ifa_addr->sa_family == AF_INET6)
+		return running ? 4 : 3;
+	struct sockaddr_in in;
+	memcpy(&in, at->ifa_addr, sizeof(in));
+	return 5 + (running ? 4 : 0) + (is_private(&in.sin_addr) ? 2 : 0) +
+	       (is_default(&in.sin_addr) ? 1 : 0);
+}
+
+static void
+write_address(const struct sockaddr *address, char *out, size_t size)
+{
+	if (address->sa_family == AF_INET) {
+		struct sockaddr_in in;
+		memcpy(&in, address, sizeof(in));
+		inet_ntop(AF_INET, &in.sin_addr, out, (socklen_t)size);
+	} else {
+		struct sockaddr_in6 in6;
+		memcpy(&in6, address, sizeof(in6));
+		inet_ntop(AF_INET6, &in6.sin6_addr, out, (socklen_t)size);
+	}
+}
+
+/* The best address of an interface, or of all for NULL; the first of those
+ * that are as good. False when there is none. */
+static bool
+best_address(const char *interface, bool v6, char *out, size_t size)
+{
+	struct ifaddrs *all = NULL;
+	int best = 0;
+	if (getifaddrs(&all) != 0)
+		return false;
+	for (struct ifaddrs *at = all; at != NULL; at = at->ifa_next) {
+		if (interface != NULL && strcmp(at->ifa_name, interface) != 0)
 			continue;
-		if (is_private(ip)) {
-			best = ip;
-			break;
-		}
-		if (!found)
-			best = ip;
-		found = true;
+		int rank = rank_of(at);
+		if (rank <= best ||
+		    (at->ifa_addr->sa_family == AF_INET6 && !v6))
+			continue;
+		best = rank;
+		write_address(at->ifa_addr, out, size);
 	}
-	if (all != NULL)
-		freeifaddrs(all);
-	struct in_addr address = {.s_addr = htonl(best)};
-	inet_ntop(AF_INET, &address, out, (socklen_t)out_size);
+	freeifaddrs(all);
+	return best > 0;
 }
 
-static char *
-join(const char *host, const char *port)
+static bool
+is_wildcard(const char *host)
 {
-	bool bare_v6 = strchr(host, ':') != NULL && host[0] != '[';
-	size_t size = strlen(host) + strlen(port) + 4;
+	struct in6_addr any;
+	return host[0] == '\0' || strcmp(host, "*") == 0 ||
+	       strcmp(host, "0.0.0.0") == 0 ||
+	       (inet_pton(AF_INET6, host, &any) == 1 &&
+		   IN6_IS_ADDR_UNSPECIFIED(&any));
+}
+
+/* ------------------------------------------------------------- advertising */
+
+static svc_err
+join(const char *host, uint16_t port, char **ret_address)
+{
+	bool v6 = strchr(host, ':') != NULL;
+	size_t size = strlen(host) + sizeof("[]:65535");
 	char *text = svc_mem_alloc(size);
-	if (text != NULL)
-		snprintf(text, size, bare_v6 ? "[%s]:%s" : "%s:%s", host, port);
-	return text;
+	if (text == NULL)
+		return SVC_E_NOMEM;
+	snprintf(text, size, v6 ? "[%s]:%u" : "%s:%u", host, (unsigned)port);
+	*ret_address = text;
+	return SVC_OK;
 }
 
-char *
-svc_advertise_address(const char *bound, const char *wanted)
+static svc_err
+copy(const char *text, char **ret_address)
 {
-	char host[256];
-	char port_text[8];
-	uint16_t port;
-	bool is_network =
-	    svc_address_split(bound, host, sizeof(host), &port, NULL) == SVC_OK;
-	if (wanted != NULL) {
-		char wanted_host[256];
-		uint16_t wanted_port;
-		if (!is_network ||
-		    svc_address_split(wanted, wanted_host, sizeof(wanted_host),
-			&wanted_port, NULL) == SVC_OK)
-			return svc_mem_strdup(wanted);
-		snprintf(port_text, sizeof(port_text), "%u", (unsigned)port);
-		return join(wanted, port_text);
+	*ret_address = svc_mem_strdup(text);
+	return *ret_address != NULL ? SVC_OK : SVC_E_NOMEM;
+}
+
+static svc_err SVC_PRINTF(3, 4)
+    bad_wish(struct svc_error *err, const char *wanted, const char *why, ...)
+{
+	char quoted[64], text[80];
+	va_list args;
+	va_start(args, why);
+	vsnprintf(text, sizeof(text), why, args);
+	va_end(args);
+	svc_log_quote(wanted, strlen(wanted), quoted, sizeof(quoted));
+	return svc_error_set(err, SVC_E_INVAL,
+	    "advertise %s %s: give HOST, INTERFACE or an IP address, each "
+	    "also with :PORT",
+	    quoted, text);
+}
+
+static bool
+is_host_name(const char *host)
+{
+	for (const char *p = host; *p != '\0'; p++) {
+		bool letter =
+		    (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z');
+		bool digit = *p >= '0' && *p <= '9';
+		if (!letter && !digit && strchr("._-", *p) == NULL)
+			return false;
 	}
-	if (!is_network || (host[0] != '\0' && strcmp(host, "0.0.0.0") != 0 &&
-			       strcmp(host, "::") != 0))
-		return svc_mem_strdup(bound);
-	host_address(host, sizeof(host));
-	snprintf(port_text, sizeof(port_text), "%u", (unsigned)port);
-	return join(host, port_text);
+	return host[0] != '\0';
+}
+
+/* The host, and the port where one is given. An IPv6 address without brackets
+ * is one as a whole. */
+static svc_err
+split_wish(const char *wanted, char host[HOST_SIZE], uint16_t *port,
+    struct svc_error *err)
+{
+	struct in6_addr in6;
+	struct svc_error why = {0};
+	size_t len = strlen(wanted);
+	if (len >= HOST_SIZE)
+		return bad_wish(err, wanted, "is too long");
+	memcpy(host, wanted, len + 1);
+	if (wanted[0] == '[' && wanted[len - 1] == ']') {
+		memmove(host, wanted + 1, len - 2);
+		host[len - 2] = '\0';
+	} else if (inet_pton(AF_INET6, wanted, &in6) != 1 &&
+		   strchr(wanted, ':') != NULL) {
+		uint16_t own;
+		if (svc_address_split(wanted, host, HOST_SIZE, &own, &why) !=
+		    SVC_OK)
+			return bad_wish(err, wanted,
+			    "has no port from 1 to 65535, or no host");
+		if (own == 0)
+			return bad_wish(
+			    err, wanted, "has port 0, which nobody can dial");
+		*port = own;
+	}
+	bool v6 = strchr(host, ':') != NULL;
+	if (v6 && inet_pton(AF_INET6, host, &in6) != 1)
+		return bad_wish(err, wanted, "has no valid IPv6 address");
+	if (is_wildcard(host))
+		return bad_wish(
+		    err, wanted, "names every address, so nobody can dial it");
+	if (!v6 && !is_host_name(host))
+		return bad_wish(
+		    err, wanted, "has a character that no host has");
+	return SVC_OK;
+}
+
+static svc_err
+from_wish(const char *wanted, uint16_t port, char **ret_address,
+    struct svc_error *err)
+{
+	char host[HOST_SIZE];
+	svc_err code = split_wish(wanted, host, &port, err);
+	if (code != SVC_OK)
+		return code;
+	if (if_nametoindex(host) != 0) {
+		char address[INET6_ADDRSTRLEN];
+		if (!best_address(host, true, address, sizeof(address)))
+			return bad_wish(err, wanted,
+			    "is an interface without an address that others "
+			    "can dial");
+		return join(address, port, ret_address);
+	}
+	return join(host, port, ret_address);
+}
+
+svc_err
+svc_advertise_address(const char *bound, const char *wanted, char **ret_address,
+    struct svc_error *err)
+{
+	char host[HOST_SIZE];
+	uint16_t port;
+	/* What is no network address has no other form. */
+	if (svc_address_split(bound, host, sizeof(host), &port, NULL) !=
+		SVC_OK ||
+	    (wanted != NULL && strstr(wanted, "://") != NULL))
+		return copy(wanted != NULL ? wanted : bound, ret_address);
+	if (wanted != NULL)
+		return from_wish(wanted, port, ret_address, err);
+	if (!is_wildcard(host))
+		return copy(bound, ret_address);
+	char address[INET6_ADDRSTRLEN];
+	bool v6 = strcmp(host, "0.0.0.0") != 0;
+	if (!best_address(NULL, v6, address, sizeof(address)))
+		snprintf(address, sizeof(address), "127.0.0.1");
+	return join(address, port, ret_address);
 }

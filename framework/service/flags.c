@@ -32,8 +32,10 @@ static const struct {
 	"interface",
 	NULL, 0, 0, 0, "Service"},
     {"advertise", "server_advertise", SVC_SETTING_TEXT, AT(advertise),
-	"HOST[:PORT]", "Address to register in place of the one bound", NULL, 0,
-	0, 0, "Service"},
+	"HOST[:PORT]",
+	"Address to register in place of the one bound: a host name, an IP "
+	"address or an interface of this host",
+	NULL, 0, 0, 0, "Service"},
     {"metadata", "server_metadata", SVC_SETTING_PAIRS, AT(metadata),
 	"KEY=VALUE", "Metadata of this node; may be repeated", NULL, 0, 0, 0,
 	"Service"},

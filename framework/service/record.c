@@ -221,6 +221,8 @@ add_node(struct svc_service *service, struct svc_record_built *built)
 	    {"svc", "1"},
 	    {"tls", svc_tls_served(service) ? "true" : NULL},
 	    {"weight", v->weight > 0 ? weight : NULL},
+	    {SVC_DRAINING,
+		atomic_load(&service->registrar.draining) ? "true" : NULL},
 	};
 	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
 		if (own[i].value == NULL)

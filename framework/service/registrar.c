@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Keeps this node in the registry: announces it every interval, tries again
- * soon after a failure, and says once that the registry is lost and once that
- * it is back.
+ * each second after a failure, and says once that the registry is lost and once
+ * that it is back. Whatever was lost meanwhile is there again within a second
+ * of the registry's return, and a thousand services that have waited for it
+ * come spread over that second.
  *
  * `lock` guards every member. No op of the registry runs under it: `busy`
  * keeps a second one out meanwhile.
@@ -12,6 +14,7 @@
 #include <string.h>
 
 #define FIRST_RETRY_MS INT64_C(100)
+#define LAST_RETRY_MS INT64_C(1000)
 #define SEEN_WAIT_MS INT64_C(500)
 
 void
@@ -34,6 +37,22 @@ static int64_t
 jitter(int64_t ms)
 {
 	return ms - (int64_t)svc_random_below((uint64_t)ms / 10 + 1);
+}
+
+/* Before the next attempt after so many failures and one: a random part of
+ * what grows to a second, so that those who wait for the same do not ask at the
+ * same time. */
+static int64_t
+retry_wait(int failures, int64_t interval_ms)
+{
+	int64_t most_ms = LAST_RETRY_MS;
+	if (failures < 4)
+		most_ms = FIRST_RETRY_MS << failures;
+	if (most_ms > interval_ms)
+		most_ms = interval_ms;
+	int64_t half_ms = most_ms / 2;
+	return half_ms +
+	       (int64_t)svc_random_below((uint64_t)(most_ms - half_ms) + 1);
 }
 
 static svc_err
@@ -63,16 +82,14 @@ note(struct svc_registrar *registrar, svc_err code)
 		registrar->lost = false;
 		registrar->failures = 0;
 	} else {
-		int shift = registrar->failures < 16 ? registrar->failures : 16;
-		if (FIRST_RETRY_MS << shift < wait_ms)
-			wait_ms = FIRST_RETRY_MS << shift;
-		registrar->failures++;
+		wait_ms = retry_wait(registrar->failures++, wait_ms);
 		if (!registrar->lost)
 			id = "registry.lost";
 		registrar->lost = true;
 	}
 	atomic_store(&registrar->registered, code == SVC_OK);
-	registrar->next_at_ms = svc_deadline(jitter(wait_ms));
+	registrar->next_at_ms =
+	    svc_deadline(code == SVC_OK ? jitter(wait_ms) : wait_ms);
 	return id;
 }
 
@@ -164,14 +181,24 @@ svc_registrar_again(struct svc_registrar *registrar)
 	pthread_mutex_unlock(&registrar->lock);
 }
 
+const char *
+svc_registrar_status(const struct svc_registrar *registrar)
+{
+	if (atomic_load(&registrar->draining))
+		return "draining";
+	return atomic_load(&registrar->registered) ? "ok" : "not registered";
+}
+
 /* -------------------------------------------------------------------- stop */
 
-/* Whether a watch of our own has seen that this node is gone. */
+/* How a watch of our own sees this node. */
+enum sight { GONE, THERE, MARKED };
 struct seen {
 	const char *id;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	bool synced, there;
+	bool synced;
+	enum sight sight;
 };
 
 static void
@@ -179,20 +206,26 @@ on_change(svc_change change, const struct svc_record *record, void *arg)
 {
 	struct seen *seen = arg;
 	pthread_mutex_lock(&seen->lock);
-	if (change == SVC_SYNCED)
+	if (change == SVC_SYNCED) {
 		seen->synced = true;
-	else if (record->n_nodes > 0 &&
-		 strcmp(record->nodes[0].id, seen->id) == 0)
-		seen->there = change != SVC_REMOVED;
+	} else if (record->n_nodes > 0 &&
+		   strcmp(record->nodes[0].id, seen->id) == 0) {
+		seen->sight = THERE;
+		if (change == SVC_REMOVED)
+			seen->sight = GONE;
+		else if (svc_headers_get(
+			     record->nodes[0].metadata, SVC_DRAINING) != NULL)
+			seen->sight = MARKED;
+	}
 	pthread_cond_broadcast(&seen->changed);
 	pthread_mutex_unlock(&seen->lock);
 }
 
 static void
-wait_for(struct seen *seen, bool there, int64_t deadline_at_ms)
+wait_for(struct seen *seen, enum sight sight, int64_t deadline_at_ms)
 {
 	pthread_mutex_lock(&seen->lock);
-	while (!seen->synced || seen->there != there) {
+	while (!seen->synced || seen->sight != sight) {
 		if (svc_cond_wait(&seen->changed, &seen->lock,
 			deadline_at_ms) == SVC_E_TIMEDOUT)
 			break;
@@ -200,9 +233,20 @@ wait_for(struct seen *seen, bool there, int64_t deadline_at_ms)
 	pthread_mutex_unlock(&seen->lock);
 }
 
+/* So that nobody chooses this node any longer, while those who have chosen it
+ * still find it. */
 static void
-withdraw(struct svc_service *service)
+mark(struct svc_registrar *registrar, struct seen *seen, int64_t deadline_at_ms)
 {
+	struct svc_error err = {0};
+	if (announce(registrar->service, &err) == SVC_OK)
+		wait_for(seen, MARKED, deadline_at_ms);
+}
+
+static void
+withdraw(struct svc_registrar *registrar)
+{
+	struct svc_service *service = registrar->service;
 	struct svc_record_built built;
 	if (svc_record_build(service, &built) != SVC_OK)
 		return;
@@ -213,7 +257,7 @@ withdraw(struct svc_service *service)
 	struct svc_watch *watch = NULL;
 	if (svc_registry_watch(service->registry, service->values.name,
 		on_change, &seen, &watch, NULL) == SVC_OK)
-		wait_for(&seen, true, deadline_at_ms);
+		mark(registrar, &seen, deadline_at_ms);
 	struct svc_error err = {0};
 	if (svc_registry_withdraw(service->registry, &built.record, &err) !=
 	    SVC_OK)
@@ -221,7 +265,7 @@ withdraw(struct svc_service *service)
 		    "node %s stays in registry %s until its ttl passes: %s",
 		    service->values.id, service->values.registry, err.text);
 	else if (watch != NULL)
-		wait_for(&seen, false, deadline_at_ms);
+		wait_for(&seen, GONE, deadline_at_ms);
 	svc_registry_unwatch(watch);
 	svc_record_built_fini(&built);
 	pthread_mutex_destroy(&seen.lock);
@@ -235,6 +279,7 @@ svc_registrar_stop(struct svc_registrar *registrar)
 	registrar->stopping = true;
 	bool running = registrar->running;
 	registrar->running = false;
+	atomic_store(&registrar->draining, true);
 	pthread_cond_broadcast(&registrar->changed);
 	pthread_mutex_unlock(&registrar->lock);
 	if (running)
@@ -244,5 +289,5 @@ svc_registrar_stop(struct svc_registrar *registrar)
 		svc_cond_wait(&registrar->changed, &registrar->lock, INT64_MAX);
 	pthread_mutex_unlock(&registrar->lock);
 	if (atomic_exchange(&registrar->registered, false))
-		withdraw(registrar->service);
+		withdraw(registrar);
 }

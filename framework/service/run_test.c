@@ -367,98 +367,6 @@ running_calls_finish_while_new_ones_go_elsewhere(void **state)
 	}
 }
 
-/* --------------------------------------------------------------- registrar */
-
-static atomic_bool registry_down;
-static atomic_int announced, lost, back;
-
-static svc_err
-flaky_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
-    struct svc_error *err)
-{
-	atomic_fetch_add(&announced, 1);
-	if (atomic_load(&registry_down))
-		return svc_error_set(
-		    err, SVC_E_UNAVAILABLE, "nobody answers at nowhere:1");
-	return svc_registry_memory.announce(self, record, ttl_ms, err);
-}
-
-static void
-sink(const struct svc_log_line *line, void *arg)
-{
-	(void)arg;
-	if (strcmp(line->id, "registry.lost") == 0) {
-		if (strstr(line->text, "nobody answers at nowhere:1") != NULL)
-			atomic_fetch_add(&lost, 1);
-	} else if (strcmp(line->id, "registry.back") == 0) {
-		atomic_fetch_add(&back, 1);
-	}
-}
-
-static void
-wait_registered(struct svc_service *service, bool wanted)
-{
-	int64_t deadline = svc_deadline(PATIENCE_MS);
-	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	pthread_cond_t cond;
-	svc_cond_init(&cond);
-	pthread_mutex_lock(&lock);
-	while (svc_registered(service) != wanted && svc_now_ms() < deadline)
-		svc_cond_wait(&cond, &lock, svc_deadline(5));
-	pthread_mutex_unlock(&lock);
-	assert_int_equal(svc_registered(service), wanted);
-}
-
-static void
-a_lost_registry_is_told_once_and_come_back_to(void **state)
-{
-	(void)state;
-	static struct svc_registry_ops flaky;
-	flaky = svc_registry_memory;
-	flaky.name = "flaky";
-	flaky.announce = flaky_announce;
-	assert_int_equal(svc_plugin_add(&flaky), SVC_OK);
-	svc_log_set_sink(sink, NULL);
-	svc_log_set_level(SVC_LOG_INFO);
-
-	/* Not there at the start: it starts all the same. */
-	atomic_store(&registry_down, true);
-	struct svc_service *s = svc_new(name("student"), registry(flaky),
-	    transport(memory), broker(memory));
-	char program[] = "program", ttl[] = "--registry_ttl=900ms";
-	char *argv[] = {program, ttl, NULL};
-	assert_int_equal(svc_init(s, 2, argv), SVC_OK);
-	assert_int_equal(svc_options_of(s)->interval_ms, 450);
-	must_start(s);
-	assert_false(svc_registered(s));
-	int64_t deadline = svc_deadline(PATIENCE_MS);
-	while (atomic_load(&announced) < 5 && svc_now_ms() < deadline)
-		sched_yield();
-	assert_int_equal(atomic_load(&lost), 1);
-	assert_int_equal(atomic_load(&back), 0);
-	atomic_store(&registry_down, false);
-	int64_t began = svc_now_ms();
-	wait_registered(s, true);
-	/* Within an interval, give or take a busy machine. */
-	assert_true(svc_now_ms() - began < 450 + 2000);
-	for (int round = 1; round <= 2; round++) {
-		atomic_store(&registry_down, true);
-		wait_registered(s, false);
-		atomic_store(&registry_down, false);
-		wait_registered(s, true);
-		assert_int_equal(atomic_load(&lost), 1 + round);
-	}
-	struct svc_record_list list;
-	assert_int_equal(
-	    svc_registry_lookup(svc_registry_of(s), "student", &list, NULL),
-	    SVC_OK);
-	assert_int_equal(list.n_records, 1);
-	svc_record_list_fini(&list);
-	svc_free(s);
-	assert_int_equal(atomic_load(&back), 3);
-	svc_log_set_sink(NULL, NULL);
-}
-
 static void
 plugins_are_added_by_their_interface(void **state)
 {
@@ -494,7 +402,6 @@ main(void)
 	    TEST(an_address_in_use_is_told),
 	    TEST(svc_stop_ends_svc_run),
 	    TEST(running_calls_finish_while_new_ones_go_elsewhere),
-	    TEST(a_lost_registry_is_told_once_and_come_back_to),
 	    TEST(plugins_are_added_by_their_interface),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

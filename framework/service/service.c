@@ -13,6 +13,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#define GRACE_MIN_MS INT64_C(5000)
+
 svc_err
 svc_service_fail(
     struct svc_service *service, svc_err code, const char *format, ...)
@@ -240,6 +242,9 @@ make(struct svc_service *service, struct svc_error *err)
 	struct svc_registry_config config = {
 	    .address = v->registry_address,
 	    .timeout_ms = v->registry_timeout_ms,
+	    /* The others' TTL is mostly ours: within it, who lives has come
+	     * back to a registry that lost its data. */
+	    .grace_ms = v->ttl_ms > GRACE_MIN_MS ? v->ttl_ms : GRACE_MIN_MS,
 	    .username = v->registry_username,
 	    .password = v->registry_password,
 	    .tls = service->registry_has_tls ? &service->registry_tls : NULL,
@@ -340,13 +345,14 @@ svc_init(struct svc_service *service, int argc, char *argv[])
 static svc_err
 start(struct svc_service *service, struct svc_error *err)
 {
-	svc_err code = svc_server_listen(service->server, err);
+	svc_err code = svc_debug_add(service, err);
+	if (code == SVC_OK)
+		code = svc_server_listen(service->server, err);
+	if (code == SVC_OK)
+		code = svc_advertise_address(service->bound,
+		    service->values.advertise, &service->advertised, err);
 	if (code != SVC_OK)
 		return code;
-	service->advertised =
-	    svc_advertise_address(service->bound, service->values.advertise);
-	if (service->advertised == NULL)
-		return SVC_E_NOMEM;
 	show_options(service);
 	svc_server_open(service->server);
 	code = svc_events_start(service, err);

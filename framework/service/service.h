@@ -349,7 +349,7 @@ struct svc_registrar {
 	bool lost;    /* said so */
 	int failures; /* in a row */
 	int64_t next_at_ms;
-	_Atomic bool registered;
+	_Atomic bool registered, draining;
 };
 void svc_registrar_init(
     struct svc_registrar *registrar, struct svc_service *service);
@@ -360,8 +360,11 @@ svc_err svc_registrar_start(
     struct svc_registrar *registrar, struct svc_error *err);
 /* What the record holds has changed: announce it now, if started. */
 void svc_registrar_again(struct svc_registrar *registrar);
-/* Withdraw, and wait a little until a watch has seen it. */
+/* Mark the node as draining, then withdraw it, and wait a little each time
+ * until a watch has seen it. */
 void svc_registrar_stop(struct svc_registrar *registrar);
+/* "ok", "not registered" or "draining". Threads: any. */
+const char *svc_registrar_status(const struct svc_registrar *registrar);
 
 /* ----------------------------------------------------------------- events */
 
@@ -461,9 +464,13 @@ svc_err svc_service_fail(struct svc_service *service, svc_err code,
     const char *format, ...) SVC_PRINTF(3, 4);
 svc_err svc_service_codecs(struct svc_service *service,
     const struct svc_codecs **ret_codecs, struct svc_error *err);
-/* The value of `address` (bound) as others reach it. To be freed with
- * svc_mem_free; NULL when memory ran out. */
-char *svc_advertise_address(const char *bound, const char *wanted);
+/* The value of `address` (bound) as others reach it, or as is `wanted`: a host,
+ * an IP address or an interface, each also with a port; NULL chooses. To be
+ * freed with svc_mem_free. Errors: SVC_E_INVAL, SVC_E_NOMEM */
+svc_err svc_advertise_address(const char *bound, const char *wanted,
+    char **ret_address, struct svc_error *err);
+/* The endpoint Debug.Health, unless the service has one. Before listening. */
+svc_err svc_debug_add(struct svc_service *service, struct svc_error *err);
 
 /* Signals and the wait of svc_run. */
 svc_err svc_run_begin(struct svc_service *service);

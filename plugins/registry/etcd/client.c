@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Locks: etcd.lock guards the idle connections, the token, the leases and the
- * count of what was skipped. It is never held during a request or a callback.
+ * Locks: `all_lock` guards which clients there are, etcd.lock the idle
+ * connections and the token. Neither is held during a request or a callback.
  */
 #include "client.h"
 
@@ -10,15 +10,32 @@
 #include <svc/clock.h>
 #include <svc/log.h>
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { PORT_DEFAULT = 2379, TRY_MIN_MS = 200, TRY_MAX_MS = 2000 };
 
 /* -------------------------------------------------------- making, ending */
 
-svc_err
-etcd_create(const struct svc_registry_config *config, struct etcd **ret_etcd,
+static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct etcd *all;
+
+static void
+destroy(struct etcd *etcd)
+{
+	keeper_destroy(etcd->keeper);
+	for (size_t i = 0; i < etcd->n_idle; i++)
+		http_destroy(etcd->idle[i]);
+	http_servers_destroy(etcd->servers);
+	svc_mem_free(etcd->username);
+	svc_mem_free(etcd->password);
+	svc_mem_free(etcd->identity);
+	kv_skips_fini(&etcd->skips);
+	pthread_mutex_destroy(&etcd->lock);
+	svc_mem_free(etcd);
+}
+
+static svc_err
+create(const struct svc_registry_config *config, struct etcd **ret_etcd,
     struct svc_error *err)
 {
 	struct etcd *etcd = svc_mem_calloc(1, sizeof(*etcd));
@@ -26,8 +43,14 @@ etcd_create(const struct svc_registry_config *config, struct etcd **ret_etcd,
 		return svc_error_set(
 		    err, SVC_E_NOMEM, "no memory for registry etcd");
 	pthread_mutex_init(&etcd->lock, NULL);
+	kv_skips_init(&etcd->skips);
+	etcd->timeout_ms = config->timeout_ms;
 	svc_err rc = http_servers_create(
 	    "etcd", config, PORT_DEFAULT, &etcd->servers, err);
+	if (rc == SVC_OK) {
+		etcd->n_servers = http_servers_count(etcd->servers);
+		rc = keeper_create(etcd, &etcd->keeper, err);
+	}
 	if (rc == SVC_OK && config->username != NULL) {
 		etcd->username = svc_mem_strdup(config->username);
 		etcd->password = svc_mem_strdup(
@@ -37,36 +60,77 @@ etcd_create(const struct svc_registry_config *config, struct etcd **ret_etcd,
 			    err, SVC_E_NOMEM, "no memory for registry etcd");
 	}
 	if (rc != SVC_OK) {
-		etcd_destroy(etcd);
+		destroy(etcd);
 		return rc;
 	}
-	/* A server that lost its leader may swallow a request, so the time
-	 * must do for a second attempt, or for one at each server. */
-	etcd->n_servers = http_servers_count(etcd->servers);
-	size_t tries = etcd->n_servers > 2 ? etcd->n_servers : 2;
-	etcd->timeout_ms = config->timeout_ms;
-	etcd->try_ms = etcd->timeout_ms / (int64_t)tries;
-	if (etcd->try_ms > TRY_MAX_MS)
-		etcd->try_ms = TRY_MAX_MS;
-	if (etcd->try_ms < TRY_MIN_MS)
-		etcd->try_ms = TRY_MIN_MS;
 	*ret_etcd = etcd;
 	return SVC_OK;
 }
 
-void
-etcd_destroy(struct etcd *etcd)
+/* The config as one text, to be freed with svc_mem_free. */
+static char *
+identity_of(const struct svc_registry_config *config)
 {
-	if (etcd == NULL)
-		return;
-	for (size_t i = 0; i < etcd->n_idle; i++)
-		http_destroy(etcd->idle[i]);
-	http_servers_destroy(etcd->servers);
-	svc_mem_free(etcd->username);
-	svc_mem_free(etcd->password);
-	lease_forget_all(etcd);
-	pthread_mutex_destroy(&etcd->lock);
-	svc_mem_free(etcd);
+	static const struct svc_tls_config none;
+	const struct svc_tls_config *tls =
+	    config->tls != NULL ? config->tls : &none;
+	const char *const texts[] = {config->address, config->username,
+	    config->password, tls->ca, tls->cert, tls->key, tls->name,
+	    config->tls != NULL ? "tls" : ""};
+	struct svc_buf buf;
+	svc_buf_init(&buf, 1 << 20);
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+		svc_buf_printf(&buf, "%s\n", texts[i] != NULL ? texts[i] : "");
+	svc_buf_printf(&buf, "%lld", (long long)config->timeout_ms);
+	char *text = buf.failed == SVC_OK ? svc_buf_take(&buf, NULL) : NULL;
+	svc_buf_fini(&buf);
+	return text;
+}
+
+svc_err
+etcd_obtain(const struct svc_registry_config *config, struct etcd **ret_etcd,
+    struct svc_error *err)
+{
+	char *identity = identity_of(config);
+	if (identity == NULL)
+		return svc_error_set(
+		    err, SVC_E_NOMEM, "no memory for registry etcd");
+	svc_err rc = SVC_OK;
+	pthread_mutex_lock(&all_lock);
+	struct etcd *etcd = all;
+	while (etcd != NULL && strcmp(etcd->identity, identity) != 0)
+		etcd = etcd->next;
+	if (etcd == NULL) {
+		rc = create(config, &etcd, err);
+		if (rc == SVC_OK) {
+			etcd->identity = identity;
+			identity = NULL;
+			etcd->next = all;
+			all = etcd;
+		}
+	}
+	if (rc == SVC_OK) {
+		etcd->users++;
+		*ret_etcd = etcd;
+	}
+	pthread_mutex_unlock(&all_lock);
+	svc_mem_free(identity);
+	return rc;
+}
+
+void
+etcd_release(struct etcd *etcd)
+{
+	struct etcd **at = &all;
+	pthread_mutex_lock(&all_lock);
+	bool last = --etcd->users == 0;
+	while (last && *at != etcd)
+		at = &(*at)->next;
+	if (last)
+		*at = etcd->next;
+	pthread_mutex_unlock(&all_lock);
+	if (last)
+		destroy(etcd);
 }
 
 static struct http *
@@ -94,76 +158,7 @@ give_idle(struct etcd *etcd, struct http *http)
 	http_destroy(http);
 }
 
-/* --------------------------------------------------------------- answers */
-
-int64_t
-etcd_int(const cJSON *object, const char *name)
-{
-	const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, name);
-	if (cJSON_IsString(item))
-		return strtoll(item->valuestring, NULL, 10);
-	if (cJSON_IsNumber(item))
-		return (int64_t)item->valuedouble;
-	return 0;
-}
-
-int64_t
-etcd_revision(const cJSON *answer)
-{
-	return etcd_int(
-	    cJSON_GetObjectItemCaseSensitive(answer, "header"), "revision");
-}
-
-/* The gateway's {"error", "message", "code"} with gRPC's codes. */
-static svc_err
-refused(int status, const cJSON *answer, const struct svc_buf *body,
-    const char *url, bool *ret_next, struct svc_error *err)
-{
-	char quoted[120];
-	const cJSON *text = cJSON_GetObjectItemCaseSensitive(answer, "message");
-	if (!cJSON_IsString(text))
-		text = cJSON_GetObjectItemCaseSensitive(answer, "error");
-	/* What does not know the gateway says it in plain text. */
-	const char *said = cJSON_IsString(text) ? text->valuestring : "";
-	if (*said != '\0')
-		svc_log_quote(said, strlen(said), quoted, sizeof(quoted));
-	else
-		svc_log_quote((const char *)body->data, body->len, quoted,
-		    sizeof(quoted));
-	svc_err rc = SVC_E_UNAVAILABLE;
-	int code = (int)etcd_int(answer, "code");
-	switch (code) {
-	case 3:
-		rc = strstr(said, "authentication failed") != NULL ||
-			     strstr(said, "user name is empty") != NULL
-			 ? SVC_E_DENIED
-			 : SVC_E_INVAL;
-		break;
-	case 5:
-		rc = SVC_E_NOT_FOUND;
-		break;
-	case 7:
-		rc = SVC_E_DENIED;
-		break;
-	case 8:
-		rc = SVC_E_EXHAUSTED;
-		break;
-	case 11:
-		rc = SVC_E_RANGE;
-		break;
-	case 16:
-		rc = SVC_E_UNAUTHENTICATED;
-		break;
-	default:
-		break;
-	}
-	*ret_next = rc == SVC_E_UNAVAILABLE;
-	svc_error_set(err, rc, "etcd at %s refused: %s (HTTP status %d)", url,
-	    quoted, status);
-	if (err != NULL)
-		err->sys = status;
-	return rc;
-}
+/* ------------------------------------------------------------ one question */
 
 struct svc_headers *
 etcd_headers(const char *token)
@@ -177,49 +172,27 @@ etcd_headers(const char *token)
 	return headers;
 }
 
+/* What the answer says; it goes to `ret_answer` on success. */
 static svc_err
-post(struct etcd *etcd, struct http *http, size_t server, const char *path,
-    const char *token, const struct svc_buf *body, int64_t timeout_ms,
-    const atomic_bool *stop, cJSON **ret_answer, bool *ret_next,
-    struct svc_error *err)
+judge(const char *url, int status, const struct svc_buf *answer,
+    cJSON **ret_answer, struct svc_error *err)
 {
-	struct svc_buf answer;
-	int status = 0;
-	const char *url = http_servers_url(etcd->servers, server);
-	svc_buf_init(&answer, ANSWER_MAX);
-	svc_err rc = SVC_E_NOMEM;
-	struct svc_headers *headers = etcd_headers(token);
-	struct http_request request = {.method = "POST",
-	    .path = path,
-	    .headers = headers,
-	    .body = body->data,
-	    .len = body->len,
-	    .timeout_ms = timeout_ms};
-	if (headers != NULL && body->failed == SVC_OK) {
-		rc = http_ask(http, etcd->servers, server, &request, stop,
-		    &answer, &status, err);
-		http_end(http);
-	} else {
-		svc_error_set(err, rc, "no memory for a request");
+	char quoted[120];
+	const char *text = answer->len > 0 ? (const char *)answer->data : "";
+	cJSON *json = cJSON_ParseWithLength(text, answer->len);
+	svc_err rc = message_error(
+	    status, json, text, answer->len, quoted, sizeof(quoted));
+	if (rc != SVC_OK) {
+		svc_error_set(err, rc,
+		    "etcd at %s refused: %s (HTTP status %d)", url, quoted,
+		    status);
+		if (err != NULL)
+			err->sys = status;
+	} else if (!cJSON_IsObject(json)) {
+		rc = svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "%s does not answer as etcd does: is it etcd 3.4 or later?",
+		    url);
 	}
-	*ret_next = rc == SVC_E_UNAVAILABLE || rc == SVC_E_TIMEDOUT;
-	cJSON *json = NULL;
-	if (rc == SVC_OK) {
-		json = cJSON_ParseWithLength(
-		    answer.len > 0 ? (const char *)answer.data : "",
-		    answer.len);
-		if (status != 200) {
-			rc = refused(status, json, &answer, url, ret_next, err);
-		} else if (!cJSON_IsObject(json)) {
-			*ret_next = true;
-			rc = svc_error_set(err, SVC_E_UNAVAILABLE,
-			    "%s does not answer as etcd does: is it etcd 3.4 "
-			    "or later?",
-			    url);
-		}
-	}
-	svc_headers_destroy(headers);
-	svc_buf_fini(&answer);
 	if (rc == SVC_OK)
 		*ret_answer = json;
 	else
@@ -227,7 +200,63 @@ post(struct etcd *etcd, struct http *http, size_t server, const char *path,
 	return rc;
 }
 
-/* ---------------------------------------------------------------- asking */
+static svc_err
+post(struct etcd *etcd, struct http *http, size_t server, const char *path,
+    const char *token, const struct svc_buf *body, int64_t timeout_ms,
+    const atomic_bool *stop, cJSON **ret_answer, struct svc_error *err)
+{
+	struct svc_buf answer;
+	int status = 0;
+	struct svc_headers *headers = etcd_headers(token);
+	struct http_request request = {.method = "POST",
+	    .path = path,
+	    .headers = headers,
+	    .body = body->data,
+	    .len = body->len,
+	    .timeout_ms = timeout_ms};
+	if (headers == NULL || body->failed != SVC_OK) {
+		svc_headers_destroy(headers);
+		return svc_error_set(
+		    err, SVC_E_NOMEM, "no memory for a request");
+	}
+	svc_buf_init(&answer, ANSWER_MAX);
+	svc_err rc = http_ask(
+	    http, etcd->servers, server, &request, stop, &answer, &status, err);
+	http_end(http);
+	if (rc == SVC_OK)
+		rc = judge(http_servers_url(etcd->servers, server), status,
+		    &answer, ret_answer, err);
+	svc_headers_destroy(headers);
+	svc_buf_fini(&answer);
+	return rc;
+}
+
+/* ------------------------------------------------------------------- login */
+
+/* A server without users serves everybody, as long as it has none. */
+static bool
+go_without(struct etcd *etcd, size_t server)
+{
+	pthread_mutex_lock(&etcd->lock);
+	bool was = etcd->no_users;
+	etcd->no_users = true;
+	pthread_mutex_unlock(&etcd->lock);
+	if (!was)
+		svc_log(SVC_LOG_WARN, "etcd.no_users",
+		    "etcd at %s has no users: it is asked without a login",
+		    http_servers_url(etcd->servers, server));
+	return true;
+}
+
+static void
+put_login(struct svc_buf *body, const struct etcd *etcd)
+{
+	svc_buf_puts(body, "{\"name\":");
+	svc_buf_json_string(body, etcd->username, strlen(etcd->username));
+	svc_buf_puts(body, ",\"password\":");
+	svc_buf_json_string(body, etcd->password, strlen(etcd->password));
+	svc_buf_puts(body, "}");
+}
 
 svc_err
 etcd_token(struct etcd *etcd, struct http *http, size_t server, bool refresh,
@@ -236,28 +265,30 @@ etcd_token(struct etcd *etcd, struct http *http, size_t server, bool refresh,
 {
 	struct svc_buf body;
 	cJSON *answer = NULL;
-	bool next;
+	bool known = true;
 	ret_token[0] = '\0';
 	if (etcd->username == NULL)
 		return SVC_OK;
 	pthread_mutex_lock(&etcd->lock);
-	if (!refresh)
+	if (refresh)
+		etcd->no_users = known = false;
+	else
 		memcpy(ret_token, etcd->token, TOKEN_SIZE);
+	known = known && (etcd->no_users || ret_token[0] != '\0');
 	pthread_mutex_unlock(&etcd->lock);
-	if (ret_token[0] != '\0')
+	if (known)
 		return SVC_OK;
 	svc_buf_init(&body, BODY_MAX);
-	svc_buf_puts(&body, "{\"name\":");
-	svc_buf_json_string(&body, etcd->username, strlen(etcd->username));
-	svc_buf_puts(&body, ",\"password\":");
-	svc_buf_json_string(&body, etcd->password, strlen(etcd->password));
-	svc_buf_puts(&body, "}");
+	put_login(&body, etcd);
 	svc_err rc = post(etcd, http, server, "/v3/auth/authenticate", "",
-	    &body, timeout_ms, stop, &answer, &next, err);
+	    &body, timeout_ms, stop, &answer, err);
 	svc_buf_fini(&body);
+	ret_token[0] = '\0';
+	if (rc == MESSAGE_NO_USERS && go_without(etcd, server))
+		return SVC_OK;
 	if (rc != SVC_OK)
 		return rc;
-	const cJSON *token = cJSON_GetObjectItemCaseSensitive(answer, "token");
+	const cJSON *token = message_get(answer, "token");
 	size_t len = cJSON_IsString(token) ? strlen(token->valuestring) : 0;
 	if (len == 0 || len >= TOKEN_SIZE) {
 		rc = svc_error_set(err, SVC_E_DENIED,
@@ -273,6 +304,19 @@ etcd_token(struct etcd *etcd, struct http *http, size_t server, bool refresh,
 	return rc;
 }
 
+/* A server that has lost data waits, without an answer, for the moment when a
+ * token of its former life was given. */
+static void
+drop_token(struct etcd *etcd, const char *token)
+{
+	pthread_mutex_lock(&etcd->lock);
+	if (strcmp(etcd->token, token) == 0)
+		etcd->token[0] = '\0';
+	pthread_mutex_unlock(&etcd->lock);
+}
+
+/* ------------------------------------------------------------------ asking */
+
 svc_err
 etcd_ask_at(struct etcd *etcd, struct http *http, size_t server,
     const char *path, const struct svc_buf *body, int64_t timeout_ms,
@@ -283,20 +327,65 @@ etcd_ask_at(struct etcd *etcd, struct http *http, size_t server,
 	svc_err rc = SVC_OK;
 	/* A token that has expired is fetched anew once. */
 	for (int round = 0; round < 2; round++) {
-		*ret_next = true;
 		rc = etcd_token(etcd, http, server, round > 0, token,
 		    timeout_ms, stop, err);
-		if (rc != SVC_OK) {
-			*ret_next =
-			    rc == SVC_E_UNAVAILABLE || rc == SVC_E_TIMEDOUT;
-			return rc;
-		}
+		if (rc != SVC_OK)
+			break;
 		rc = post(etcd, http, server, path, token, body, timeout_ms,
-		    stop, ret_answer, ret_next, err);
+		    stop, ret_answer, err);
+		if (rc == SVC_E_TIMEDOUT)
+			drop_token(etcd, token);
 		if (rc != SVC_E_UNAUTHENTICATED || etcd->username == NULL)
 			break;
 	}
+	*ret_next = rc == SVC_E_UNAVAILABLE || rc == SVC_E_TIMEDOUT;
 	return rc == SVC_E_UNAUTHENTICATED ? SVC_E_DENIED : rc;
+}
+
+/* A share of the time for each server, and two attempts when there is one. */
+static int64_t
+share(const struct etcd *etcd, int64_t left_ms)
+{
+	int64_t tries = etcd->n_servers > 2 ? (int64_t)etcd->n_servers : 2;
+	int64_t try_ms = left_ms / tries;
+	if (try_ms > TRY_MAX_MS)
+		return TRY_MAX_MS;
+	return try_ms < TRY_MIN_MS ? TRY_MIN_MS : try_ms;
+}
+
+int64_t
+etcd_try_ms(const struct etcd *etcd)
+{
+	return share(etcd, etcd->timeout_ms);
+}
+
+svc_err
+etcd_ask_on(struct etcd *etcd, struct http *http, const char *path,
+    const struct svc_buf *body, int64_t deadline_at_ms, const atomic_bool *stop,
+    cJSON **ret_answer, struct svc_error *err)
+{
+	size_t first = atomic_load(&etcd->current);
+	size_t tries = etcd->n_servers > 2 ? etcd->n_servers : 2;
+	int64_t try_ms = share(etcd, svc_remaining(deadline_at_ms));
+	svc_err rc = SVC_OK;
+	for (size_t i = 0; i < tries; i++) {
+		size_t server = (first + i) % etcd->n_servers;
+		int64_t left_ms = svc_remaining(deadline_at_ms);
+		bool next;
+		if (i > 0 && left_ms == 0)
+			break;
+		if (left_ms > try_ms)
+			left_ms = try_ms;
+		if (left_ms < 1)
+			left_ms = 1;
+		rc = etcd_ask_at(etcd, http, server, path, body, left_ms, stop,
+		    ret_answer, &next, err);
+		if (rc == SVC_OK || !next) {
+			atomic_store(&etcd->current, server);
+			break;
+		}
+	}
+	return rc;
 }
 
 svc_err
@@ -304,28 +393,11 @@ etcd_ask(struct etcd *etcd, const char *path, const struct svc_buf *body,
     int64_t deadline_at_ms, cJSON **ret_answer, struct svc_error *err)
 {
 	struct http *http = take_idle(etcd);
-	size_t first = atomic_load(&etcd->current);
-	size_t tries = etcd->n_servers > 2 ? etcd->n_servers : 2;
-	svc_err rc = SVC_E_NOMEM;
 	if (http == NULL)
-		return svc_error_set(err, rc, "no memory for a request");
-	for (size_t i = 0; i < tries; i++) {
-		size_t server = (first + i) % etcd->n_servers;
-		int64_t left_ms = svc_remaining(deadline_at_ms);
-		bool next;
-		if (i > 0 && left_ms == 0)
-			break;
-		if (left_ms > etcd->try_ms || left_ms == SVC_FOREVER)
-			left_ms = etcd->try_ms;
-		if (left_ms < 1)
-			left_ms = 1;
-		rc = etcd_ask_at(etcd, http, server, path, body, left_ms, NULL,
-		    ret_answer, &next, err);
-		if (rc == SVC_OK || !next) {
-			atomic_store(&etcd->current, server);
-			break;
-		}
-	}
+		return svc_error_set(
+		    err, SVC_E_NOMEM, "no memory for a request");
+	svc_err rc = etcd_ask_on(
+	    etcd, http, path, body, deadline_at_ms, NULL, ret_answer, err);
 	give_idle(etcd, http);
 	return rc;
 }

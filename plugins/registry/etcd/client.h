@@ -2,10 +2,10 @@
 #ifndef SVC_ETCD_CLIENT_H
 #define SVC_ETCD_CLIENT_H
 
+#include "kv.h"
+
 #include <http/http.h>
 
-#include <cjson/cJSON.h>
-#include <pthread.h>
 #include <stdatomic.h>
 
 enum {
@@ -13,36 +13,44 @@ enum {
 	ANSWER_MAX = 64 << 20,
 	BODY_MAX = 4 << 20,
 	TOKEN_SIZE = 1024,
-	WARNED_MAX = 64,
 };
 
-/** A group of etcd servers, asked through the JSON gateway of their v3 API. */
+/**
+ * The servers of one etcd, asked through the JSON gateway of their v3 API. One
+ * for all registries of this process that were made with the same config, so
+ * that they share connections, a login and a lease.
+ */
 struct etcd {
 	struct http_servers *servers;
 	size_t n_servers;
 	atomic_size_t current; /* the one that answered last */
 	int64_t timeout_ms;
-	int64_t try_ms; /* for one attempt at one server */
 	char *username, *password;
+	struct kv_skips skips;
+	struct keeper *keeper;
 
 	pthread_mutex_t lock; /* guards what follows */
 	struct http *idle[IDLE_MAX];
 	size_t n_idle;
 	char token[TOKEN_SIZE];
-	struct lease *leases;
-	size_t skipped; /* keys and values that were none of a service */
-	uint64_t warned[WARNED_MAX];
-	size_t n_warned;
+	bool no_users; /* a user is configured, but the server has none */
+
+	/* Guarded by the lock of all: */
+	char *identity; /* the config as one text */
+	size_t users;
+	struct etcd *next;
 };
 
-/** Errors: SVC_E_INVAL (an address, with what is allowed), SVC_E_NOMEM */
-svc_err etcd_create(const struct svc_registry_config *config,
+/** Makes it, or finds the one with this config.
+ * Errors: SVC_E_INVAL (an address, with what is allowed), SVC_E_NOMEM */
+svc_err etcd_obtain(const struct svc_registry_config *config,
     struct etcd **ret_etcd, struct svc_error *err);
-void etcd_destroy(struct etcd *etcd);
+void etcd_release(struct etcd *etcd);
 
 /**
  * Ask one server after the other, beginning with the one that answered last,
- * until one answers or `deadline_at_ms` passes.
+ * until one answers or `deadline_at_ms` passes. Each gets its share of the
+ * time, at most 2 s: a server may swallow a request when it loses its leader.
  *
  * path  "/v3/kv/range"
  *
@@ -52,6 +60,11 @@ void etcd_destroy(struct etcd *etcd);
 svc_err etcd_ask(struct etcd *etcd, const char *path,
     const struct svc_buf *body, int64_t deadline_at_ms, cJSON **ret_answer,
     struct svc_error *err);
+/** The same on a connection of one's own, until `stop` is set and http_wake
+ * called. Errors: also SVC_E_CANCELLED */
+svc_err etcd_ask_on(struct etcd *etcd, struct http *http, const char *path,
+    const struct svc_buf *body, int64_t deadline_at_ms, const atomic_bool *stop,
+    cJSON **ret_answer, struct svc_error *err);
 
 /**
  * Ask one server on one connection, until `stop` (may be NULL) is set.
@@ -62,6 +75,8 @@ svc_err etcd_ask_at(struct etcd *etcd, struct http *http, size_t server,
     const char *path, const struct svc_buf *body, int64_t timeout_ms,
     const atomic_bool *stop, cJSON **ret_answer, bool *ret_next,
     struct svc_error *err);
+/** How long one server may take of an op's time. */
+int64_t etcd_try_ms(const struct etcd *etcd);
 
 /** The token for requests, empty without a user name. With `refresh` a new
  * one is fetched even when there is one. Errors: as etcd_ask */
@@ -72,11 +87,5 @@ svc_err etcd_token(struct etcd *etcd, struct http *http, size_t server,
 /** The headers of a request: the token, unless it is "". To be freed with
  * svc_headers_destroy; NULL when memory ran out. */
 struct svc_headers *etcd_headers(const char *token);
-
-/** An integer that may be a JSON string, as the gateway writes 64 bits; 0 when
- * it is left out. */
-int64_t etcd_int(const cJSON *object, const char *name);
-/** header.revision of an answer. */
-int64_t etcd_revision(const cJSON *answer);
 
 #endif

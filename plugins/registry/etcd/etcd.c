@@ -16,7 +16,7 @@ plugin_create(const struct svc_registry_config *config, void **ret_self,
     struct svc_error *err)
 {
 	struct etcd *etcd = NULL;
-	svc_err rc = etcd_create(config, &etcd, err);
+	svc_err rc = etcd_obtain(config, &etcd, err);
 	if (rc == SVC_OK)
 		*ret_self = etcd;
 	return rc;
@@ -25,13 +25,14 @@ plugin_create(const struct svc_registry_config *config, void **ret_self,
 static void
 plugin_destroy(void *self)
 {
-	etcd_destroy(self);
+	etcd_release(self);
 }
 
 static svc_err
 announce(void *self, const struct svc_record *record, int64_t ttl_ms,
     struct svc_error *err)
 {
+	struct etcd *etcd = self;
 	char *key = kv_key(record->name, record->nodes[0].id);
 	char *value = svc_record_encode(record);
 	svc_err rc;
@@ -43,7 +44,7 @@ announce(void *self, const struct svc_record *record, int64_t ttl_ms,
 		    "the record of %s has %zu bytes: at most %d are allowed",
 		    record->name, strlen(value), VALUE_MAX);
 	else
-		rc = lease_announce(self, key, value, ttl_ms, err);
+		rc = keeper_announce(etcd->keeper, key, value, ttl_ms, err);
 	svc_mem_free(key);
 	svc_mem_free(value);
 	return rc;
@@ -52,11 +53,12 @@ announce(void *self, const struct svc_record *record, int64_t ttl_ms,
 static svc_err
 withdraw(void *self, const struct svc_record *record, struct svc_error *err)
 {
+	struct etcd *etcd = self;
 	char *key = kv_key(record->name, record->nodes[0].id);
 	if (key == NULL)
 		return svc_error_set(
 		    err, SVC_E_NOMEM, "no memory to withdraw %s", record->name);
-	svc_err rc = lease_withdraw(self, key, err);
+	svc_err rc = keeper_withdraw(etcd->keeper, key, err);
 	svc_mem_free(key);
 	return rc;
 }
@@ -83,8 +85,12 @@ lookup(void *self, const char *service, svc_record_sink sink, void *arg,
 	struct etcd *etcd = self;
 	struct question question = {etcd, svc_deadline(etcd->timeout_ms)};
 	int64_t revision;
-	return kv_range(
-	    etcd, service, ask_any, &question, sink, arg, &revision, err);
+	svc_err rc = SVC_E_RANGE;
+	/* Once more when history is compacted between two of its pages. */
+	for (int round = 0; round < 2 && rc == SVC_E_RANGE; round++)
+		rc = kv_range(&etcd->skips, service, ask_any, &question, sink,
+		    arg, &revision, err);
+	return rc;
 }
 
 static svc_err

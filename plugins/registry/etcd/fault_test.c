@@ -9,6 +9,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -29,6 +30,8 @@ static const char *const watches[] = {
     "{\"result\":{\"created\":true}}\nrubbish\n",
     "{\"result\":{\"created\":true,\"events\":[{\"kv\":",
     "{\"error\":{\"grpc_code\":14,\"message\":\"no leader\"}}\n",
+    /* Behind the revision 5 of the full state. */
+    "{\"result\":{\"header\":{\"revision\":\"4\"},\"created\":true}}\n",
     "{\"result\":{\"created\":true}}\n",
 };
 enum { WATCHES = sizeof(watches) / sizeof(watches[0]) };
@@ -38,7 +41,9 @@ struct faulty {
 	int listener;
 	char address[32];
 	atomic_bool ending;
-	int n_watches, n_ranges;
+	bool is_silent; /* a watch gets one event, then nothing */
+	atomic_int n_watches, n_ranges;
+	char create[1024]; /* the request of the last watch */
 	int open[OPEN_MAX];
 	size_t n_open;
 };
@@ -64,7 +69,7 @@ put_base64(struct svc_buf *buf, const char *text)
 
 /* The kv of a node of service "s". */
 static void
-put_kv(struct svc_buf *buf, const char *id)
+put_kv_at(struct svc_buf *buf, const char *id, int revision)
 {
 	char key[64], value[160];
 	snprintf(key, sizeof(key), "/micro/registry/s/%s", id);
@@ -76,7 +81,13 @@ put_kv(struct svc_buf *buf, const char *id)
 	put_base64(buf, key);
 	svc_buf_puts(buf, "\",\"value\":\"");
 	put_base64(buf, value);
-	svc_buf_puts(buf, "\"}");
+	svc_buf_printf(buf, "\",\"mod_revision\":\"%d\"}", revision);
+}
+
+static void
+put_kv(struct svc_buf *buf, const char *id)
+{
+	put_kv_at(buf, id, 5);
 }
 
 static void
@@ -99,9 +110,10 @@ answer_range(struct faulty *faulty, int fd)
 	char id[16];
 	svc_buf_init(&body, 1 << 20);
 	svc_buf_init(&head, 1 << 10);
-	faulty->n_ranges++;
-	svc_buf_puts(&body, "{\"header\":{\"revision\":\"5\"},\"kvs\":[");
-	for (int i = 1; i <= faulty->n_ranges; i++) {
+	int n_ranges = atomic_fetch_add(&faulty->n_ranges, 1) + 1;
+	svc_buf_printf(&body, "{\"header\":{\"revision\":\"%d\"},\"kvs\":[",
+	    faulty->is_silent && n_ranges > 1 ? 30 : 5);
+	for (int i = 1; i <= n_ranges; i++) {
 		snprintf(id, sizeof(id), "n%d", i);
 		svc_buf_puts(&body, i > 1 ? "," : "");
 		put_kv(&body, id);
@@ -119,10 +131,44 @@ answer_range(struct faulty *faulty, int fd)
 }
 
 static void
+keep_open(struct faulty *faulty, int fd)
+{
+	if (faulty->n_open < OPEN_MAX)
+		faulty->open[faulty->n_open++] = fd;
+	else
+		close(fd);
+}
+
+/* The nth watch tells of node "eN" at revision 8 + N. */
+static void
+answer_with_one_event(struct faulty *faulty, int fd)
+{
+	struct svc_buf text;
+	char id[16];
+	int n = atomic_load(&faulty->n_watches) + 1;
+	snprintf(id, sizeof(id), "e%d", n);
+	svc_buf_init(&text, 1 << 12);
+	svc_buf_puts(&text,
+	    "HTTP/1.1 200 OK\r\n\r\n{\"result\":{\"header\":{\"revision\":"
+	    "\"30\"},\"created\":true}}\n");
+	/* The head is ahead of the event, as etcd's is of a watch that has
+	 * still to catch up. */
+	svc_buf_puts(&text,
+	    "{\"result\":{\"header\":{\"revision\":\"30\"},\"events\":[{"
+	    "\"kv\":");
+	put_kv_at(&text, id, 8 + n);
+	svc_buf_puts(&text, "}]}}\n");
+	send_text(fd, (const char *)text.data, text.len);
+	svc_buf_fini(&text);
+	keep_open(faulty, fd);
+	atomic_fetch_add(&faulty->n_watches, 1);
+}
+
+static void
 answer_watch(struct faulty *faulty, int fd)
 {
 	static const char head[] = "HTTP/1.1 200 OK\r\n\r\n";
-	int number = faulty->n_watches++;
+	int number = atomic_fetch_add(&faulty->n_watches, 1);
 	const char *text = watches[number < WATCHES ? number : WATCHES - 1];
 	send_text(fd, head, sizeof(head) - 1);
 	send_text(fd, text, strlen(text));
@@ -142,10 +188,7 @@ answer_watch(struct faulty *faulty, int fd)
 		svc_buf_fini(&event);
 	}
 	/* Open and silent, as etcd leaves a watch that it has ended. */
-	if (faulty->n_open < OPEN_MAX)
-		faulty->open[faulty->n_open++] = fd;
-	else
-		close(fd);
+	keep_open(faulty, fd);
 }
 
 /* The head and, as its length says, the body of one request. */
@@ -180,12 +223,18 @@ serve(void *arg)
 				close(fd);
 			return NULL;
 		}
-		if (!read_request(fd, request, sizeof(request)))
+		if (!read_request(fd, request, sizeof(request))) {
 			close(fd);
-		else if (strstr(request, "/v3/watch ") != NULL)
-			answer_watch(faulty, fd);
-		else
+		} else if (strstr(request, "/v3/watch ") != NULL) {
+			snprintf(faulty->create, sizeof(faulty->create), "%s",
+			    strstr(request, "\r\n\r\n") + 4);
+			if (faulty->is_silent)
+				answer_with_one_event(faulty, fd);
+			else
+				answer_watch(faulty, fd);
+		} else {
 			answer_range(faulty, fd);
+		}
 	}
 }
 
@@ -251,11 +300,52 @@ every_break_brings_the_full_state_again(void **state)
 	recorder_destroy(recorder);
 }
 
+static void
+a_stream_that_says_nothing_is_opened_anew(void **state)
+{
+	(void)state;
+	static struct faulty faulty = {.is_silent = true};
+	struct recorder *recorder = recorder_create();
+	struct svc_registry *registry = NULL;
+	struct svc_watch *watch = NULL;
+	svc_clock_manual();
+	faulty_start(&faulty);
+	struct svc_registry_config config = {.address = faulty.address};
+	assert_int_equal(
+	    svc_registry_create("etcd", &config, &registry, NULL), SVC_OK);
+	assert_int_equal(svc_registry_watch(registry, "s", recorder_change,
+			     recorder, &watch, NULL),
+	    SVC_OK);
+	for (int i = 1; i <= 3; i++) {
+		char id[16], start[40];
+		snprintf(id, sizeof(id), "e%d", i);
+		/* The first goes on behind the full state, the others behind
+		 * the event that came last. */
+		snprintf(start, sizeof(start), "\"start_revision\":\"%d\"",
+		    i == 1 ? 6 : 8 + i);
+		/* The wait has the manual clock: it is for the 5 s that the
+		 * watch waits in libcurl, which has the real one. */
+		while (atomic_load(&faulty.n_watches) < i ||
+		       recorder_count(recorder, SVC_CREATED, "s", id) == 0) {
+			svc_clock_advance(100);
+			poll(NULL, 0, 10);
+		}
+		assert_non_null(strstr(faulty.create, start));
+	}
+	assert_int_equal(recorder_count(recorder, SVC_SYNCED, NULL, NULL), 1);
+	svc_registry_unwatch(watch);
+	svc_registry_destroy(registry);
+	faulty_stop(&faulty);
+	recorder_destroy(recorder);
+	svc_clock_real();
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(every_break_brings_the_full_state_again),
+	    cmocka_unit_test(a_stream_that_says_nothing_is_opened_anew),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

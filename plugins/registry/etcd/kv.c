@@ -6,80 +6,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-enum { PAGE = 500 };
+enum { PAGE = 500, RANGE_MAX = 1 << 14 };
 
 static const char prefix[] = "/micro/registry/";
-
-/* ------------------------------------------------------------------ base64 */
-
-static const char alphabet[] =
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-void
-kv_put_base64(struct svc_buf *body, const void *data, size_t len)
-{
-	const uint8_t *p = data;
-	if (svc_buf_reserve(body, len / 3 * 4 + 8) != SVC_OK)
-		return;
-	svc_buf_putc(body, '"');
-	for (size_t i = 0; i < len; i += 3) {
-		size_t n = len - i < 3 ? len - i : 3;
-		uint32_t bits = (uint32_t)p[i] << 16;
-		if (n > 1)
-			bits |= (uint32_t)p[i + 1] << 8;
-		if (n > 2)
-			bits |= p[i + 2];
-		char out[4] = {alphabet[bits >> 18], alphabet[bits >> 12 & 63],
-		    n > 1 ? alphabet[bits >> 6 & 63] : '=',
-		    n > 2 ? alphabet[bits & 63] : '='};
-		svc_buf_append(body, out, sizeof(out));
-	}
-	svc_buf_putc(body, '"');
-}
-
-static int
-sextet(char c)
-{
-	if (c >= 'A' && c <= 'Z')
-		return c - 'A';
-	if (c >= 'a' && c <= 'z')
-		return c - 'a' + 26;
-	if (c >= '0' && c <= '9')
-		return c - '0' + 52;
-	return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-/* The bytes of a base64 text with a NUL behind them, to be freed with
- * svc_mem_free; NULL when it is none or memory ran out. */
-static char *
-from_base64(const cJSON *item, size_t *ret_len)
-{
-	const char *text = cJSON_IsString(item) ? item->valuestring : "";
-	size_t len = strlen(text), used = 0;
-	char *out = svc_mem_alloc(len / 4 * 3 + 4);
-	uint32_t bits = 0;
-	unsigned have = 0;
-	if (out == NULL)
-		return NULL;
-	while (len > 0 && text[len - 1] == '=')
-		len--;
-	for (size_t i = 0; i < len; i++) {
-		int six = sextet(text[i]);
-		if (six < 0) {
-			svc_mem_free(out);
-			return NULL;
-		}
-		bits = bits << 6 | (uint32_t)six;
-		have += 6;
-		if (have >= 8) {
-			have -= 8;
-			out[used++] = (char)(bits >> have & 0xff);
-		}
-	}
-	out[used] = '\0';
-	*ret_len = used;
-	return out;
-}
 
 /* -------------------------------------------------------------------- keys */
 
@@ -107,13 +36,13 @@ put_range_from(struct svc_buf *body, const char *service, const char *from,
 		svc_buf_printf(&text, "%s/", service);
 	svc_buf_puts(body, "\"key\":");
 	if (from != NULL)
-		kv_put_base64(body, from, from_len);
+		message_put_bytes(body, from, from_len);
 	else
-		kv_put_base64(body, text.data, text.len);
+		message_put_bytes(body, text.data, text.len);
 	svc_buf_puts(body, ",\"range_end\":");
 	if (text.failed == SVC_OK) {
 		text.data[text.len - 1] = '0';
-		kv_put_base64(body, text.data, text.len);
+		message_put_bytes(body, text.data, text.len);
 	} else {
 		body->failed = text.failed;
 	}
@@ -124,6 +53,21 @@ void
 kv_put_range(struct svc_buf *body, const char *service)
 {
 	put_range_from(body, service, NULL, 0);
+}
+
+void
+kv_put_first(struct svc_buf *body, const char *service)
+{
+	struct svc_buf text;
+	svc_buf_init(&text, 1024);
+	svc_buf_puts(&text, prefix);
+	if (service != NULL)
+		svc_buf_printf(&text, "%s/", service);
+	svc_buf_puts(body, "\"key\":");
+	message_put_bytes(body, text.data, text.len);
+	if (text.failed != SVC_OK)
+		body->failed = text.failed;
+	svc_buf_fini(&text);
 }
 
 /* Cuts a key in place into the names of service and node. */
@@ -165,20 +109,20 @@ hash_text(const char *text, size_t len)
 }
 
 static void
-skip(struct etcd *etcd, const char *key, size_t len, const char *why)
+skip(struct kv_skips *skips, const char *key, size_t len, const char *why)
 {
 	char quoted[160];
 	uint64_t hash = hash_text(key, len);
 	bool known = false;
-	pthread_mutex_lock(&etcd->lock);
-	size_t skipped = ++etcd->skipped;
-	for (size_t i = 0; i < etcd->n_warned; i++)
-		known = known || etcd->warned[i] == hash;
-	if (etcd->n_warned == WARNED_MAX)
+	pthread_mutex_lock(&skips->lock);
+	size_t skipped = ++skips->skipped;
+	for (size_t i = 0; i < skips->n_warned; i++)
+		known = known || skips->warned[i] == hash;
+	if (skips->n_warned == WARNED_MAX)
 		known = true;
 	else if (!known)
-		etcd->warned[etcd->n_warned++] = hash;
-	pthread_mutex_unlock(&etcd->lock);
+		skips->warned[skips->n_warned++] = hash;
+	pthread_mutex_unlock(&skips->lock);
 	if (!known)
 		svc_log(SVC_LOG_WARN, "etcd.skipped",
 		    "skipped key %s: %s (number %zu)",
@@ -193,8 +137,7 @@ deliver_value(const char *service, const char *id, const cJSON *kv,
 {
 	size_t len = 0;
 	struct svc_record *record = NULL;
-	char *value =
-	    from_base64(cJSON_GetObjectItemCaseSensitive(kv, "value"), &len);
+	char *value = message_bytes(kv, "value", &len);
 	if (value == NULL)
 		return "its value cannot be read";
 	svc_err rc = svc_record_decode(value, len, &record, detail);
@@ -223,13 +166,26 @@ deliver_value(const char *service, const char *id, const cJSON *kv,
 }
 
 void
-kv_deliver(struct etcd *etcd, const cJSON *kv, svc_record_sink sink, void *arg)
+kv_skips_init(struct kv_skips *skips)
+{
+	*skips = (struct kv_skips){0};
+	pthread_mutex_init(&skips->lock, NULL);
+}
+
+void
+kv_skips_fini(struct kv_skips *skips)
+{
+	pthread_mutex_destroy(&skips->lock);
+}
+
+void
+kv_deliver(
+    struct kv_skips *skips, const cJSON *kv, svc_record_sink sink, void *arg)
 {
 	struct svc_error detail = {0};
 	const char *service = NULL, *id = NULL, *why = "it names no node";
 	size_t len = 0;
-	char *key =
-	    from_base64(cJSON_GetObjectItemCaseSensitive(kv, "key"), &len);
+	char *key = message_bytes(kv, "key", &len);
 	if (key == NULL)
 		return;
 	uint8_t cut = split_key(key, len, &service, &id);
@@ -238,21 +194,33 @@ kv_deliver(struct etcd *etcd, const cJSON *kv, svc_record_sink sink, void *arg)
 	if (why != NULL) {
 		if (cut)
 			key[strlen(key)] = '/';
-		skip(etcd, key, len, why);
+		skip(skips, key, len, why);
 	}
 	svc_mem_free(key);
 }
 
-void
-kv_deliver_gone(struct etcd *etcd, const cJSON *kv, const cJSON *old,
-    svc_record_sink sink, void *arg)
+/* Tells a watch of one record. */
+struct event_sink {
+	svc_watch_sink sink;
+	void *arg;
+	svc_watch_event event;
+};
+
+static void
+sink_event(const struct svc_record *record, void *arg)
+{
+	const struct event_sink *to = arg;
+	to->sink(to->event, record, to->arg);
+}
+
+static void
+kv_deliver_gone(
+    const cJSON *kv, const cJSON *old, svc_record_sink sink, void *arg)
 {
 	struct svc_error detail = {0};
 	const char *service = NULL, *id = NULL;
 	size_t len = 0;
-	char *key =
-	    from_base64(cJSON_GetObjectItemCaseSensitive(kv, "key"), &len);
-	(void)etcd;
+	char *key = message_bytes(kv, "key", &len);
 	if (key == NULL)
 		return;
 	if (split_key(key, len, &service, &id) &&
@@ -268,11 +236,27 @@ kv_deliver_gone(struct etcd *etcd, const cJSON *kv, const cJSON *old,
 	svc_mem_free(key);
 }
 
+void
+kv_deliver_event(
+    struct kv_skips *skips, const cJSON *event, svc_watch_sink sink, void *arg)
+{
+	const cJSON *kv = message_get(event, "kv");
+	const cJSON *type = message_get(event, "type");
+	struct event_sink to = {sink, arg, SVC_WATCH_NODE};
+	if (cJSON_IsString(type) && strcmp(type->valuestring, "DELETE") == 0) {
+		to.event = SVC_WATCH_GONE;
+		kv_deliver_gone(
+		    kv, message_get(event, "prev_kv"), sink_event, &to);
+	} else {
+		kv_deliver(skips, kv, sink_event, &to);
+	}
+}
+
 /* ------------------------------------------------------------------ ranges */
 
 svc_err
-kv_range(struct etcd *etcd, const char *service, kv_asker ask, void *ask_arg,
-    svc_record_sink sink, void *arg, int64_t *ret_revision,
+kv_range(struct kv_skips *skips, const char *service, kv_asker ask,
+    void *ask_arg, svc_record_sink sink, void *arg, int64_t *ret_revision,
     struct svc_error *err)
 {
 	int64_t revision = 0;
@@ -282,7 +266,7 @@ kv_range(struct etcd *etcd, const char *service, kv_asker ask, void *ask_arg,
 		struct svc_buf body;
 		cJSON *answer = NULL;
 		const cJSON *kv, *last = NULL;
-		svc_buf_init(&body, BODY_MAX);
+		svc_buf_init(&body, RANGE_MAX);
 		svc_buf_putc(&body, '{');
 		put_range_from(&body, service, from, from_len);
 		/* Answered by any member, also without a majority. */
@@ -299,21 +283,16 @@ kv_range(struct etcd *etcd, const char *service, kv_asker ask, void *ask_arg,
 		if (rc != SVC_OK)
 			return rc;
 		if (revision == 0)
-			revision = etcd_revision(answer);
-		cJSON_ArrayForEach (
-		    kv, cJSON_GetObjectItemCaseSensitive(answer, "kvs")) {
-			kv_deliver(etcd, kv, sink, arg);
+			revision = message_revision(answer);
+		cJSON_ArrayForEach (kv, message_get(answer, "kvs")) {
+			kv_deliver(skips, kv, sink, arg);
 			last = kv;
 		}
-		more = cJSON_IsTrue(
-			   cJSON_GetObjectItemCaseSensitive(answer, "more")) &&
-		       last != NULL;
+		more = message_true(answer, "more") && last != NULL;
 		if (more) {
 			/* Goes on with the least key behind the last: its own
 			 * text and the NUL that stands behind it. */
-			from = from_base64(
-			    cJSON_GetObjectItemCaseSensitive(last, "key"),
-			    &from_len);
+			from = message_bytes(last, "key", &from_len);
 			from_len++;
 		}
 		cJSON_Delete(answer);

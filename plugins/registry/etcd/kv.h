@@ -2,9 +2,26 @@
 #ifndef SVC_ETCD_KV_H
 #define SVC_ETCD_KV_H
 
-#include "client.h"
+/* Keys and values as go-micro makes them: under /micro/registry/<service>/
+ * <node id> the JSON of a service with that node. */
 
-/* Keys as go-micro makes them: /micro/registry/<service>/<node id>. */
+#include "message.h"
+
+#include <svc/registry.h>
+
+#include <pthread.h>
+
+enum { WARNED_MAX = 64 };
+
+/** What was no record, counted, and logged once each. */
+struct kv_skips {
+	pthread_mutex_t lock; /* guards the rest; never held during a call */
+	size_t skipped;
+	uint64_t warned[WARNED_MAX];
+	size_t n_warned;
+};
+void kv_skips_init(struct kv_skips *skips);
+void kv_skips_fini(struct kv_skips *skips);
 
 /** The key of a node, to be freed with svc_mem_free; NULL when memory ran out.
  */
@@ -12,20 +29,21 @@ char *kv_key(const char *service, const char *id);
 /** Appends "key":..,"range_end":.. of a service's nodes, or of all for NULL.
  */
 void kv_put_range(struct svc_buf *body, const char *service);
-/** Appends the base64 of `data` as a JSON string. */
-void kv_put_base64(struct svc_buf *body, const void *data, size_t len);
+/** Appends "key":.. of the first key that this range might have. It never is
+ * there, so asking for it costs next to nothing. */
+void kv_put_first(struct svc_buf *body, const char *service);
 
 /**
  * Calls `sink` with the one node that a kv of an answer describes. What is no
  * record of that key is skipped, counted and logged once.
  */
 void kv_deliver(
-    struct etcd *etcd, const cJSON *kv, svc_record_sink sink, void *arg);
-/** The same for a key that was deleted; `old` is its last value, if known. */
-void kv_deliver_gone(struct etcd *etcd, const cJSON *kv, const cJSON *old,
-    svc_record_sink sink, void *arg);
+    struct kv_skips *skips, const cJSON *kv, svc_record_sink sink, void *arg);
+/** The same for an event of a watch: SVC_WATCH_NODE or SVC_WATCH_GONE. */
+void kv_deliver_event(
+    struct kv_skips *skips, const cJSON *event, svc_watch_sink sink, void *arg);
 
-/** How a range asks: etcd_ask, or a watch on its own connection. */
+/** How a range asks: any server, or a watch on its own connection. */
 typedef svc_err (*kv_asker)(void *arg, const char *path,
     const struct svc_buf *body, cJSON **ret_answer, struct svc_error *err);
 /**
@@ -33,7 +51,7 @@ typedef svc_err (*kv_asker)(void *arg, const char *path,
  * is given back. `sink` may have been called when it fails.
  * Errors: of `ask`
  */
-svc_err kv_range(struct etcd *etcd, const char *service, kv_asker ask,
+svc_err kv_range(struct kv_skips *skips, const char *service, kv_asker ask,
     void *ask_arg, svc_record_sink sink, void *arg, int64_t *ret_revision,
     struct svc_error *err);
 

@@ -5,16 +5,29 @@
 #include "client.h"
 
 /**
- * Put `value` under `key` with a lease of at least ttl_ms, or renew it. Each
- * key has a lease of its own: what is not announced any more must go although
- * the same process goes on announcing others.
- * Errors: as etcd_ask
+ * Keeps keys in etcd: all with the same TTL hang on one lease, which a thread
+ * renews at a third of it, whatever the interval of the announcements. What
+ * was lost in etcd is put again at once; a key that is not announced within
+ * its TTL is deleted, since the lease lives on for the others. A process that
+ * dies renews nothing, so its lease ends.
+ *
+ * Threads: any, except creating and destroying.
  */
-svc_err lease_announce(struct etcd *etcd, const char *key, const char *value,
-    int64_t ttl_ms, struct svc_error *err);
-/** Delete the key and forget its lease. Errors: as etcd_ask */
-svc_err lease_withdraw(
-    struct etcd *etcd, const char *key, struct svc_error *err);
-void lease_forget_all(struct etcd *etcd);
+struct keeper;
+
+/** Errors: SVC_E_NOMEM */
+svc_err keeper_create(
+    struct etcd *etcd, struct keeper **ret_keeper, struct svc_error *err);
+/** What is there stays until its TTL passes. NULL is fine. */
+void keeper_destroy(struct keeper *keeper);
+
+/** Sees to it that `key` has `value` now, and for ttl_ms.
+ * Errors: of etcd_ask; SVC_E_EXHAUSTED (no thread) */
+svc_err keeper_announce(struct keeper *keeper, const char *key,
+    const char *value, int64_t ttl_ms, struct svc_error *err);
+/** Deletes it. When that fails, it is tried again for as long as the keeper
+ * lives. Errors: of etcd_ask */
+svc_err keeper_withdraw(
+    struct keeper *keeper, const char *key, struct svc_error *err);
 
 #endif

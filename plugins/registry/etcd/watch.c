@@ -3,7 +3,9 @@
  * A watch is one thread with two connections: one asks, the other receives the
  * changes. It reads everything at some revision and receives the changes from
  * the next one on, so nothing falls between. Whatever goes wrong ends that,
- * and it begins anew at the next server.
+ * and it begins anew at the next server. Something between here and there may
+ * drop a connection without a word, or all that goes through it, so a stream
+ * that says nothing for a minute is replaced, which repeats what was missed.
  *
  * Lock: watch.lock guards nothing but the wait between two attempts; `ending`
  * is atomic, because it is looked at between two reads of a connection.
@@ -20,6 +22,7 @@
 
 enum {
 	QUIET_MS = 5000,  /* silence after which the server is asked */
+	ANEW_MS = 60000,  /* silence after which the stream is opened anew */
 	STEADY_MS = 1000, /* a stream that lasted so long was a success */
 	PAUSE_FIRST_MS = 100,
 	PAUSE_MAX_MS = 5000,
@@ -37,6 +40,8 @@ struct watch {
 	struct http *question; /* asks */
 	struct http *stream;   /* receives */
 	size_t server;
+	int64_t revision; /* up to which everything has been reported */
+	int64_t synced_at_ms;
 	bool lost;        /* and said so */
 	bool stale_token; /* it may be the reason of what went wrong */
 	/* The stream: */
@@ -60,7 +65,8 @@ ask(void *arg, const char *path, const struct svc_buf *body, cJSON **ret_answer,
 	struct watch *watch = arg;
 	bool next;
 	return etcd_ask_at(watch->etcd, watch->question, watch->server, path,
-	    body, watch->etcd->try_ms, &watch->ending, ret_answer, &next, err);
+	    body, etcd_try_ms(watch->etcd), &watch->ending, ret_answer, &next,
+	    err);
 }
 
 static void
@@ -70,56 +76,54 @@ deliver_node(const struct svc_record *record, void *arg)
 	watch->sink(SVC_WATCH_NODE, record, watch->arg);
 }
 
-static void
-deliver_gone(const struct svc_record *record, void *arg)
-{
-	struct watch *watch = arg;
-	watch->sink(SVC_WATCH_GONE, record, watch->arg);
-}
-
 /* ---------------------------------------------------------------- changes */
+
+/* History that is younger than what was seen is another one. */
+static svc_err
+check_history(
+    const struct watch *watch, int64_t revision, struct svc_error *err)
+{
+	if (revision == 0 || revision >= watch->revision)
+		return SVC_OK;
+	return svc_error_set(err, SVC_E_ABORTED,
+	    "etcd at %s has lost its data, it is at revision %" PRId64
+	    " after %" PRId64,
+	    url_of(watch), revision, watch->revision);
+}
 
 static svc_err
 one_line(
     struct watch *watch, const char *text, size_t len, struct svc_error *err)
 {
-	cJSON *line = cJSON_ParseWithLength(text, len);
-	const cJSON *result = cJSON_GetObjectItemCaseSensitive(line, "result");
+	struct message_watch said;
 	const cJSON *event;
-	svc_err rc = SVC_OK;
-	if (!cJSON_IsObject(result)) {
+	svc_err rc = message_watch_read(text, len, &said);
+	if (rc != SVC_OK) {
 		rc = svc_error_set(err, SVC_E_UNAVAILABLE,
 		    "etcd at %s sent no result on a watch", url_of(watch));
-	} else if (cJSON_IsTrue(
-		       cJSON_GetObjectItemCaseSensitive(result, "canceled"))) {
+	} else if (said.canceled) {
 		/* The connection would stay open and silent. A token that is
 		 * no longer valid is one of the reasons. */
 		watch->stale_token = true;
 		rc = svc_error_set(err, SVC_E_ABORTED,
 		    "etcd at %s ended a watch%s", url_of(watch),
-		    etcd_int(result, "compact_revision") > 0
-			? " (its history was compacted)"
-			: "");
+		    said.compacted ? " (its history was compacted)" : "");
 	} else {
 		watch->opened = true;
-		cJSON_ArrayForEach (
-		    event, cJSON_GetObjectItemCaseSensitive(result, "events")) {
-			const cJSON *kv =
-			    cJSON_GetObjectItemCaseSensitive(event, "kv");
-			const cJSON *type =
-			    cJSON_GetObjectItemCaseSensitive(event, "type");
-			if (cJSON_IsString(type) &&
-			    strcmp(type->valuestring, "DELETE") == 0)
-				kv_deliver_gone(watch->etcd, kv,
-				    cJSON_GetObjectItemCaseSensitive(
-					event, "prev_kv"),
-				    deliver_gone, watch);
-			else
-				kv_deliver(
-				    watch->etcd, kv, deliver_node, watch);
-		}
+		rc = check_history(watch, said.revision, err);
 	}
-	cJSON_Delete(line);
+	if (rc == SVC_OK) {
+		cJSON_ArrayForEach (event, said.events)
+			kv_deliver_event(&watch->etcd->skips, event,
+			    watch->sink, watch->arg);
+		/* The head of a line with events may be ahead of them, and
+		 * that of the first line of what is still to come. */
+		if (said.events == NULL && !said.created)
+			said.last_revision = said.revision;
+		if (said.last_revision > watch->revision)
+			watch->revision = said.last_revision;
+	}
+	message_watch_fini(&said);
 	return rc;
 }
 
@@ -157,33 +161,79 @@ is_alive(struct watch *watch, struct svc_error *err)
 	cJSON *answer = NULL;
 	svc_buf_init(&body, BODY_MAX);
 	svc_buf_putc(&body, '{');
-	kv_put_range(&body, watch->service);
-	svc_buf_puts(&body, ",\"limit\":\"1\",\"keys_only\":true}");
+	kv_put_first(&body, watch->service);
+	svc_buf_putc(&body, '}');
 	svc_err rc = ask(watch, "/v3/kv/range", &body, &answer, err);
 	svc_buf_fini(&body);
+	if (rc == SVC_OK)
+		rc = check_history(watch, message_revision(answer), err);
 	cJSON_Delete(answer);
 	return rc;
 }
 
-/* Receives changes from `revision` + 1 on; returns when that is over. */
+static void
+put_create(struct svc_buf *body, const struct watch *watch)
+{
+	svc_buf_puts(body, "{\"create_request\":{");
+	kv_put_range(body, watch->service);
+	svc_buf_printf(body,
+	    ",\"start_revision\":\"%" PRId64 "\",\"prev_kv\":true,"
+	    "\"progress_notify\":true}}",
+	    watch->revision + 1);
+}
+
+/* Receives what comes, until the stream has been silent for so long that it is
+ * better opened anew (SVC_OK), or until it is broken. */
 static svc_err
-follow(struct watch *watch, int64_t revision, struct svc_error *err)
+receive(struct watch *watch, struct svc_error *err)
+{
+	int64_t quiet_at_ms = svc_deadline(QUIET_MS);
+	int64_t anew_at_ms = svc_deadline(ANEW_MS);
+	int status = 0;
+	for (;;) {
+		size_t had = watch->line.len;
+		svc_err rc = http_run(
+		    watch->stream, svc_remaining(quiet_at_ms), &status, err);
+		if (atomic_load(&watch->ending))
+			return SVC_E_CANCELLED;
+		bool fresh = watch->line.len > had;
+		svc_err read = whole_lines(watch, err);
+		if (read != SVC_OK)
+			return read;
+		if (rc == SVC_OK)
+			return svc_error_set(err, SVC_E_UNAVAILABLE,
+			    "etcd at %s ended a watch (HTTP status %d)",
+			    url_of(watch), status);
+		if (rc != SVC_E_AGAIN)
+			return rc;
+		if (fresh)
+			anew_at_ms = svc_deadline(ANEW_MS);
+		else if (svc_remaining(quiet_at_ms) > 0)
+			continue;
+		else if (svc_remaining(anew_at_ms) == 0)
+			return SVC_OK;
+		else if ((rc = is_alive(watch, err)) != SVC_OK)
+			/* A frozen server keeps its connections. */
+			return rc;
+		quiet_at_ms = svc_deadline(QUIET_MS);
+	}
+}
+
+/* Receives changes from watch->revision + 1 on. Returns SVC_OK when it may go
+ * on from there, else the full state is needed again. */
+static svc_err
+follow(struct watch *watch, struct svc_error *err)
 {
 	struct etcd *etcd = watch->etcd;
 	char token[TOKEN_SIZE];
 	struct svc_buf body;
 	svc_err rc = etcd_token(etcd, watch->question, watch->server,
-	    watch->stale_token, token, etcd->try_ms, &watch->ending, err);
+	    watch->stale_token, token, etcd_try_ms(etcd), &watch->ending, err);
 	if (rc != SVC_OK)
 		return rc;
 	watch->stale_token = false;
 	svc_buf_init(&body, BODY_MAX);
-	svc_buf_puts(&body, "{\"create_request\":{");
-	kv_put_range(&body, watch->service);
-	svc_buf_printf(&body,
-	    ",\"start_revision\":\"%" PRId64 "\",\"prev_kv\":true,"
-	    "\"progress_notify\":true}}",
-	    revision + 1);
+	put_create(&body, watch);
 	svc_buf_clear(&watch->line);
 	watch->scanned = 0;
 	watch->opened = false;
@@ -198,33 +248,8 @@ follow(struct watch *watch, int64_t revision, struct svc_error *err)
 	if (headers != NULL && body.failed == SVC_OK)
 		rc = http_begin(watch->stream, etcd->servers, watch->server,
 		    &request, &watch->line, err);
-	int64_t quiet_at_ms = svc_deadline(QUIET_MS);
-	int status = 0;
-	while (rc == SVC_OK || rc == SVC_E_AGAIN) {
-		size_t had = watch->line.len;
-		rc = http_run(
-		    watch->stream, svc_remaining(quiet_at_ms), &status, err);
-		if (atomic_load(&watch->ending)) {
-			rc = SVC_E_CANCELLED;
-			break;
-		}
-		bool fresh = watch->line.len > had;
-		svc_err read = whole_lines(watch, err);
-		if (read != SVC_OK)
-			rc = read;
-		else if (rc == SVC_OK)
-			rc = svc_error_set(err, SVC_E_UNAVAILABLE,
-			    "etcd at %s ended a watch (HTTP status %d)",
-			    url_of(watch), status);
-		if (fresh) {
-			quiet_at_ms = svc_deadline(QUIET_MS);
-		} else if (rc == SVC_E_AGAIN &&
-			   svc_remaining(quiet_at_ms) == 0) {
-			/* A frozen server keeps its connections. */
-			rc = is_alive(watch, err);
-			quiet_at_ms = svc_deadline(QUIET_MS);
-		}
-	}
+	if (rc == SVC_OK)
+		rc = receive(watch, err);
 	http_end(watch->stream);
 	svc_headers_destroy(headers);
 	svc_buf_fini(&body);
@@ -280,31 +305,51 @@ say_back(struct watch *watch)
 	watch->lost = false;
 }
 
+/* The full state and what changes from there on, until that is broken. */
+static svc_err
+one_life(struct watch *watch, struct svc_error *err)
+{
+	struct etcd *etcd = watch->etcd;
+	watch->sink(SVC_WATCH_BEGIN, NULL, watch->arg);
+	svc_err rc = kv_range(&etcd->skips, watch->service, ask, watch,
+	    deliver_node, watch, &watch->revision, err);
+	if (rc != SVC_OK)
+		return rc;
+	atomic_store(&etcd->current, watch->server);
+	watch->sink(SVC_WATCH_SYNC, NULL, watch->arg);
+	watch->synced_at_ms = svc_now_ms();
+	say_back(watch);
+	while (rc == SVC_OK)
+		rc = follow(watch, err);
+	return rc;
+}
+
+/* The one that answered others last, unless it is the one that failed. */
+static size_t
+next_server(const struct watch *watch)
+{
+	size_t current = atomic_load(&watch->etcd->current);
+	if (current != watch->server)
+		return current;
+	return (watch->server + 1) % watch->etcd->n_servers;
+}
+
 static void *
 run(void *arg)
 {
 	struct watch *watch = arg;
-	struct etcd *etcd = watch->etcd;
 	size_t attempt = 0;
 	while (!atomic_load(&watch->ending)) {
 		struct svc_error err = {0};
-		int64_t revision = 0;
-		watch->sink(SVC_WATCH_BEGIN, NULL, watch->arg);
-		svc_err rc = kv_range(etcd, watch->service, ask, watch,
-		    deliver_node, watch, &revision, &err);
-		if (rc == SVC_OK) {
-			int64_t since_ms = svc_now_ms();
-			watch->sink(SVC_WATCH_SYNC, NULL, watch->arg);
-			say_back(watch);
-			follow(watch, revision, &err);
-			if (watch->opened &&
-			    svc_now_ms() - since_ms >= STEADY_MS)
-				attempt = 0;
-		}
+		watch->opened = false;
+		one_life(watch, &err);
+		if (watch->opened &&
+		    svc_now_ms() - watch->synced_at_ms >= STEADY_MS)
+			attempt = 0;
 		if (atomic_load(&watch->ending))
 			break;
 		say_lost(watch, &err);
-		watch->server = (watch->server + 1) % etcd->n_servers;
+		watch->server = next_server(watch);
 		pause_before(watch, attempt++);
 	}
 	return NULL;

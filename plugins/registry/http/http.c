@@ -4,8 +4,11 @@
 #include "servers.h"
 
 #include <curl/curl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/socket.h>
 
 enum { CONNECT_MS = 2000, LINE_MAX_LEN = 1 << 16 };
 
@@ -68,6 +71,17 @@ receive(char *data, size_t size, size_t count, void *arg)
 	struct http *http = arg;
 	size_t len = size * count;
 	return svc_buf_append(http->answer, data, len) == SVC_OK ? len : 0;
+}
+
+/* A peer that is gone is noticed after 5 s + 3 x 2 s. */
+static int
+tune_socket(void *arg, curl_socket_t fd, curlsocktype purpose)
+{
+	int probes = 3;
+	(void)arg;
+	(void)purpose;
+	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
+	return CURL_SOCKOPT_OK;
 }
 
 static bool
@@ -187,6 +201,7 @@ http_begin(struct http *http, const struct http_servers *servers, size_t server,
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPIDLE, 5L);
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPINTVL, 2L);
+	curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, tune_socket);
 	/* A registry is never behind the proxy of the environment. */
 	curl_easy_setopt(easy, CURLOPT_PROXY, "");
 	if (ok && curl_multi_add_handle(http->multi, easy) == CURLM_OK) {
@@ -201,7 +216,7 @@ http_begin(struct http *http, const struct http_servers *servers, size_t server,
 
 /* What is behind the library's words, and what to do. */
 static const char *
-advice(CURLcode code, const char *reason)
+advice(const char *url, CURLcode code, const char *reason)
 {
 	if (strstr(reason, "wrong version number") != NULL ||
 	    strstr(reason, "packet length too long") != NULL)
@@ -217,6 +232,8 @@ advice(CURLcode code, const char *reason)
 	if (strstr(reason, "alert unknown ca") != NULL)
 		return "it does not trust the CA of our certificate: see "
 		       "--registry_tls_cert";
+	if (code == CURLE_GOT_NOTHING && strncmp(url, "http:", 5) == 0)
+		return "it hung up: if it speaks TLS, use https://";
 	if (code == CURLE_PEER_FAILED_VERIFICATION)
 		return strstr(reason, "subject name") != NULL
 			   ? "its certificate is for another name: see "
@@ -235,7 +252,8 @@ translate(const struct http *http, CURLcode code, struct svc_error *err)
 {
 	const char *reason =
 	    http->reason[0] != '\0' ? http->reason : curl_easy_strerror(code);
-	const char *more = advice(code, reason);
+	const char *url = http_servers_url(http->servers, http->server);
+	const char *more = advice(url, code, reason);
 	svc_err rc = SVC_E_UNAVAILABLE;
 	if (code == CURLE_OPERATION_TIMEDOUT)
 		rc = SVC_E_TIMEDOUT;
@@ -249,8 +267,7 @@ translate(const struct http *http, CURLcode code, struct svc_error *err)
 							 : SVC_E_EXHAUSTED;
 	/* The advice first: the library's words may be long. */
 	svc_error_set(err, rc, "%s at %s: %s%s%s%s", http->servers->registry,
-	    http_servers_url(http->servers, http->server),
-	    more != NULL ? more : "", more != NULL ? " (" : "", reason,
+	    url, more != NULL ? more : "", more != NULL ? " (" : "", reason,
 	    more != NULL ? ")" : "");
 	if (err != NULL)
 		err->sys = (int)code;

@@ -117,7 +117,7 @@ headers_go_both_ways(void **state)
 	    SVC_OK);
 	const char *index = http_header(asking.http, "x-etcd-index");
 	assert_non_null(index);
-	assert_true(atoi(index) >= 0);
+	assert_true(strtol(index, NULL, 10) >= 0);
 	assert_null(http_header(asking.http, "X-Nothing"));
 	/* The server refuses what it cannot read, so it was sent. */
 	svc_headers_set(headers, "Content-Length", "banana");

@@ -39,6 +39,10 @@ struct svc_node {
 	    *metadata; /* transport, protocol, ... and the user's */
 };
 
+/** In the metadata of a node that is about to go, with the value "true": it
+ * answers still, but is left out where others remain. */
+#define SVC_DRAINING "draining"
+
 /** One service at one version, with the nodes that provide it. */
 struct svc_record {
 	const char *name;
