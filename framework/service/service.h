@@ -241,6 +241,7 @@ struct svc_server_endpoint {
 	void *arg;
 	struct svc_handler_link *links;
 	bool internal;           /* not published */
+	bool never_blocks;       /* may run on the thread of its caller */
 	int64_t limit;           /* calls at once; 0: any number */
 	_Atomic int64_t running; /* counted when there is a limit */
 	struct svc_pace pace;

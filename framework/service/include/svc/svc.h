@@ -157,6 +157,10 @@ typedef svc_err (*svc_handler)(struct svc_call *call,
 
 /** Options: idempotent() (published with the endpoint: clients may retry it)
  * limit(n) (calls at once; beyond it callers get SVC_E_EXHAUSTED at once)
+ * never_blocks() (the handler, with its wrappers, returns soon and takes no
+ * lock that a caller may hold: over the transport "memory" svc_call runs it on
+ * the caller's own thread, which takes no switch of threads; if it blocks all
+ * the same, such a caller waits beyond its deadline; not for streams)
  * metadata("key", "value") types(&request_descriptor, &response_descriptor)
  * (protobuf-c descriptors, published with the endpoint).
  * `endpoint` is "Type.Method". Before svc_start.
