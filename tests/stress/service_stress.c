@@ -24,7 +24,9 @@
 #define GUESTS 2
 #define ACTIONS 16
 
-static struct test_pki pki; /* of the scenes with TLS */
+/* Of the scenes with TLS. */
+static struct test_pki pki;
+static const char *cert, *key, *ca;
 
 struct town {
 	const char *transport, *broker;
@@ -198,10 +200,7 @@ make(struct town *town, const char *of, struct stress_actor *actor)
 	if (strcmp(town->transport, "memory") != 0)
 		list[5] = (struct svc_option)SVC_OPT_address("127.0.0.1:0");
 	if (town->tls)
-		list[6] = (struct svc_option)SVC_OPT_tls(
-		    test_pki_path(&pki, "server", "pem"),
-		    test_pki_path(&pki, "server", "key"),
-		    test_pki_path(&pki, "ca", "pem"));
+		list[6] = (struct svc_option)SVC_OPT_tls(cert, key, ca);
 	struct svc_service *service = svc_new_options(list);
 	STRESS_CHECK(service != NULL);
 	char cut[] = "--drain_timeout=0", wait[] = "--drain_timeout=0.05";
@@ -694,6 +693,9 @@ main(int argc, char *argv[])
 	    .name = "server", .issuer = "ca", .san = "IP:127.0.0.1"};
 	if (!test_pki_create(&pki) || !test_pki_issue(&pki, &server))
 		return 1;
+	cert = test_pki_path(&pki, "server", "pem");
+	key = test_pki_path(&pki, "server", "key");
+	ca = test_pki_path(&pki, "ca", "pem");
 	svc_log_set_level(SVC_LOG_OFF);
 	int status = stress_main(argc, argv, scenes);
 	test_pki_remove(&pki);
