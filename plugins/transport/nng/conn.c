@@ -133,6 +133,7 @@ kick(struct conn *conn)
 static void
 lose(struct conn *conn, int rv)
 {
+	static struct svc_log_limit limit;
 	char text[160];
 	/* Of what is wrong with a certificate nng tells no more than that. */
 	if (rv == NNG_EPEERAUTH)
@@ -152,7 +153,8 @@ lose(struct conn *conn, int rv)
 			: nng_strerror(rv));
 	if (conn->tls && conn->listener != NULL && !conn->mux.greeted &&
 	    (rv == NNG_EPEERAUTH || rv == NNG_ECRYPTO))
-		nng_log_refused(conn->self, text);
+		svc_log_limited(
+		    &limit, SVC_LOG_WARN, "tls.refused", "%s", text);
 	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
 }
 
@@ -394,7 +396,8 @@ handle(struct conn *conn)
 			    "%s speaks TLS, this service does not: give "
 			    "--tls_cert and --tls_key",
 			    conn->mux.peer);
-		svc_log(SVC_LOG_WARN, "nng.protocol",
+		static struct svc_log_limit limit;
+		svc_log_limited(&limit, SVC_LOG_WARN, "nng.protocol",
 		    "closing the connection of %s: %s", conn->mux.peer,
 		    err.text);
 		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, err.text);

@@ -22,8 +22,6 @@
 #include <signal.h>
 #include <string.h>
 
-#define LOGS_A_SECOND 5
-
 void
 nng_busy(struct nng *self)
 {
@@ -39,31 +37,6 @@ nng_idle(struct nng *self)
 	self->n_busy--;
 	pthread_cond_broadcast(&self->changed);
 	pthread_mutex_unlock(&self->mutex);
-}
-
-void
-nng_log_refused(struct nng *self, const char *text)
-{
-	int64_t now_ms = svc_now_ms();
-	unsigned unlogged = 0;
-	pthread_mutex_lock(&self->mutex);
-	if (now_ms - self->logs_at_ms >= 1000) {
-		self->logs_at_ms = now_ms;
-		self->logs = 0;
-		unlogged = self->unlogged;
-		self->unlogged = 0;
-	}
-	bool write = self->logs < LOGS_A_SECOND;
-	if (write)
-		self->logs++;
-	else
-		self->unlogged++;
-	pthread_mutex_unlock(&self->mutex);
-	if (unlogged > 0)
-		svc_log(SVC_LOG_WARN, "tls.refused",
-		    "%u more peers were refused meanwhile", unlogged);
-	if (write)
-		svc_log(SVC_LOG_WARN, "tls.refused", "%s", text);
 }
 
 svc_err

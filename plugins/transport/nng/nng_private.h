@@ -23,8 +23,6 @@ struct nng {
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
 	size_t n_busy;
-	int64_t logs_at_ms;
-	unsigned logs, unlogged;
 };
 
 struct listener;
@@ -32,8 +30,6 @@ struct conn;
 
 extern const struct svc_transport_ops nng_ops;
 
-/* A few lines a second at most. */
-void nng_log_refused(struct nng *self, const char *text);
 void nng_busy(struct nng *self);
 void nng_idle(struct nng *self);
 /* The code for one of nng's. */
