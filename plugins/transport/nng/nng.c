@@ -23,18 +23,18 @@
 #include <string.h>
 
 void
-nng_busy(struct nng *self)
+nng_conn_made(struct nng *self)
 {
 	pthread_mutex_lock(&self->mutex);
-	self->n_busy++;
+	self->n_conns++;
 	pthread_mutex_unlock(&self->mutex);
 }
 
 void
-nng_idle(struct nng *self)
+nng_conn_gone(struct nng *self)
 {
 	pthread_mutex_lock(&self->mutex);
-	self->n_busy--;
+	self->n_conns--;
 	pthread_cond_broadcast(&self->changed);
 	pthread_mutex_unlock(&self->mutex);
 }
@@ -107,14 +107,15 @@ create(const struct svc_transport_config *config, void **ret_self,
 	return SVC_OK;
 }
 
-/* A connection that was given up is closed in the background: after this its
- * loop may be gone. */
+/* A connection that was given up is closed in the background, and a callback of
+ * it that has released its stream may just be returning: after this its loop
+ * may be gone. */
 static void
 destroy(void *arg)
 {
 	struct nng *self = arg;
 	pthread_mutex_lock(&self->mutex);
-	while (self->n_busy > 0)
+	while (self->n_conns > 0)
 		pthread_cond_wait(&self->changed, &self->mutex);
 	pthread_mutex_unlock(&self->mutex);
 	svc_transport_memory.destroy(self->inside);
