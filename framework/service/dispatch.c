@@ -242,6 +242,7 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 	} else if (call.fail.text[0] != '\0') {
 		part.status_text = call.fail.text;
 	}
+	svc_scope_end(&call);
 	answer(server, shard, stream, &part);
 	svc_call_end(&call);
 }

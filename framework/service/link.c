@@ -246,10 +246,25 @@ exchange_here(struct svc_link *link, const struct svc_part *first,
 	return here;
 }
 
+/* A call that waits, within another. */
+struct waiter {
+	struct svc_scoped scoped; /* first */
+	struct svc_stream_handle *stream;
+};
+
+static void
+interrupt(struct svc_scoped *scoped)
+{
+	struct svc_stream_handle *stream =
+	    ((struct waiter *)(void *)scoped)->stream;
+	if (SVC_OPS_HAS(stream->ops, interrupt))
+		stream->ops->interrupt(stream);
+}
+
 void
 svc_link_exchange(struct svc_link *link, const struct svc_part *first,
-    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_reply *reply,
-    struct svc_error *err)
+    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_call *within,
+    struct svc_reply *reply, struct svc_error *err)
 {
 	const struct svc_transport_ops *ops = link->use->ops;
 	struct svc_stream_handle *stream;
@@ -264,11 +279,19 @@ svc_link_exchange(struct svc_link *link, const struct svc_part *first,
 		return;
 	}
 	svc_will_block();
+	struct waiter waiter = {.scoped.cancel = interrupt, .stream = stream};
+	if (within != NULL)
+		svc_scope_join(within, &waiter.scoped);
 	code = ops->wait(stream, deadline_at_ms);
+	svc_scope_leave(&waiter.scoped);
 	ops->release(stream, SVC_E_CANCELLED);
 	if (code != SVC_OK && reply->result.code == SVC_OK) {
 		reply->result = (struct svc_exchange){.code = code};
-		svc_error_set(err, code, "no reply from %s before the deadline",
-		    link->address);
+		if (code == SVC_E_CANCELLED)
+			svc_error_set(err, code, "%s", svc_cancelled_within);
+		else
+			svc_error_set(err, code,
+			    "no reply from %s before the deadline",
+			    link->address);
 	}
 }

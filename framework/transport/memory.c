@@ -725,4 +725,6 @@ const struct svc_transport_ops svc_transport_memory = {
     .credit = svc_mux_credit,
     .call = memory_call,
     .direct = memory_direct,
+    .on_cancel = svc_mux_on_cancel,
+    .interrupt = svc_mux_interrupt,
 };

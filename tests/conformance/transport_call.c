@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Exchanges on the caller's thread: the ops `call` and `direct`. */
+/* Exchanges on the caller's thread (the ops `call` and `direct`), and how those
+ * are reached who are busy with one (`on_cancel` and `interrupt`). */
 #include "conformance/transport.h"
 
 #include <sched.h>
@@ -73,12 +74,60 @@ echo(struct svc_stream_handle *stream, const struct svc_part *first)
 }
 
 static void
+await(atomic_bool *it)
+{
+	int64_t until_ms = svc_deadline(WAIT_MS);
+	while (!atomic_load(it) && svc_remaining(until_ms) > 0)
+		sched_yield();
+	assert_true(atomic_load(it));
+}
+
+/* A task that a holder leaves with its stream. */
+struct told {
+	struct svc_task task;
+	atomic_bool it;
+};
+
+static void
+tell(struct svc_task *task)
+{
+	struct told *told = (struct told *)(void *)task;
+	assert_false(atomic_exchange(&told->it, true));
+}
+
+static void
+stay_until_cancelled(struct svc_stream_handle *stream)
+{
+	struct told back = {.task.run = tell}, first = {.task.run = tell},
+		    late = {.task.run = tell};
+	/* One that is taken back does not come. */
+	assert_false(stream->ops->on_cancel(stream, &back.task));
+	assert_true(stream->ops->on_cancel(stream, NULL));
+	assert_false(stream->ops->on_cancel(stream, NULL));
+	assert_false(stream->ops->on_cancel(stream, &first.task));
+	svc_will_block();
+	atomic_store(&here.entered, true);
+	await(&first.it);
+	assert_true(stream->ops->cancelled(stream));
+	assert_false(stream->ops->on_cancel(stream, NULL));
+	/* One that comes late is told all the same. */
+	assert_false(stream->ops->on_cancel(stream, &late.task));
+	await(&late.it);
+	assert_false(atomic_load(&back.it));
+	stream->ops->release(stream, SVC_E_CANCELLED);
+	atomic_store(&here.gone, true);
+}
+
+static void
 accept(
     struct svc_stream_handle *stream, const struct svc_part *first, void *arg)
 {
 	assert_ptr_equal(arg, &here);
 	atomic_fetch_add(&here.accepted, 1);
-	echo(stream, first);
+	if (strcmp(first->endpoint, "busy") == 0)
+		stay_until_cancelled(stream);
+	else
+		echo(stream, first);
 }
 
 /* Answers more than it may, then that it cannot. */
@@ -353,16 +402,115 @@ the_end_of_a_listener_waits_for_calls(void **state)
 	here.ops->direct(here.listener, serve);
 	assert_int_equal(
 	    svc_thread_start(&thread, "caller", call_to_stay, &answer), SVC_OK);
-	int64_t until_ms = svc_deadline(WAIT_MS);
-	while (!atomic_load(&here.entered) && svc_remaining(until_ms) > 0)
-		sched_yield();
-	assert_true(atomic_load(&here.entered));
+	await(&here.entered);
 	here.ops->listener_destroy(here.listener);
 	here.listener = NULL;
 	atomic_store(&here.gone, true);
 	svc_thread_join(thread);
 	assert_int_equal(answer.status, SVC_OK);
 	assert_int_equal(answer.len, 5);
+}
+
+/* --------------------------------------------------------- reaching the busy
+ */
+
+static void
+need_cancel(void)
+{
+	bool has_on_cancel = SVC_OPS_HAS(here.ops, on_cancel);
+	bool has_interrupt = SVC_OPS_HAS(here.ops, interrupt);
+	assert_int_equal(has_on_cancel, has_interrupt);
+	if (!has_on_cancel)
+		test_lacks("telling a busy holder");
+}
+
+static void
+ignore_part(struct svc_stream_handle *stream, const struct svc_part *part)
+{
+	(void)stream;
+	(void)part;
+}
+
+static void
+ignore_closed(
+    struct svc_stream_handle *stream, const struct svc_stream_end *end)
+{
+	(void)stream;
+	(void)end;
+}
+
+static const struct svc_stream_events ignore = {
+    .part = ignore_part, .closed = ignore_closed};
+
+static struct svc_stream_handle *
+open_busy(void)
+{
+	struct svc_stream_handle *stream;
+	struct svc_part part = request("busy");
+	assert_int_equal(here.ops->open(here.conn, &part, SVC_OPEN_WAIT,
+			     &ignore, NULL, &stream, NULL),
+	    SVC_OK);
+	return stream;
+}
+
+static void
+a_busy_holder_is_told_that_its_peer_left(void **state)
+{
+	(void)state;
+	need_cancel();
+	struct svc_stream_handle *stream = open_busy();
+	await(&here.entered);
+	here.ops->release(stream, SVC_E_CANCELLED);
+	await(&here.gone);
+}
+
+static void
+a_busy_holder_is_told_that_its_listener_closes(void **state)
+{
+	(void)state;
+	need_cancel();
+	struct svc_stream_handle *stream = open_busy();
+	await(&here.entered);
+	here.ops->listener_destroy(here.listener);
+	here.listener = NULL;
+	assert_true(atomic_load(&here.gone));
+	here.ops->release(stream, SVC_E_CANCELLED);
+}
+
+static void *
+wait_for(void *arg)
+{
+	struct svc_stream_handle *stream = arg;
+	assert_int_equal(
+	    here.ops->wait(stream, svc_deadline(WAIT_MS)), SVC_E_CANCELLED);
+	return NULL;
+}
+
+static void
+a_wait_can_be_interrupted(void **state)
+{
+	(void)state;
+	need_cancel();
+	/* Before the wait begins, and while it lasts. */
+	for (int i = 0; i < 2; i++) {
+		pthread_t thread;
+		atomic_store(&here.entered, false);
+		atomic_store(&here.gone, false);
+		struct svc_stream_handle *stream = open_busy();
+		if (i == 0)
+			here.ops->interrupt(stream);
+		assert_int_equal(
+		    svc_thread_start(&thread, "waiter", wait_for, stream),
+		    SVC_OK);
+		await(&here.entered);
+		if (i == 1)
+			here.ops->interrupt(stream);
+		svc_thread_join(thread);
+		assert_int_equal(here.ops->wait(stream, svc_deadline(WAIT_MS)),
+		    SVC_E_CANCELLED);
+		here.ops->release(stream, SVC_E_CANCELLED);
+		await(&here.gone);
+	}
 }
 
 int
@@ -375,6 +523,9 @@ svc_conformance_transport_call(const struct svc_conformance_transport *with)
 	    CASE(sizes_have_limits),
 	    CASE(a_release_without_an_answer_is_one),
 	    CASE(the_end_of_a_listener_waits_for_calls),
+	    CASE(a_busy_holder_is_told_that_its_peer_left),
+	    CASE(a_busy_holder_is_told_that_its_listener_closes),
+	    CASE(a_wait_can_be_interrupted),
 	};
 	setup = with;
 	return cmocka_run_group_tests_name(with->plugin, tests, NULL, NULL);

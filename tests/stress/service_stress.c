@@ -95,6 +95,32 @@ on_slow(struct svc_call *call, const struct svc_message *req,
 	return leave(server, svc_reply_text(call, rsp, NULL, "%d", dice));
 }
 
+static void
+forked(svc_err code, const struct svc_message *rsp,
+    const struct svc_error *detail, void *arg)
+{
+	(void)code, (void)rsp, (void)detail;
+	leave(arg, SVC_OK);
+}
+
+/* Leaves a call behind, which ends with that of its caller or later. */
+static svc_err
+on_fork(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct server *server = arg;
+	(void)rsp;
+	enter(server);
+	enter(server);
+	svc_err code = svc_call_async(svc_client_of(svc_call_service(call)),
+	    "stress", "Stress.Slow", req, forked, server, within(call));
+	if (code != SVC_OK)
+		leave(server, code);
+	for (size_t i = req->len % 40; i > 0 && !svc_call_cancelled(call); i--)
+		stress_yield(1);
+	return leave(server, code);
+}
+
 /* Calls its own kind, perhaps itself, while it may be being freed. */
 static svc_err
 on_relay(struct svc_call *call, const struct svc_message *req,
@@ -104,8 +130,15 @@ on_relay(struct svc_call *call, const struct svc_message *req,
 	enter(server);
 	struct svc_message answer;
 	struct svc_error err = {0};
-	svc_err code = svc_call(svc_client_of(svc_call_service(call)), "stress",
-	    "Stress.Slow", req, &answer, timeout_ms(500), detail(&err));
+	const struct svc_option options[] = {
+	    SVC_CALL_OPT_timeout_ms(500),
+	    SVC_CALL_OPT_detail(&err),
+	    req->len % 3 > 0 ? (struct svc_option)SVC_CALL_OPT_within(call)
+			     : (struct svc_option)SVC_OPT_,
+	    SVC_OPT_end(),
+	};
+	svc_err code = svc_call_options(svc_client_of(svc_call_service(call)),
+	    "stress", "Stress.Slow", req, &answer, options);
 	if (code != SVC_OK)
 		return leave(server, svc_fail(call, code, "%s", err.text));
 	code = svc_reply_text(call, rsp, NULL, "%.*s", (int)answer.len,
@@ -234,6 +267,7 @@ open_server(struct stress_actor *owner, struct town *town)
 	code |= svc_handle(s, "Stress.Slow", on_slow, server, idempotent());
 	code |= svc_handle(s, "Stress.Few", on_slow, server, limit(1));
 	code |= svc_handle(s, "Stress.Relay", on_relay, server);
+	code |= svc_handle(s, "Stress.Fork", on_fork, server);
 	code |= svc_handle(s, "Stress.Tell", on_tell, server);
 	code |= svc_handle_stream(s, "Stress.Both", on_stream_echo, server);
 	code |= svc_handle_stream(s, "Stress.Many", on_stream_source, server);
@@ -295,7 +329,7 @@ check(const char *what, svc_err code, const char *text)
 }
 
 static const char *const endpoints[8] = {"Stress.Echo", "Stress.Quick",
-    "Stress.Slow", "Stress.Slow", "Stress.Few", "Stress.Relay", "Stress.Tell",
+    "Stress.Slow", "Stress.Fork", "Stress.Few", "Stress.Relay", "Stress.Tell",
     "Stress.Brief"};
 
 static void

@@ -274,6 +274,8 @@ const struct svc_transport_ops nng_ops = {
     .peer = svc_mux_peer,
     .cancelled = svc_mux_cancelled,
     .credit = svc_mux_credit,
+    .on_cancel = svc_mux_on_cancel,
+    .interrupt = svc_mux_interrupt,
 };
 
 SVC_PLUGIN(nng_ops);

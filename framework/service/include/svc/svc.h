@@ -235,7 +235,8 @@ typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
  * detail. reply_headers() names a struct svc_headers that is cleared and gets
  * the headers of the reply, those of a failure too (rsp->headers has them on
  * success). within(call) is for a handler: the call gets no more time than the
- * handler's caller still waits, and none begins when it has gone.
+ * handler's caller still waits, none begins when it has gone, and when it
+ * leaves before the handler has returned, the call ends with SVC_E_CANCELLED.
  * Errors: SVC_E_NOT_FOUND "service not found: NAME", SVC_E_UNAVAILABLE,
  * SVC_E_TIMEDOUT, SVC_E_EXHAUSTED (a limit), SVC_E_AGAIN (too much waits to be
  * sent), SVC_E_UNIMPLEMENTED (no such endpoint), what the handler returned, ...

@@ -241,6 +241,20 @@ struct svc_transport_ops {
 	 * `arg` of its accept. Several calls run at once, and listener_destroy
 	 * waits for them. */
 	void (*direct)(void *listener, svc_direct_cb direct);
+
+	/**
+	 * For a holder that is busy in a callback, who is told by no other:
+	 * `task` is run on a loop, once, when the peer has reset the stream or
+	 * is gone (see `cancelled`); soon, if that has happened already. NULL
+	 * takes it back, before the stream is released: true when it had not
+	 * been given to the loop, otherwise it runs, or has run. Optional.
+	 */
+	bool (*on_cancel)(
+	    struct svc_stream_handle *stream, struct svc_task *task);
+	/** Makes a `wait` for the stream return SVC_E_CANCELLED within 0.1 s,
+	 * also one that begins later. Any thread, before the stream is
+	 * released. Optional, together with `on_cancel`. */
+	void (*interrupt)(struct svc_stream_handle *stream);
 };
 
 extern SVC_API const struct svc_interface svc_transport_interface;
