@@ -10,7 +10,7 @@ struct mesh {
 	struct gate go;
 	svc_err inner_code, outer_code;
 	struct svc_error inner_err;
-	bool saw;
+	atomic_bool saw;
 };
 
 /* Runs until its caller has left, or the test says so. */

@@ -594,8 +594,13 @@ static void
 conn_free(struct svc_mux *mux)
 {
 	struct conn *conn = conn_of(mux);
+	struct nng *self = conn->self;
 	conn->free_task.run = free_on_loop;
+	/* The connection may be gone before this thread is done with the loop,
+	 * which is to outlive that. */
+	nng_conn_made(self);
 	svc_loop_post(conn->loop, &conn->free_task);
+	nng_conn_gone(self);
 }
 
 void
