@@ -2,8 +2,9 @@
 /*
  * svc as applications use it: a service with handlers, and a client that finds
  * it in a registry. One call at a time is a blocking svc_call; more are
- * svc_call_async. The address "memory" is the memory transport, with client and
- * service in this process.
+ * svc_call_async. The addresses "memory" and "memory-loop" are the memory
+ * transport, with client and service in this process; for the first the handler
+ * says that it never blocks.
  *
  * A client has one connection to each node, so many connections are many nodes
  * at one address.
@@ -87,8 +88,15 @@ service_start(const struct bench_options *options, const char *address,
 	};
 	struct svc_service *service = svc_new_options(list);
 	bool last = options->next == NULL;
-	if (svc_handle(service, ECHO, last ? echo : relay, NULL,
-		idempotent()) != SVC_OK ||
+	const struct svc_option said[] = {
+	    SVC_HANDLE_OPT_idempotent(),
+	    options->address != NULL && strcmp(options->address, "memory") == 0
+		? (struct svc_option)SVC_HANDLE_OPT_never_blocks()
+		: (struct svc_option)SVC_OPT_,
+	    SVC_OPT_end(),
+	};
+	if (svc_handle_options(
+		service, ECHO, last ? echo : relay, NULL, said) != SVC_OK ||
 	    svc_handle_stream(service, TAKE, take, NULL) != SVC_OK ||
 	    svc_init(service, 0, NULL) != SVC_OK ||
 	    svc_start(service) != SVC_OK)
@@ -223,7 +231,7 @@ drive_stream(struct client *client)
 static int
 drive(const struct bench_options *options, struct bench_load *load)
 {
-	bool here = strcmp(options->address, "memory") == 0;
+	bool here = strncmp(options->address, "memory", 6) == 0;
 	int n = options->connections, slots = n * options->outstanding;
 	struct svc_service *service =
 	    here ? service_start(options, "echo:0", "memory")

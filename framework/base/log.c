@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * `lock` guards the sink with its argument; it is not held while the sink runs.
+ * `lock` guards the sink with its argument, and all limits; it is not held
+ * while the sink runs.
  * `threshold` is read without it, so that a line nobody wants costs no more
  * than one comparison.
  */
@@ -90,11 +91,9 @@ svc_log_level_parse(const char *text, svc_log_level *ret_level)
 	return SVC_E_INVAL;
 }
 
-void
-svc_log(svc_log_level level, const char *id, const char *format, ...)
+static void SVC_PRINTF(3, 0)
+    put(svc_log_level level, const char *id, const char *format, va_list args)
 {
-	if (!svc_log_enabled(level))
-		return;
 	pthread_mutex_lock(&lock);
 	svc_log_sink to = sink;
 	void *arg = sink_arg;
@@ -103,10 +102,7 @@ svc_log(svc_log_level level, const char *id, const char *format, ...)
 		return;
 
 	char text[MAX_TEXT];
-	va_list args;
-	va_start(args, format);
 	int wanted = vsnprintf(text, sizeof(text), format, args);
-	va_end(args);
 	if (wanted < 0)
 		text[0] = '\0';
 	else if ((size_t)wanted >= sizeof(text))
@@ -117,6 +113,49 @@ svc_log(svc_log_level level, const char *id, const char *format, ...)
 	       .id = id,
 	       .text = text},
 	    arg);
+}
+
+void
+svc_log(svc_log_level level, const char *id, const char *format, ...)
+{
+	if (!svc_log_enabled(level))
+		return;
+	va_list args;
+	va_start(args, format);
+	put(level, id, format, args);
+	va_end(args);
+}
+
+void
+svc_log_limited(struct svc_log_limit *limit, svc_log_level level,
+    const char *id, const char *format, ...)
+{
+	if (!svc_log_enabled(level))
+		return;
+	int64_t second = svc_now_ms() / 1000 + 1; /* 0: none yet */
+	unsigned left_out = 0;
+	pthread_mutex_lock(&lock);
+	if (limit->second != second) {
+		limit->second = second;
+		limit->written = 0;
+		left_out = limit->left_out;
+		limit->left_out = 0;
+	}
+	bool write = limit->written < SVC_LOG_BURST;
+	if (write)
+		limit->written++;
+	else
+		limit->left_out++;
+	pthread_mutex_unlock(&lock);
+	if (left_out > 0)
+		svc_log(level, id, "%u more of these lines were left out",
+		    left_out);
+	if (!write)
+		return;
+	va_list args;
+	va_start(args, format);
+	put(level, id, format, args);
+	va_end(args);
 }
 
 static void

@@ -31,6 +31,16 @@ static void catch (const struct svc_log_line *line, void *arg)
 	snprintf(caught->text, sizeof(caught->text), "%s", line->text);
 }
 
+static void
+catch_first(const struct svc_log_line *line, void *arg)
+{
+	struct caught *caught = arg;
+	if (caught->count == 0)
+		catch (line, arg);
+	else
+		caught->count++;
+}
+
 static int
 quiet(void **state)
 {
@@ -103,6 +113,50 @@ a_line_is_one_line(void **state)
 	big[sizeof(big) - 1] = '\0';
 	svc_log(SVC_LOG_INFO, "test", "%s", big);
 	assert_int_equal(strlen(caught.text), 1023);
+}
+
+/* A stranger cannot fill a disk. */
+static void
+limited_lines_are_few(void **state)
+{
+	(void)state;
+	struct caught caught = {0};
+	struct svc_log_limit limit = {0}, other = {0};
+	svc_clock_manual();
+	svc_log_set_sink(catch, &caught);
+	for (int i = 0; i < 1000; i++)
+		svc_log_limited(&limit, SVC_LOG_WARN, "test", "%d", i);
+	assert_int_equal(caught.count, SVC_LOG_BURST);
+	assert_string_equal(caught.text, "4");
+	/* Others have a share of their own. */
+	svc_log_limited(&other, SVC_LOG_ERROR, "test.other", "other");
+	assert_int_equal(caught.count, SVC_LOG_BURST + 1);
+	assert_string_equal(caught.text, "other");
+	/* What nobody wants uses up nothing. */
+	svc_log_limited(&other, SVC_LOG_DEBUG, "test.other", "unwanted");
+	assert_int_equal(other.written, 1);
+
+	svc_clock_advance(1000);
+	caught.count = 0;
+	svc_log_set_level(SVC_LOG_OFF);
+	svc_log_limited(&limit, SVC_LOG_WARN, "test", "off");
+	svc_log_set_level(SVC_LOG_INFO);
+	struct caught told = {0};
+	svc_log_set_sink(catch_first, &told);
+	svc_log_limited(&limit, SVC_LOG_WARN, "test", "again");
+	assert_int_equal(told.count, 2);
+	assert_int_equal(told.level, SVC_LOG_WARN);
+	assert_string_equal(told.id, "test");
+	assert_string_equal(told.text, "995 more of these lines were left out");
+	svc_log_set_sink(catch, &caught);
+	for (int i = 1; i < SVC_LOG_BURST; i++)
+		svc_log_limited(&limit, SVC_LOG_WARN, "test", "%d", i);
+	assert_int_equal(caught.count, SVC_LOG_BURST - 1);
+	/* Nothing was left out meanwhile, so nothing is said. */
+	svc_clock_advance(5000);
+	svc_log_limited(&limit, SVC_LOG_WARN, "test", "late");
+	assert_int_equal(caught.count, SVC_LOG_BURST);
+	assert_string_equal(caught.text, "late");
 }
 
 static void
@@ -273,6 +327,7 @@ main(void)
 	    cmocka_unit_test_teardown(levels_hold_back, quiet),
 	    cmocka_unit_test_teardown(a_default_gives_way, quiet),
 	    cmocka_unit_test_teardown(a_line_is_one_line, quiet),
+	    cmocka_unit_test_teardown(limited_lines_are_few, quiet),
 	    cmocka_unit_test(levels_have_names),
 	    cmocka_unit_test(ready_sinks_write_a_line),
 	    cmocka_unit_test(on_a_terminal_levels_are_coloured),

@@ -260,7 +260,8 @@ ended(struct svc_async_call *call, struct svc_stream_handle *stream, bool busy)
 	svc_err code = svc_attempt_end(&call->at);
 	stream->ops->release(stream, SVC_E_CANCELLED);
 	enum todo after = TODO_RELEASE;
-	if (code != SVC_OK && svc_attempts_more(&call->at, &call->until_ms))
+	if (code != SVC_OK && !atomic_load(&call->left) &&
+	    svc_attempts_more(&call->at, &call->until_ms))
 		after = TODO_RETRY;
 	else
 		tell(call, code);
@@ -374,7 +375,9 @@ cut(struct svc_async_call *call, svc_err code)
 		call->stream = NULL;
 	}
 	bool tried = at->n_tried > 0;
-	if (code == SVC_E_CLOSED)
+	if (code == SVC_E_CANCELLED)
+		svc_error_set(&call->err, code, "%s", svc_cancelled_within);
+	else if (code == SVC_E_CLOSED)
 		svc_error_set(&call->err, code, "the client is closing");
 	else if (at->target != NULL)
 		svc_error_set(&call->err, code,
@@ -396,7 +399,8 @@ svc_async_run_task(struct svc_task *task)
 					      offsetof(
 						  struct svc_async_call, task));
 	svc_err code = call->at.last.code;
-	if (call->todo == TODO_DUE && call->pausing) {
+	bool left = atomic_load(&call->left);
+	if (call->todo == TODO_DUE && call->pausing && !left) {
 		call->pausing = false;
 		svc_async_due(call, call->at.deadline_at_ms);
 		atomic_store(&call->state, BUSY);
@@ -404,7 +408,9 @@ svc_async_run_task(struct svc_task *task)
 		return;
 	}
 	if (call->todo == TODO_DUE || call->todo == TODO_CANCEL) {
-		code = call->todo == TODO_DUE ? SVC_E_TIMEDOUT : SVC_E_CLOSED;
+		code = call->todo == TODO_CANCEL ? SVC_E_CLOSED
+		       : left                    ? SVC_E_CANCELLED
+						 : SVC_E_TIMEDOUT;
 		cut(call, code);
 	}
 	struct svc_loop *loop = svc_loop_current();
@@ -417,6 +423,18 @@ svc_async_run_task(struct svc_task *task)
 }
 
 /* ------------------------------------------------------------- from outside */
+
+/* The wheel takes it over as soon as it rests. */
+static void
+leave(struct svc_scoped *scoped)
+{
+	struct svc_async_call *call =
+	    (struct svc_async_call *)(void *)((char *)scoped -
+					      offsetof(struct svc_async_call,
+						  scoped));
+	atomic_store(&call->left, true);
+	svc_async_due(call, 0);
+}
 
 svc_err
 svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
@@ -447,10 +465,14 @@ svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
 	call->err.code = SVC_OK;
 	call->err.sys = 0;
 	call->err.text[0] = '\0';
+	atomic_store_explicit(&call->left, false, memory_order_relaxed);
 	if (!own_request(call)) {
 		svc_async_release(call);
 		return svc_error_set(out->err, SVC_E_NOMEM, "out of memory");
 	}
+	call->scoped.cancel = leave;
+	if (plan->within != NULL)
+		svc_scope_join(plan->within, &call->scoped);
 	advance(call, true);
 	return SVC_OK;
 }

@@ -47,6 +47,8 @@ struct svc_async_call {
 	enum todo after; /* the sender's, when handed */
 	enum todo todo;  /* the task's */
 	bool pausing;
+	_Atomic bool left; /* by the caller of the call that it is within */
+	struct svc_scoped scoped;
 	struct svc_task task;
 	int64_t until_ms; /* of the pause */
 	svc_done_cb done;

@@ -146,6 +146,9 @@ svc_async_due(struct svc_async_call *call, int64_t due_at_ms)
 	struct svc_shard *shard = call->shard;
 	pthread_mutex_lock(&shard->lock);
 	svc_wheel_remove(&call->entry);
+	/* Whatever was to come next, it is due now. */
+	if (atomic_load(&call->left))
+		due_at_ms = 0;
 	bool arm = put(shard, call, due_at_ms);
 	pthread_mutex_unlock(&shard->lock);
 	if (arm)
@@ -220,6 +223,7 @@ void
 svc_async_release(struct svc_async_call *call)
 {
 	struct svc_shard *shard = call->shard;
+	svc_scope_leave(&call->scoped);
 	if (call->headers != NULL) {
 		svc_headers_destroy(call->headers);
 		call->headers = NULL;

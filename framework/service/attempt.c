@@ -220,8 +220,8 @@ check_within(const struct svc_call *outer, struct svc_error *err)
 		    "the deadline of the call that is being handled has "
 		    "passed");
 	if (svc_call_cancelled(outer))
-		return svc_error_set(err, SVC_E_CANCELLED,
-		    "the call that is being handled was cancelled");
+		return svc_error_set(
+		    err, SVC_E_CANCELLED, "%s", svc_cancelled_within);
 	return SVC_OK;
 }
 

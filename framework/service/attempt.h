@@ -28,7 +28,7 @@ struct svc_call_plan {
 	const char *version, *node, *key, *content_type;
 	struct svc_error *detail;
 	struct svc_headers *reply_headers;
-	const struct svc_call *within;
+	struct svc_call *within;
 	bool idempotent;
 	bool has_headers;
 	uint8_t n_labels;

@@ -77,6 +77,7 @@ svc_call_begin(
 	call->end = call->space + sizeof(call->space);
 	call->blocks = NULL;
 	call->owned = NULL;
+	atomic_init(&call->scope, NULL);
 	/* Taken, so that a call within this one makes its own. */
 	call->spare = kept.headers;
 	kept.headers = NULL;

@@ -96,7 +96,7 @@ call(struct svc_client *client, const struct svc_call_plan *plan,
 			    &at, false, &link, &dial_ms, out->err);
 		if (code == SVC_OK) {
 			svc_link_exchange(link, &at.first, at.deadline_at_ms,
-			    dial_ms, &reply, out->err);
+			    dial_ms, plan->within, &reply, out->err);
 			at.last = reply.result;
 			code = svc_attempt_end(&at);
 		}

@@ -25,8 +25,8 @@ unconst(const struct svc_headers *headers)
 
 /* --------------------------------------------------------- counting calls */
 
-static struct svc_server_shard *
-count_in(struct svc_server *server)
+struct svc_server_shard *
+svc_server_count_in(struct svc_server *server)
 {
 	struct svc_server_shard *shard =
 	    &server->shards[svc_thread_number() % SVC_SERVER_SHARDS];
@@ -242,6 +242,7 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 	} else if (call.fail.text[0] != '\0') {
 		part.status_text = call.fail.text;
 	}
+	svc_scope_end(&call);
 	answer(server, shard, stream, &part);
 	svc_call_end(&call);
 }
@@ -453,7 +454,7 @@ svc_server_accept(
     struct svc_stream_handle *stream, const struct svc_part *first, void *arg)
 {
 	struct svc_server *server = arg;
-	struct svc_server_shard *shard = count_in(server);
+	struct svc_server_shard *shard = svc_server_count_in(server);
 	stream->user = NULL;
 	stream->events = &call_events;
 	if (!atomic_load_explicit(&server->open, memory_order_acquire))

@@ -224,14 +224,53 @@ on_closed(struct svc_stream_handle *stream, const struct svc_stream_end *end)
 static const struct svc_stream_events events = {
     .part = on_part, .closed = on_closed};
 
+static void
+on_answer(const struct svc_part *part, void *user)
+{
+	svc_reply_part(user, part);
+}
+
+/* By a node in this process whose handler can run on this thread; false: it
+ * cannot. */
+static bool
+exchange_here(struct svc_link *link, const struct svc_part *first,
+    int64_t dial_timeout_ms, struct svc_reply *reply, struct svc_error *err)
+{
+	const struct svc_transport_ops *ops = link->use->ops;
+	struct conn *conn;
+	if (!SVC_OPS_HAS(ops, call) ||
+	    conn_enter(link, dial_timeout_ms, &conn, err) != SVC_OK)
+		return false;
+	bool here = ops->call(conn->handle, first, on_answer, reply);
+	conn_leave(link, conn);
+	return here;
+}
+
+/* A call that waits, within another. */
+struct waiter {
+	struct svc_scoped scoped; /* first */
+	struct svc_stream_handle *stream;
+};
+
+static void
+interrupt(struct svc_scoped *scoped)
+{
+	struct svc_stream_handle *stream =
+	    ((struct waiter *)(void *)scoped)->stream;
+	if (SVC_OPS_HAS(stream->ops, interrupt))
+		stream->ops->interrupt(stream);
+}
+
 void
 svc_link_exchange(struct svc_link *link, const struct svc_part *first,
-    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_reply *reply,
-    struct svc_error *err)
+    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_call *within,
+    struct svc_reply *reply, struct svc_error *err)
 {
 	const struct svc_transport_ops *ops = link->use->ops;
 	struct svc_stream_handle *stream;
 	svc_reply_init(reply, err);
+	if (exchange_here(link, first, dial_timeout_ms, reply, err))
+		return;
 	svc_err code = svc_link_open(link, first, SVC_OPEN_WAIT,
 	    dial_timeout_ms, &events, reply, &stream, err);
 	if (code != SVC_OK) {
@@ -240,11 +279,19 @@ svc_link_exchange(struct svc_link *link, const struct svc_part *first,
 		return;
 	}
 	svc_will_block();
+	struct waiter waiter = {.scoped.cancel = interrupt, .stream = stream};
+	if (within != NULL)
+		svc_scope_join(within, &waiter.scoped);
 	code = ops->wait(stream, deadline_at_ms);
+	svc_scope_leave(&waiter.scoped);
 	ops->release(stream, SVC_E_CANCELLED);
 	if (code != SVC_OK && reply->result.code == SVC_OK) {
 		reply->result = (struct svc_exchange){.code = code};
-		svc_error_set(err, code, "no reply from %s before the deadline",
-		    link->address);
+		if (code == SVC_E_CANCELLED)
+			svc_error_set(err, code, "%s", svc_cancelled_within);
+		else
+			svc_error_set(err, code,
+			    "no reply from %s before the deadline",
+			    link->address);
 	}
 }

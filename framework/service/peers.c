@@ -342,7 +342,7 @@ svc_peers_deliver(struct svc_peers *peers, const char *node_id,
 		struct svc_error why;
 		why.text[0] = '\0';
 		svc_link_exchange(link, &first, svc_deadline(timeout_ms),
-		    timeout_ms, &reply, &why);
+		    timeout_ms, NULL, &reply, &why);
 		code = reply.result.code;
 		svc_reply_fini(&reply);
 		if (code != SVC_OK)

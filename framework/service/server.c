@@ -122,6 +122,15 @@ take_option(struct svc_server_endpoint *endpoint,
 		code =
 		    svc_headers_set(endpoint->metadata, "idempotent", "true");
 		break;
+	case SVC_OPTION_NEVER_BLOCKS:
+		if (endpoint->stream_fn != NULL)
+			return svc_error_set(err, SVC_E_INVAL,
+			    "endpoint \"%s\": never_blocks() is not for the "
+			    "handler of a stream, which has a thread of its "
+			    "own",
+			    endpoint->name);
+		endpoint->never_blocks = true;
+		break;
 	case SVC_OPTION_LIMIT:
 		if (option->number < 1 || option->number > MAX_LIMIT)
 			return svc_error_set(err, SVC_E_INVAL,
@@ -346,6 +355,8 @@ svc_server_listen(struct svc_server *server, struct svc_error *err)
 	    svc_server_accept, server, &server->listener, err);
 	if (code != SVC_OK)
 		return code;
+	if (SVC_OPS_HAS(use->ops, direct))
+		use->ops->direct(server->listener, svc_server_direct);
 	service->bound =
 	    svc_mem_strdup(use->ops->listener_address(server->listener));
 	return service->bound != NULL ? SVC_OK : SVC_E_NOMEM;

@@ -11,7 +11,11 @@ struct svc_server_endpoint *svc_server_find(
 /* The accept callback; `arg` is the server. */
 void svc_server_accept(
     struct svc_stream_handle *stream, const struct svc_part *first, void *arg);
-/* The last touch of the server by a call or stream. */
+/* A svc_direct_cb: serves calls of endpoints that never block. */
+bool svc_server_direct(
+    struct svc_stream_handle *stream, const struct svc_part *first, void *arg);
+/* The first touch of the server by a call or stream, and the last. */
+struct svc_server_shard *svc_server_count_in(struct svc_server *server);
 void svc_server_count_out(
     struct svc_server *server, struct svc_server_shard *shard);
 /* Runs the handler of a stream endpoint, on a thread of its own, which counts

@@ -157,10 +157,11 @@ svc_err svc_reply_copy_headers(
     const struct svc_headers *from, struct svc_headers *into);
 
 /* Send `first` (whole) and wait for the reply, or for why there is none: in
- * reply->result and `err`. The reply must be finished. */
+ * reply->result and `err`. It ends with the caller of `within` (or NULL). The
+ * reply must be finished. */
 void svc_link_exchange(struct svc_link *link, const struct svc_part *first,
-    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_reply *reply,
-    struct svc_error *err);
+    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_call *within,
+    struct svc_reply *reply, struct svc_error *err);
 
 /* Memory whose start is the content type of a message that is handed out, and
  * whether svc_message_free is to free it with the message. */
@@ -242,6 +243,7 @@ struct svc_server_endpoint {
 	void *arg;
 	struct svc_handler_link *links;
 	bool internal;           /* not published */
+	bool never_blocks;       /* may run on the thread of its caller */
 	int64_t limit;           /* calls at once; 0: any number */
 	_Atomic int64_t running; /* counted when there is a limit */
 	struct svc_pace pace;
@@ -315,6 +317,7 @@ struct svc_call {
 	char *at, *end;            /* what is left of the newest block */
 	struct svc_call_block *blocks;
 	struct svc_call_owned *owned;
+	_Atomic(struct svc_scope *) scope; /* of calls within; NULL: none yet */
 	_Alignas(16) char space[SVC_CALL_INLINE];
 };
 svc_err svc_call_begin(struct svc_call *call, struct svc_service *service,
@@ -322,6 +325,25 @@ svc_err svc_call_begin(struct svc_call *call, struct svc_service *service,
 void svc_call_end(struct svc_call *call);
 /* Frees the memory that it gave so far. */
 void svc_call_forget(struct svc_call *call);
+
+/* The text of a call that its outer caller left. */
+extern const char svc_cancelled_within[];
+
+/* A call within another; scope.c. `cancel` is told once, from any thread, that
+ * the outer caller has left; it must not block. */
+struct svc_scoped {
+	struct svc_scope *scope; /* NULL: in none */
+	struct svc_scoped *prev, *next;
+	bool told;
+	void (*cancel)(struct svc_scoped *inner);
+};
+/* With `cancel` set. Where the transport cannot tell, nothing happens. */
+void svc_scope_join(struct svc_call *outer, struct svc_scoped *inner);
+/* After this `cancel` does not run any more. Nothing happens in none. */
+void svc_scope_leave(struct svc_scoped *inner);
+/* The handler has returned, and the stream is not released yet: what is still
+ * under way is left alone from now on. */
+void svc_scope_end(struct svc_call *outer);
 
 /* ----------------------------------------------------- record and registry */
 

@@ -187,6 +187,7 @@ run(void *arg)
 	if (endpoint->limit != 0)
 		atomic_fetch_sub(&endpoint->running, 1);
 	svc_admission_leave(server, shard);
+	svc_scope_end(&call);
 	finish(at, &call, code);
 	svc_call_end(&call);
 	unlist(at);

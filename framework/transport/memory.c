@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Transport within a process: svc frames handed from one connection's end to
- * the other's inbox.
+ * the other's inbox. A call whose handler does not block needs none of this: it
+ * is a call of a function on the caller's thread (memory_call).
  *
  * Locks: names_mutex guards the listeners' names and each listener's list of
  * ends; end->mutex an end's inbox and peer. names_mutex is taken first; no
  * callback runs under either.
  */
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <svc/clock.h>
 #include <svc/log.h>
 #include <svc/mux.h>
+
+#include "frame.h"
 
 #define MAX_NAME 64
 
@@ -27,7 +31,8 @@ struct listener {
 	char name[MAX_NAME + 1];
 	svc_accept_cb accept;
 	void *arg;
-	bool draining;
+	_Atomic(svc_direct_cb) direct;
+	_Atomic bool draining;
 	struct end *ends;
 };
 
@@ -48,7 +53,7 @@ struct end {
 	size_t offset;
 	bool shares; /* the rest of the block is for its next turn */
 	bool attached, detached;
-	bool close_asked;
+	_Atomic bool close_asked;
 };
 
 /* Bytes being handled. The end holds one reference, and so does the thread
@@ -149,9 +154,7 @@ end_free(struct svc_mux *mux)
 static void
 ask_close(struct end *end)
 {
-	pthread_mutex_lock(&end->mutex);
-	end->close_asked = true;
-	pthread_mutex_unlock(&end->mutex);
+	atomic_store(&end->close_asked, true);
 	kick(end);
 }
 
@@ -277,8 +280,8 @@ end_ready(struct svc_source *source, unsigned events)
 		return;
 	pthread_mutex_lock(&end->mutex);
 	bool hung_up = end->hung_up && end->inbox.len == 0 && !end->shares;
-	bool close = end->close_asked;
 	pthread_mutex_unlock(&end->mutex);
+	bool close = atomic_load(&end->close_asked);
 	/* What a handler answered after it lost the loop may still be with its
 	 * thread: let it be sent before the end. */
 	if (close && !end->detached && svc_mux_linger(&end->mux))
@@ -299,7 +302,7 @@ end_ready(struct svc_source *source, unsigned events)
 
 static svc_err
 end_create(struct memory *memory, struct listener *listener, const char *peer,
-    struct end **ret_end)
+    struct svc_loop *loop, struct end **ret_end)
 {
 	struct end *end = svc_mem_calloc(1, sizeof(*end));
 	if (end == NULL)
@@ -307,7 +310,7 @@ end_create(struct memory *memory, struct listener *listener, const char *peer,
 	struct svc_mux_config config = {
 	    .ops = &mux_ops,
 	    .transport = &svc_transport_memory,
-	    .loop = svc_executor_loop(memory->config.executor),
+	    .loop = loop,
 	    .limits = memory->config.limits,
 	    .server = listener != NULL,
 	    .accept = listener != NULL ? listener->accept : NULL,
@@ -324,7 +327,7 @@ end_create(struct memory *memory, struct listener *listener, const char *peer,
 	svc_buf_init(&end->outbox, SIZE_MAX / 2);
 	end->source.fd = -1;
 	end->source.ready = end_ready;
-	svc_source_attach(config.loop, &end->source, 0, NULL);
+	svc_source_attach(loop, &end->source, 0, NULL);
 	svc_mux_ref(&end->mux); /* of the loop, until end_close */
 	*ret_end = end;
 	return SVC_OK;
@@ -456,7 +459,7 @@ static void
 forget_name(struct listener *listener)
 {
 	pthread_mutex_lock(&names_mutex);
-	listener->draining = true;
+	atomic_store(&listener->draining, true);
 	struct listener **place = &names;
 	while (*place != NULL && *place != listener)
 		place = &(*place)->next;
@@ -498,13 +501,20 @@ memory_dial(void *self, const char *address, int64_t timeout_ms,
 	(void)timeout_ms; /* nothing here takes time */
 	if (check_name(address, err) != SVC_OK)
 		return SVC_E_INVAL;
+	struct memory *memory = self;
+	struct svc_executor *executor = memory->config.executor;
+	struct svc_loop *loop = svc_executor_loop(executor);
 	struct end *client, *server = NULL;
-	if (end_create(self, NULL, address, &client) != SVC_OK)
+	if (end_create(memory, NULL, address, loop, &client) != SVC_OK)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	pthread_mutex_lock(&names_mutex);
 	struct listener *listener = find_name(address);
+	/* On one loop, so that an answer goes from end to end without waking a
+	 * thread. */
+	if (listener != NULL && listener->memory->config.executor != executor)
+		loop = svc_executor_loop(listener->memory->config.executor);
 	if (listener != NULL && end_create(listener->memory, listener, "memory",
-				    &server) == SVC_OK) {
+				    loop, &server) == SVC_OK) {
 		server->listener = listener;
 		server->next = listener->ends;
 		if (server->next != NULL)
@@ -547,6 +557,153 @@ memory_open(void *conn, const struct svc_part *first, unsigned flags,
 	return svc_mux_open(conn, first, flags, events, user, ret_stream, err);
 }
 
+/* --------------------------------------------- calls on the caller's thread
+ */
+
+struct direct {
+	struct svc_stream_handle handle;
+	struct end *server;
+	svc_answer_cb answer;
+	void *user;
+	bool answered;
+	svc_err release_code;
+	/* of both ends, the smaller ones */
+	int64_t max_message;
+	size_t max_head;
+};
+
+static struct direct *
+direct_of(struct svc_stream_handle *handle)
+{
+	return (struct direct *)(void *)handle;
+}
+
+/* As it comes when it has gone through frames. */
+static struct svc_part
+as_received(const struct svc_part *part)
+{
+	struct svc_part received = *part;
+	if (svc_headers_count(part->headers) == 0)
+		received.headers = NULL;
+	if (part->content_type != NULL && part->content_type[0] == 0)
+		received.content_type = NULL;
+	return received;
+}
+
+static svc_err
+direct_send(struct svc_stream_handle *handle, const struct svc_part *part,
+    struct svc_error *err)
+{
+	struct direct *direct = direct_of(handle);
+	unsigned whole = SVC_PART_HEADERS | SVC_PART_END;
+	if (direct->answered || (part->flags & whole) != whole)
+		return svc_error_set(
+		    err, SVC_E_INVAL, "a direct call is answered by one part");
+	if ((part->flags & SVC_PART_MESSAGE) &&
+	    part->len > (uint64_t)direct->max_message)
+		return svc_error_set(err, SVC_E_EXHAUSTED,
+		    "message of %zu bytes exceeds the limit of %lld "
+		    "(--max_message_size)",
+		    part->len, (long long)direct->max_message);
+	svc_err rc = part_head_check(
+	    part_head_size(part, part->flags, false), direct->max_head, err);
+	if (rc != SVC_OK)
+		return rc;
+	struct svc_part answer = as_received(part);
+	direct->answered = true;
+	direct->answer(&answer, direct->user);
+	return SVC_OK;
+}
+
+static void
+direct_release(struct svc_stream_handle *handle, svc_err code)
+{
+	direct_of(handle)->release_code = code;
+}
+
+static bool
+direct_cancelled(struct svc_stream_handle *handle)
+{
+	return atomic_load(&direct_of(handle)->server->close_asked);
+}
+
+static const char *
+direct_peer(struct svc_stream_handle *handle)
+{
+	return direct_of(handle)->server->mux.peer;
+}
+
+/* Of the server's handle, which lives on the caller's stack. */
+static const struct svc_transport_ops direct_ops = {
+    .abi = SVC_TRANSPORT_ABI,
+    .size = sizeof(struct svc_transport_ops),
+    .name = "memory",
+    .send = direct_send,
+    .release = direct_release,
+    .peer = direct_peer,
+    .cancelled = direct_cancelled,
+};
+
+static bool
+run_direct(struct direct *direct, const struct end *client,
+    const struct svc_part *request)
+{
+	const struct svc_transport_limits *ours = &client->mux.config.limits;
+	const struct svc_transport_limits *theirs =
+	    &direct->server->mux.config.limits;
+	struct listener *listener = direct->server->listener;
+	svc_direct_cb serve = atomic_load(&listener->direct);
+	if (serve == NULL || atomic_load(&listener->draining) ||
+	    atomic_load(&direct->server->close_asked))
+		return false;
+	direct->max_message = ours->max_message < theirs->max_message
+				  ? ours->max_message
+				  : theirs->max_message;
+	direct->max_head = ours->max_headers < theirs->max_headers
+			       ? ours->max_headers
+			       : theirs->max_headers;
+	if (request->len > (uint64_t)direct->max_message ||
+	    part_head_size(request, request->flags, true) > direct->max_head)
+		return false;
+	struct svc_part first = as_received(request);
+	if (!serve(&direct->handle, &first, listener->arg))
+		return false;
+	if (direct->answered)
+		return true;
+	struct svc_part none = {
+	    .flags = SVC_PART_HEADERS | SVC_PART_END,
+	    .status = direct->release_code != SVC_OK ? direct->release_code
+						     : SVC_E_INTERNAL,
+	};
+	direct->answer(&none, direct->user);
+	return true;
+}
+
+static bool
+memory_call(void *conn, const struct svc_part *request, svc_answer_cb answer,
+    void *user)
+{
+	struct end *client = conn;
+	struct direct direct = {
+	    .handle.ops = &direct_ops, .answer = answer, .user = user};
+	pthread_mutex_lock(&client->mutex);
+	direct.server = client->peer;
+	if (direct.server != NULL)
+		svc_mux_ref(&direct.server->mux);
+	pthread_mutex_unlock(&client->mutex);
+	if (direct.server == NULL)
+		return false;
+	bool taken = run_direct(&direct, client, request);
+	svc_mux_unref(&direct.server->mux);
+	return taken;
+}
+
+static void
+memory_direct(void *listener, svc_direct_cb direct)
+{
+	atomic_store(&((struct listener *)listener)->direct, direct);
+}
+
 const struct svc_transport_ops svc_transport_memory = {
     .abi = SVC_TRANSPORT_ABI,
     .size = sizeof(struct svc_transport_ops),
@@ -566,4 +723,8 @@ const struct svc_transport_ops svc_transport_memory = {
     .peer = svc_mux_peer,
     .cancelled = svc_mux_cancelled,
     .credit = svc_mux_credit,
+    .call = memory_call,
+    .direct = memory_direct,
+    .on_cancel = svc_mux_on_cancel,
+    .interrupt = svc_mux_interrupt,
 };

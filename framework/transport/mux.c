@@ -524,11 +524,13 @@ svc_mux_wait(struct svc_stream_handle *handle, int64_t deadline_at_ms)
 	struct svc_mux_stream *stream = stream_of(handle);
 	svc_err rc = SVC_OK;
 	pthread_mutex_lock(&stream->mux->mutex);
-	while (!stream->done && rc == SVC_OK)
+	while (!stream->done && !stream->interrupted && rc == SVC_OK)
 		rc = svc_cond_wait(
 		    &stream->cond, &stream->mux->mutex, deadline_at_ms);
 	if (stream->done)
 		rc = SVC_OK;
+	else if (stream->interrupted)
+		rc = SVC_E_CANCELLED;
 	pthread_mutex_unlock(&stream->mux->mutex);
 	return rc;
 }
@@ -557,6 +559,33 @@ svc_mux_cancelled(struct svc_stream_handle *handle)
 	return atomic_load(&stream_of(handle)->cancelled);
 }
 
+bool
+svc_mux_on_cancel(struct svc_stream_handle *handle, struct svc_task *task)
+{
+	struct svc_mux_stream *stream = stream_of(handle);
+	struct svc_mux *mux = stream->mux;
+	pthread_mutex_lock(&mux->mutex);
+	bool had = stream->cancel_task != NULL;
+	stream->cancel_task = task;
+	if (task != NULL && atomic_load(&stream->cancelled)) {
+		svc_loop_post(mux->config.loop, task);
+		stream->cancel_task = NULL;
+	}
+	pthread_mutex_unlock(&mux->mutex);
+	return had;
+}
+
+void
+svc_mux_interrupt(struct svc_stream_handle *handle)
+{
+	struct svc_mux_stream *stream = stream_of(handle);
+	pthread_mutex_lock(&stream->mux->mutex);
+	stream->interrupted = true;
+	if (stream->waits)
+		pthread_cond_signal(&stream->cond);
+	pthread_mutex_unlock(&stream->mux->mutex);
+}
+
 const char *
 svc_mux_peer(struct svc_stream_handle *handle)
 {
@@ -573,4 +602,10 @@ bool
 svc_mux_done(struct svc_stream_handle *handle)
 {
 	return stream_of(handle)->done;
+}
+
+bool
+svc_mux_interrupted(struct svc_stream_handle *handle)
+{
+	return stream_of(handle)->interrupted;
 }

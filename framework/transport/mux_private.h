@@ -61,10 +61,11 @@ struct svc_mux_stream {
 	_Atomic bool cancelled;
 	uint32_t id;
 	bool waits;
-	bool listed;    /* in the table */
-	bool accepted;  /* the server's accept runs or has run */
-	bool released;  /* by its holder, inside a callback; or it has none */
-	bool lingering; /* released, but its answer is not sent yet */
+	bool interrupted; /* a wait is to end */
+	bool listed;      /* in the table */
+	bool accepted;    /* the server's accept runs or has run */
+	bool released;    /* by its holder, inside a callback; or it has none */
+	bool lingering;   /* released, but its answer is not sent yet */
 	bool got_headers;
 	bool recv_end;   /* the peer's END has come */
 	bool got_end;    /* and was delivered */
@@ -76,7 +77,8 @@ struct svc_mux_stream {
 	bool want_writable;
 	bool exempt; /* its first pending part, from the connection's credit */
 	svc_err release_code;
-	uint64_t queued_to; /* mux->queued behind its first part */
+	struct svc_task *cancel_task; /* of its holder, once it is cancelled */
+	uint64_t queued_to;           /* mux->queued behind its first part */
 	/* to the peer */
 	int64_t credit;
 	struct pending_part *pending, **last_pending;

@@ -323,6 +323,10 @@ set_end(struct svc_mux_stream *stream, svc_err code, bool not_run,
 {
 	mux_unlist(stream->mux, stream);
 	atomic_store(&stream->cancelled, true);
+	if (stream->cancel_task != NULL) {
+		svc_loop_post(stream->mux->config.loop, stream->cancel_task);
+		stream->cancel_task = NULL;
+	}
 	if (stream->pending != NULL)
 		mux_drop_pending(stream);
 	mux_drop_assembly(stream);

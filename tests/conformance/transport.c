@@ -917,5 +917,6 @@ svc_conformance_transport(const struct svc_conformance_transport *with)
 	int failed = cmocka_run_group_tests_name(
 	    with->title != NULL ? with->title : with->plugin, tests, NULL,
 	    NULL);
-	return failed + svc_conformance_transport_flow(with);
+	return failed + svc_conformance_transport_flow(with) +
+	       svc_conformance_transport_call(with);
 }

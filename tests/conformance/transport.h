@@ -23,5 +23,8 @@ int svc_conformance_transport(const struct svc_conformance_transport *setup);
  * peers that fall silent. */
 int svc_conformance_transport_flow(
     const struct svc_conformance_transport *setup);
+/* And what a call on its caller's thread promises. */
+int svc_conformance_transport_call(
+    const struct svc_conformance_transport *setup);
 
 #endif

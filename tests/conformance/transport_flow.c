@@ -31,6 +31,7 @@ static struct {
 	void *self, *listener;
 	struct side *accepted; /* streams to "take", newest first */
 	const struct svc_stream_events *events;
+	uint64_t came; /* messages, of all sides */
 } here;
 
 /* One side of a stream. */
@@ -59,6 +60,7 @@ side_part(struct svc_stream_handle *stream, const struct svc_part *part)
 			assert_int_equal(number, side->count);
 		}
 		side->count++;
+		here.came++;
 		side->bytes += part->len;
 		side->uncredited += part->len;
 		if (part->len > side->largest)
@@ -405,6 +407,9 @@ both_sides_pour_through_tiny_windows(void **state)
 	/* One reader for all, which reads a message at a time. */
 	for (bool all = false; !all;) {
 		all = true;
+		pthread_mutex_lock(&here.mutex);
+		uint64_t came = here.came;
+		pthread_mutex_unlock(&here.mutex);
 		for (int i = 0; i < 2 * STREAMS; i++) {
 			struct side *side = writers[i].side;
 			pthread_mutex_lock(&here.mutex);
@@ -412,6 +417,8 @@ both_sides_pour_through_tiny_windows(void **state)
 			pthread_mutex_unlock(&here.mutex);
 			read_all(side);
 		}
+		if (!all)
+			AWAIT(here.came != came);
 	}
 	for (int i = 0; i < 2 * STREAMS; i++)
 		svc_thread_join(writers[i].thread);

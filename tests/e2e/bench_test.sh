@@ -66,8 +66,8 @@ ln -s "$SVC_PLUGIN_PATH" "$work/build/lib/svc"
 "$bench" --out="$work/out" --rounds=2 --calls=60 "$work/build" \
 	>"$work/table.out" 2>"$work/bench.log" || failed "run-bench"
 csv=$work/out/results.csv
-for row in 1x64-64 1x64-1k 1x1-1k 64x1-1k slow-1k half-1k memory-1k stream-1k \
-	stream-tls tls-1k chain-1k 1x8-64k start idle conns; do
+for row in 1x64-64 1x64-1k 1x1-1k 64x1-1k slow-1k half-1k memory-1k memory-loop \
+	stream-1k stream-tls tls-1k chain-1k 1x8-64k start idle conns; do
 	awk -F, -v row=$row '
 		FNR == 1 { fields = NF }
 		NF != fields { print "fields: " $0; bad = 1 }

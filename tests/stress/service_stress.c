@@ -4,11 +4,14 @@
  * publish and subscribe; and a client that ends with all that behind it.
  *
  * The owner makes and frees two services of one name again and again. The
- * workers call, stream and publish through a client that outlives them. Every
- * handler has its own memory that goes with its service, so that one that runs
- * too late is found by the address sanitizer.
+ * workers call, stream and publish through a client that outlives them, and
+ * make calls without waiting through clients that any of them may free with
+ * what is open. Every handler and every such call has memory of its own that
+ * goes with its service or client, so that one that runs too late is found by
+ * the address sanitizer.
  */
 #include "stress.h"
+#include "support/pki.h"
 
 #include <svc/svc.h>
 
@@ -18,14 +21,21 @@
 
 #define SERVERS 2
 #define STREAMS 6
+#define GUESTS 2
 #define ACTIONS 16
+
+/* Of the scenes with TLS. */
+static struct test_pki pki;
+static const char *cert, *key, *ca;
 
 struct town {
 	const char *transport, *broker;
+	bool tls;
 	char registry[32];
 	struct svc_service *client;
 	struct svc_client *caller;
 	struct stress_slot *streams[STREAMS];
+	struct stress_slot *guests[GUESTS];
 };
 
 /* A service that will be freed. */
@@ -85,6 +95,32 @@ on_slow(struct svc_call *call, const struct svc_message *req,
 	return leave(server, svc_reply_text(call, rsp, NULL, "%d", dice));
 }
 
+static void
+forked(svc_err code, const struct svc_message *rsp,
+    const struct svc_error *detail, void *arg)
+{
+	(void)code, (void)rsp, (void)detail;
+	leave(arg, SVC_OK);
+}
+
+/* Leaves a call behind, which ends with that of its caller or later. */
+static svc_err
+on_fork(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct server *server = arg;
+	(void)rsp;
+	enter(server);
+	enter(server);
+	svc_err code = svc_call_async(svc_client_of(svc_call_service(call)),
+	    "stress", "Stress.Slow", req, forked, server, within(call));
+	if (code != SVC_OK)
+		leave(server, code);
+	for (size_t i = req->len % 40; i > 0 && !svc_call_cancelled(call); i--)
+		stress_yield(1);
+	return leave(server, code);
+}
+
 /* Calls its own kind, perhaps itself, while it may be being freed. */
 static svc_err
 on_relay(struct svc_call *call, const struct svc_message *req,
@@ -94,8 +130,15 @@ on_relay(struct svc_call *call, const struct svc_message *req,
 	enter(server);
 	struct svc_message answer;
 	struct svc_error err = {0};
-	svc_err code = svc_call(svc_client_of(svc_call_service(call)), "stress",
-	    "Stress.Slow", req, &answer, timeout_ms(500), detail(&err));
+	const struct svc_option options[] = {
+	    SVC_CALL_OPT_timeout_ms(500),
+	    SVC_CALL_OPT_detail(&err),
+	    req->len % 3 > 0 ? (struct svc_option)SVC_CALL_OPT_within(call)
+			     : (struct svc_option)SVC_OPT_,
+	    SVC_OPT_end(),
+	};
+	svc_err code = svc_call_options(svc_client_of(svc_call_service(call)),
+	    "stress", "Stress.Slow", req, &answer, options);
 	if (code != SVC_OK)
 		return leave(server, svc_fail(call, code, "%s", err.text));
 	code = svc_reply_text(call, rsp, NULL, "%.*s", (int)answer.len,
@@ -181,13 +224,16 @@ make(struct town *town, const char *of, struct stress_actor *actor)
 	    {SVC_OPTION_TRANSPORT, town->transport, 0, 0, 0, 0, 0},
 	    {SVC_OPTION_BROKER, town->broker, town->registry, 0, 0, 0, 0},
 	    SVC_OPT_log_level("off"),
-	    SVC_OPT_end(),
+	    SVC_OPT_,
+	    SVC_OPT_,
 	    SVC_OPT_end(),
 	};
 	if (strcmp(town->broker, "memory") != 0)
 		list[3].text2 = NULL;
 	if (strcmp(town->transport, "memory") != 0)
 		list[5] = (struct svc_option)SVC_OPT_address("127.0.0.1:0");
+	if (town->tls)
+		list[6] = (struct svc_option)SVC_OPT_tls(cert, key, ca);
 	struct svc_service *service = svc_new_options(list);
 	STRESS_CHECK(service != NULL);
 	char cut[] = "--drain_timeout=0", wait[] = "--drain_timeout=0.05";
@@ -217,9 +263,11 @@ open_server(struct stress_actor *owner, struct town *town)
 	server->town = town;
 	struct svc_service *s = server->service = make(town, "stress", owner);
 	svc_err code = svc_handle(s, "Stress.Echo", on_echo, server);
+	code |= svc_handle(s, "Stress.Quick", on_echo, server, never_blocks());
 	code |= svc_handle(s, "Stress.Slow", on_slow, server, idempotent());
 	code |= svc_handle(s, "Stress.Few", on_slow, server, limit(1));
 	code |= svc_handle(s, "Stress.Relay", on_relay, server);
+	code |= svc_handle(s, "Stress.Fork", on_fork, server);
 	code |= svc_handle(s, "Stress.Tell", on_tell, server);
 	code |= svc_handle_stream(s, "Stress.Both", on_stream_echo, server);
 	code |= svc_handle_stream(s, "Stress.Many", on_stream_source, server);
@@ -280,12 +328,13 @@ check(const char *what, svc_err code, const char *text)
 	}
 }
 
+static const char *const endpoints[8] = {"Stress.Echo", "Stress.Quick",
+    "Stress.Slow", "Stress.Fork", "Stress.Few", "Stress.Relay", "Stress.Tell",
+    "Stress.Brief"};
+
 static void
 call(struct stress_actor *actor, struct town *town)
 {
-	static const char *const endpoints[] = {"Stress.Echo", "Stress.Echo",
-	    "Stress.Slow", "Stress.Slow", "Stress.Few", "Stress.Relay",
-	    "Stress.Tell", "Stress.Brief"};
 	const char *endpoint = endpoints[stress_below(actor, 8)];
 	char data[200];
 	memset(data, (int)stress_below(actor, 256), sizeof(data));
@@ -300,11 +349,116 @@ call(struct stress_actor *actor, struct town *town)
 	svc_err code = svc_call(town->caller, "stress", endpoint, &req, &rsp,
 	    timeout_ms(limit_ms), detail(&err));
 	check(endpoint, code, err.text);
-	if (code == SVC_OK && strcmp(endpoint, "Stress.Echo") == 0)
+	if (code == SVC_OK &&
+	    (endpoint == endpoints[0] || endpoint == endpoints[1]))
 		STRESS_CHECK(rsp.len == req.len &&
 			     memcmp(rsp.data, req.data, rsp.len) == 0);
 	svc_message_free(&rsp);
 }
+
+/* ------------------------------------------------ calls that nobody waits for
+ */
+
+/* A client that will be freed with the calls that it has open. */
+struct guest {
+	struct svc_service *service;
+	struct svc_client *client;
+	_Atomic int open;
+	_Atomic bool over; /* svc_free has returned */
+};
+
+struct open_call {
+	struct guest *guest;
+	int more;      /* calls to begin in its `done` */
+	unsigned dice; /* for them */
+};
+
+static svc_err begin_call(struct open_call *open);
+
+static void
+told(svc_err code, const struct svc_message *rsp,
+    const struct svc_error *detail, void *arg)
+{
+	struct open_call *open = arg;
+	struct guest *guest = open->guest;
+	STRESS_CHECK(!atomic_load(&guest->over));
+	if (code != SVC_E_AGAIN)
+		check("svc_call_async", code, detail->text);
+	size_t sum = 0;
+	for (size_t i = 0; i < rsp->len; i++)
+		sum += ((const unsigned char *)rsp->data)[i];
+	STRESS_CHECK(sum <= SIZE_MAX / 2);
+	if (open->dice % 7 == 0)
+		stress_yield(open->dice % 50);
+	open->dice = open->dice * 31 + 7;
+	if (open->more-- > 0 && begin_call(open) == SVC_OK)
+		return;
+	svc_mem_free(open);
+	atomic_fetch_sub(&guest->open, 1);
+}
+
+static svc_err
+begin_call(struct open_call *open)
+{
+	char data[100];
+	const char *endpoint = endpoints[open->dice % 8];
+	struct svc_message req = {
+	    .data = data, .len = 1 + open->dice / 8 % (sizeof(data) - 1)};
+	memset(data, (int)(open->dice % 256), sizeof(data));
+	return svc_call_async(open->guest->client, "stress", endpoint, &req,
+	    told, open, timeout_ms(open->dice % 5 == 0 ? 1 : 3000));
+}
+
+static void
+free_guest(struct stress_actor *actor, struct guest *guest)
+{
+	stress_at(actor, "svc_free of a client with open calls");
+	svc_free(guest->service);
+	STRESS_CHECK(atomic_load(&guest->open) == 0);
+	atomic_store(&guest->over, true);
+	svc_mem_free(guest);
+}
+
+static void
+call_and_leave(struct stress_actor *actor, struct town *town)
+{
+	struct stress_slot *slot = town->guests[stress_below(actor, GUESTS)];
+	struct guest *guest;
+	if (stress_chance(actor, 10)) {
+		guest = stress_slot_take(slot);
+		if (guest != NULL)
+			free_guest(actor, guest);
+		return;
+	}
+	guest = stress_slot_enter(slot);
+	if (guest == NULL) {
+		guest = svc_mem_calloc(1, sizeof(*guest));
+		STRESS_CHECK(guest != NULL);
+		guest->service = make(town, "guest", actor);
+		guest->client = svc_client_of(guest->service);
+		if (!stress_slot_put(slot, guest))
+			free_guest(actor, guest);
+		return;
+	}
+	stress_at(actor, "svc_call_async");
+	for (uint64_t n = 1 + stress_below(actor, 8); n > 0; n--) {
+		struct open_call *open = svc_mem_calloc(1, sizeof(*open));
+		STRESS_CHECK(open != NULL);
+		open->guest = guest;
+		open->more = (int)stress_below(actor, 4);
+		open->dice = (unsigned)stress_below(actor, 1 << 20);
+		atomic_fetch_add(&guest->open, 1);
+		svc_err code = begin_call(open);
+		if (code == SVC_OK)
+			continue;
+		svc_mem_free(open);
+		atomic_fetch_sub(&guest->open, 1);
+		stress_fail("svc_call_async: %s", svc_err_name(code));
+	}
+	stress_slot_leave(slot);
+}
+
+/* ----------------------------------------------------------------- streams */
 
 /* One may send and another receive; anybody may cancel or ask. */
 struct shared {
@@ -326,9 +480,9 @@ static void
 open_stream(
     struct stress_actor *actor, struct town *town, struct stress_slot *slot)
 {
-	static const char *const endpoints[] = {"Stress.Both", "Stress.Both",
+	static const char *const kinds[] = {"Stress.Both", "Stress.Both",
 	    "Stress.Many", "Stress.Brief", "Stress.Echo", "Stress.Slow"};
-	const char *endpoint = endpoints[stress_below(actor, 6)];
+	const char *endpoint = kinds[stress_below(actor, 6)];
 	int64_t limit_ms = stress_chance(actor, 30)
 			       ? 1 + (int64_t)stress_below(actor, 20)
 			       : 300;
@@ -454,9 +608,11 @@ work(struct stress_actor *actor, void *arg)
 	for (int i = 0; i < ACTIONS; i++) {
 		stress_dither(actor);
 		uint64_t dice = stress_below(actor, 100);
-		if (dice < 50)
+		if (dice < 35)
 			call(actor, town);
-		else if (dice < 90)
+		else if (dice < 60)
+			call_and_leave(actor, town);
+		else if (dice < 92)
 			use_stream(actor, town);
 		else
 			publish(actor, town);
@@ -479,7 +635,10 @@ on_client_news(struct svc_event *event, void *arg)
 static void
 play(struct stress_actor *owner, const struct stress_scene *scene)
 {
-	struct town town = {.transport = scene->variant};
+	struct town town = {
+	    .transport = scene->variant,
+	    .tls = strstr(scene->name, "_tls") != NULL,
+	};
 	town.broker = stress_chance(owner, 50) ? "p2p" : "memory";
 	snprintf(town.registry, sizeof(town.registry), "stress-%llu",
 	    (unsigned long long)stress_unique());
@@ -498,6 +657,8 @@ play(struct stress_actor *owner, const struct stress_scene *scene)
 	town.caller = svc_client_of(town.client);
 	for (int i = 0; i < STREAMS; i++)
 		town.streams[i] = stress_slot_create();
+	for (int i = 0; i < GUESTS; i++)
+		town.guests[i] = stress_slot_create();
 	struct server *servers[SERVERS];
 	for (int i = 0; i < SERVERS; i++)
 		servers[i] = open_server(owner, &town);
@@ -522,6 +683,12 @@ play(struct stress_actor *owner, const struct stress_scene *scene)
 		if (shared != NULL)
 			give_back(owner, shared);
 		stress_slot_destroy(town.streams[i]);
+	}
+	for (int i = 0; i < GUESTS; i++) {
+		struct guest *guest = stress_slot_take(town.guests[i]);
+		if (guest != NULL)
+			free_guest(owner, guest);
+		stress_slot_destroy(town.guests[i]);
 	}
 	bool client_first = stress_chance(owner, 50);
 	for (int turn = 0; turn < 2; turn++) {
@@ -552,8 +719,19 @@ main(int argc, char *argv[])
 	    {"memory", 20, play, "memory", NULL},
 	    {"tcp", 20, play, "tcp", have},
 	    {"nng", 5, play, "nng", have},
+	    {"tcp_tls", 10, play, "tcp", have},
+	    {"nng_tls", 3, play, "nng", have},
 	    {0},
 	};
+	static const struct test_certificate server = {
+	    .name = "server", .issuer = "ca", .san = "IP:127.0.0.1"};
+	if (!test_pki_create(&pki) || !test_pki_issue(&pki, &server))
+		return 1;
+	cert = test_pki_path(&pki, "server", "pem");
+	key = test_pki_path(&pki, "server", "key");
+	ca = test_pki_path(&pki, "ca", "pem");
 	svc_log_set_level(SVC_LOG_OFF);
-	return stress_main(argc, argv, scenes);
+	int status = stress_main(argc, argv, scenes);
+	test_pki_remove(&pki);
+	return status;
 }

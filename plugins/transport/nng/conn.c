@@ -6,9 +6,9 @@
  * handled is stopped by the stream. Whoever has bytes to send and finds nobody
  * sending starts a write; its completion starts the next.
  *
- * mux.mutex guards the fields marked so. A `hold` is a reference of whoever
- * may still call: the loop, an operation under way, a kick. The stream and its
- * operations are freed with the last reference.
+ * mux.mutex guards the fields marked so. A reference is held by whoever
+ * may still call: the loop, an operation under way, a kick, a stream. The
+ * operations and the stream below are freed with the last reference.
  */
 #include "nng_private.h"
 
@@ -38,7 +38,6 @@ struct conn {
 	struct listener *listener; /* of a server's */
 	struct conn_link link;
 	bool layered, tls;
-	int holds;                 /* atomic */
 	nng_stream_dialer *dialer; /* of a client's */
 	nng_aio *dial_aio, *send_aio, *recv_aio;
 
@@ -100,39 +99,23 @@ unlock(struct conn *conn)
 }
 
 static void
-hold(struct conn *conn)
-{
-	svc_mux_ref(&conn->mux);
-	__atomic_add_fetch(&conn->holds, 1, __ATOMIC_RELAXED);
-}
-
-static void
-drop(struct conn *conn)
-{
-	struct nng *self = conn->self;
-	bool last = __atomic_sub_fetch(&conn->holds, 1, __ATOMIC_ACQ_REL) == 0;
-	svc_mux_unref(&conn->mux);
-	if (last)
-		nng_idle(self);
-}
-
-static void
 kick(struct conn *conn)
 {
 	lock(conn);
 	bool drop_it = false;
 	if (conn->attached) {
-		hold(conn);
+		svc_mux_ref(&conn->mux);
 		drop_it = !svc_source_kick(&conn->source);
 	}
 	unlock(conn);
 	if (drop_it)
-		drop(conn);
+		svc_mux_unref(&conn->mux);
 }
 
 static void
 lose(struct conn *conn, int rv)
 {
+	static struct svc_log_limit limit;
 	char text[160];
 	/* Of what is wrong with a certificate nng tells no more than that. */
 	if (rv == NNG_EPEERAUTH)
@@ -152,7 +135,8 @@ lose(struct conn *conn, int rv)
 			: nng_strerror(rv));
 	if (conn->tls && conn->listener != NULL && !conn->mux.greeted &&
 	    (rv == NNG_EPEERAUTH || rv == NNG_ECRYPTO))
-		nng_log_refused(conn->self, text);
+		svc_log_limited(
+		    &limit, SVC_LOG_WARN, "tls.refused", "%s", text);
 	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
 }
 
@@ -166,8 +150,8 @@ may_start(struct conn *conn)
 	lock(conn);
 	bool may = !conn->closed;
 	if (may) {
-		/* The operation may end, and its hold, while it begins. */
-		hold(conn);
+		/* The operation may end, and its reference, while it begins. */
+		svc_mux_ref(&conn->mux);
 		conn->starting++;
 	}
 	unlock(conn);
@@ -182,7 +166,7 @@ started(struct conn *conn)
 	unlock(conn);
 	if (close)
 		nng_stream_close(conn->stream);
-	drop(conn);
+	svc_mux_unref(&conn->mux);
 }
 
 static bool
@@ -207,7 +191,7 @@ conn_flush(struct svc_mux *mux)
 	lock(conn);
 	bool can = conn->stream != NULL && !conn->closed;
 	if (can) {
-		hold(conn);
+		svc_mux_ref(&conn->mux);
 		conn->sends++;
 	}
 	unlock(conn);
@@ -227,7 +211,7 @@ conn_flush(struct svc_mux *mux)
 	unlock(conn);
 	if (wake)
 		kick(conn);
-	drop(conn);
+	svc_mux_unref(&conn->mux);
 }
 
 static void
@@ -257,7 +241,7 @@ sent(void *arg)
 		conn_flush(mux);
 	if (wake)
 		kick(conn);
-	drop(conn);
+	svc_mux_unref(&conn->mux);
 }
 
 /* ---------------------------------------------------------------- reading */
@@ -334,7 +318,7 @@ receive(struct conn *conn)
 	lock(conn);
 	conn->receiving = true;
 	unlock(conn);
-	hold(conn);
+	svc_mux_ref(&conn->mux);
 	struct block *block = conn->block;
 	nng_iov iov = {
 	    .iov_buf = block->data + block->len,
@@ -366,7 +350,7 @@ received(void *arg)
 	conn->receiving = false;
 	unlock(conn);
 	kick(conn);
-	drop(conn);
+	svc_mux_unref(&conn->mux);
 }
 
 static svc_mux_result
@@ -394,7 +378,8 @@ handle(struct conn *conn)
 			    "%s speaks TLS, this service does not: give "
 			    "--tls_cert and --tls_key",
 			    conn->mux.peer);
-		svc_log(SVC_LOG_WARN, "nng.protocol",
+		static struct svc_log_limit limit;
+		svc_log_limited(&limit, SVC_LOG_WARN, "nng.protocol",
 		    "closing the connection of %s: %s", conn->mux.peer,
 		    err.text);
 		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, err.text);
@@ -454,7 +439,7 @@ dialed(void *arg)
 		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
 	}
 	kick(conn);
-	drop(conn);
+	svc_mux_unref(&conn->mux);
 }
 
 static void
@@ -506,7 +491,7 @@ finish(struct conn *conn)
 	 * is about: that ends by itself, in the time it was given. */
 	if (conn->dialer != NULL && !conn->layered)
 		nng_stream_dialer_close(conn->dialer);
-	drop(conn); /* the loop's; whoever kicked has one more */
+	svc_mux_unref(&conn->mux); /* the loop's; whoever kicked has one more */
 }
 
 /* False when the loop was lost. */
@@ -522,9 +507,9 @@ read_on_loop(struct conn *conn)
 	unlock(conn);
 	conn_flush(&conn->mux);        /* unless it waits it ends the pause */
 	if (result == SVC_MUX_SHARE) { /* others come first */
-		hold(conn);
+		svc_mux_ref(&conn->mux);
 		if (!svc_source_yield(&conn->source))
-			drop(conn);
+			svc_mux_unref(&conn->mux);
 	}
 	if (result == SVC_MUX_OK && !svc_mux_failed(&conn->mux))
 		receive(conn);
@@ -573,7 +558,7 @@ conn_ready(struct svc_source *source, unsigned events)
 	/* The last of these may free it. */
 	for (int kicks = conn->kicks; kicks > 0; kicks--) {
 		conn->kicks--;
-		drop(conn);
+		svc_mux_unref(&conn->mux);
 	}
 }
 
@@ -600,7 +585,7 @@ free_on_loop(struct svc_task *task)
 	if (listener != NULL)
 		listener_forget(listener, conn);
 	svc_mem_free(conn);
-	nng_idle(self);
+	nng_conn_gone(self);
 }
 
 /* The last reference may go on a thread of nng, and to free a dialer waits for
@@ -609,9 +594,13 @@ static void
 conn_free(struct svc_mux *mux)
 {
 	struct conn *conn = conn_of(mux);
-	nng_busy(conn->self);
+	struct nng *self = conn->self;
 	conn->free_task.run = free_on_loop;
+	/* The connection may be gone before this thread is done with the loop,
+	 * which is to outlive that. */
+	nng_conn_made(self);
 	svc_loop_post(conn->loop, &conn->free_task);
+	nng_conn_gone(self);
 }
 
 void
@@ -673,6 +662,7 @@ conn_create(struct nng *self, struct listener *listener, bool layered,
 	conn->look.fire = look;
 	conn->block_size = MIN_BLOCK;
 	svc_buf_init(&conn->output, conn->mux.out.max);
+	nng_conn_made(self);
 	return conn;
 }
 
@@ -680,8 +670,7 @@ conn_create(struct nng *self, struct listener *listener, bool layered,
 static void
 conn_attach(struct conn *conn)
 {
-	nng_busy(conn->self);
-	hold(conn); /* of the loop, until finish */
+	svc_mux_ref(&conn->mux); /* of the loop, until finish */
 	lock(conn);
 	/* Without a descriptor to be watched it cannot fail. */
 	svc_source_attach(conn->loop, &conn->source, 0, NULL);
@@ -726,6 +715,8 @@ conn_dial(struct nng *self, const char *given, int64_t timeout_ms,
 		return rc;
 	nng_stream_dialer *dialer;
 	int rv = nng_stream_dialer_alloc(&dialer, address.url);
+	if (rv == 0)
+		nng_stream_dialer_set_bool(dialer, NNG_OPT_TCP_NODELAY, true);
 	if (rv == 0 && address.tls) {
 		nng_tls_config *config;
 		unsigned generation;
@@ -757,7 +748,7 @@ conn_dial(struct nng *self, const char *given, int64_t timeout_ms,
 						? (nng_duration)most_ms
 						: NNG_DURATION_INFINITE);
 	conn_attach(conn);
-	hold(conn);
+	svc_mux_ref(&conn->mux);
 	nng_stream_dialer_dial(dialer, conn->dial_aio);
 	kick(conn); /* starts the timer, which may close the dialer */
 	*ret_conn = conn;

@@ -211,6 +211,9 @@ open_listener(struct nng *self, const char *url, bool tls,
 	int rv = nng_stream_listener_alloc(&listener, url);
 	if (rv != 0)
 		return rv;
+	/* nng's streams wait for more to send, other than its sockets. Those
+	 * that are not of TCP do not know the option. */
+	nng_stream_listener_set_bool(listener, NNG_OPT_TCP_NODELAY, true);
 	if (tls)
 		rv = certificates_config(
 		    self->certificates, NULL, &config, ret_generation);

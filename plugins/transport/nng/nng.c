@@ -22,48 +22,21 @@
 #include <signal.h>
 #include <string.h>
 
-#define LOGS_A_SECOND 5
-
 void
-nng_busy(struct nng *self)
+nng_conn_made(struct nng *self)
 {
 	pthread_mutex_lock(&self->mutex);
-	self->n_busy++;
+	self->n_conns++;
 	pthread_mutex_unlock(&self->mutex);
 }
 
 void
-nng_idle(struct nng *self)
+nng_conn_gone(struct nng *self)
 {
 	pthread_mutex_lock(&self->mutex);
-	self->n_busy--;
+	self->n_conns--;
 	pthread_cond_broadcast(&self->changed);
 	pthread_mutex_unlock(&self->mutex);
-}
-
-void
-nng_log_refused(struct nng *self, const char *text)
-{
-	int64_t now_ms = svc_now_ms();
-	unsigned unlogged = 0;
-	pthread_mutex_lock(&self->mutex);
-	if (now_ms - self->logs_at_ms >= 1000) {
-		self->logs_at_ms = now_ms;
-		self->logs = 0;
-		unlogged = self->unlogged;
-		self->unlogged = 0;
-	}
-	bool write = self->logs < LOGS_A_SECOND;
-	if (write)
-		self->logs++;
-	else
-		self->unlogged++;
-	pthread_mutex_unlock(&self->mutex);
-	if (unlogged > 0)
-		svc_log(SVC_LOG_WARN, "tls.refused",
-		    "%u more peers were refused meanwhile", unlogged);
-	if (write)
-		svc_log(SVC_LOG_WARN, "tls.refused", "%s", text);
 }
 
 svc_err
@@ -134,14 +107,15 @@ create(const struct svc_transport_config *config, void **ret_self,
 	return SVC_OK;
 }
 
-/* A connection that was given up is closed in the background: after this its
- * loop may be gone. */
+/* A connection that was given up is closed in the background, and a callback of
+ * it that has released its stream may just be returning: after this its loop
+ * may be gone. */
 static void
 destroy(void *arg)
 {
 	struct nng *self = arg;
 	pthread_mutex_lock(&self->mutex);
-	while (self->n_busy > 0)
+	while (self->n_conns > 0)
 		pthread_cond_wait(&self->changed, &self->mutex);
 	pthread_mutex_unlock(&self->mutex);
 	svc_transport_memory.destroy(self->inside);
@@ -300,6 +274,8 @@ const struct svc_transport_ops nng_ops = {
     .peer = svc_mux_peer,
     .cancelled = svc_mux_cancelled,
     .credit = svc_mux_credit,
+    .on_cancel = svc_mux_on_cancel,
+    .interrupt = svc_mux_interrupt,
 };
 
 SVC_PLUGIN(nng_ops);

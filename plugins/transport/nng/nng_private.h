@@ -19,12 +19,10 @@ struct nng {
 	struct certificates *certificates; /* NULL: without TLS */
 	void *inside; /* the memory transport, for inproc:// */
 
-	/* Connections that a loop or nng still has a hand in. */
+	/* Connections that are not freed yet. */
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
-	size_t n_busy;
-	int64_t logs_at_ms;
-	unsigned logs, unlogged;
+	size_t n_conns;
 };
 
 struct listener;
@@ -32,10 +30,8 @@ struct conn;
 
 extern const struct svc_transport_ops nng_ops;
 
-/* A few lines a second at most. */
-void nng_log_refused(struct nng *self, const char *text);
-void nng_busy(struct nng *self);
-void nng_idle(struct nng *self);
+void nng_conn_made(struct nng *self);
+void nng_conn_gone(struct nng *self);
 /* The code for one of nng's. */
 svc_err nng_err(int rv);
 

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 
 #include <cmocka.h>
 #include <svc/clock.h>
+#include <svc/log.h>
 
 #define WAIT_MS 20000
 
@@ -296,6 +298,46 @@ a_stranger_loses_its_own_connection_only(void **state)
 	stop(&end);
 }
 
+static atomic_int log_lines;
+
+static void
+count_lines(const struct svc_log_line *line, void *arg)
+{
+	(void)arg;
+	if (strcmp(line->id, "nng.protocol") == 0)
+		atomic_fetch_add(&log_lines, 1);
+}
+
+static void
+stranger_comes(const struct end *end)
+{
+	int fd = connect_raw(end);
+	assert_int_equal(send(fd, "GET / ", 6, MSG_NOSIGNAL), 6);
+	assert_true(is_closed(fd));
+	close(fd);
+}
+
+static void
+strangers_do_not_fill_the_log(void **state)
+{
+	(void)state;
+	struct end end;
+	svc_clock_manual();
+	svc_clock_advance(1000);
+	start(&end, "nng", NULL, "127.0.0.1:0");
+	svc_log_set_sink(count_lines, NULL);
+	for (int i = 0; i < 100; i++)
+		stranger_comes(&end);
+	assert_int_equal(log_lines, SVC_LOG_BURST);
+	/* How many were left out, and the next one. */
+	svc_clock_advance(1000);
+	stranger_comes(&end);
+	assert_int_equal(log_lines, SVC_LOG_BURST + 2);
+	svc_log_set_sink(NULL, NULL);
+	stop(&end);
+	svc_clock_real();
+}
+
 /* More than nng has threads, so that all of these are at it at once. */
 static void
 connections_end_while_they_are_made(const char *listens)
@@ -513,6 +555,7 @@ main(void)
 	    cmocka_unit_test(addresses_are_checked),
 	    cmocka_unit_test(every_interface_is_reached),
 	    cmocka_unit_test(a_stranger_loses_its_own_connection_only),
+	    cmocka_unit_test(strangers_do_not_fill_the_log),
 	    cmocka_unit_test(connections_may_end_while_they_are_made),
 	    cmocka_unit_test(limits_of_a_listener),
 	    cmocka_unit_test(connections_come_and_go),

@@ -118,7 +118,12 @@ read_as_caller(
 		lock(conn);
 		bool done = svc_mux_done(stream);
 		bool failed = conn->mux.failed || conn->aborted;
+		bool interrupted = svc_mux_interrupted(stream);
 		unlock(conn);
+		if (interrupted && !done) {
+			give_back(conn, stream);
+			return SVC_E_CANCELLED;
+		}
 		if (done || failed) {
 			give_back(conn, stream);
 			/* After a failure the loop closes the streams. */

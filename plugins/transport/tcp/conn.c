@@ -257,7 +257,8 @@ conn_handle(struct conn *conn)
 			    "%s speaks TLS, this service does not: give "
 			    "--tls_cert and --tls_key",
 			    conn->mux.peer);
-		svc_log(SVC_LOG_WARN, "tcp.protocol",
+		static struct svc_log_limit limit;
+		svc_log_limited(&limit, SVC_LOG_WARN, "tcp.protocol",
 		    "closing the connection of %s: %s", conn->mux.peer,
 		    err.text);
 		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, err.text);

@@ -127,11 +127,13 @@ queue_step(struct conn *conn)
 static void
 fail(struct conn *conn)
 {
+	static struct svc_log_limit limit;
 	struct tls_failure why;
 	if (!tls_reason(conn->tls, &why))
 		return; /* it had failed before */
 	if (conn->listener != NULL && !why.gone)
-		tls_files_refused(conn->tcp->tls, why.text);
+		svc_log_limited(
+		    &limit, SVC_LOG_WARN, "tls.refused", "%s", why.text);
 	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, why.text);
 }
 

@@ -198,6 +198,8 @@ const struct svc_transport_ops tcp_ops = {
     .cancelled = svc_mux_cancelled,
     .credit = svc_mux_credit,
     .identity = conn_identity,
+    .on_cancel = svc_mux_on_cancel,
+    .interrupt = svc_mux_interrupt,
 };
 
 SVC_PLUGIN(tcp_ops);

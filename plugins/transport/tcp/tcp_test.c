@@ -10,8 +10,10 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <svc/clock.h>
+#include <svc/log.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -178,6 +180,46 @@ a_peer_without_a_hello_is_dropped(void **state)
 	assert_true(good_client_is_served());
 }
 
+static atomic_int lines;
+
+static void
+count_lines(const struct svc_log_line *line, void *arg)
+{
+	(void)arg;
+	if (strcmp(line->id, "tcp.protocol") == 0)
+		atomic_fetch_add(&lines, 1);
+}
+
+static void
+stranger_comes(void)
+{
+	int fd = connect_raw();
+	assert_int_equal(send(fd, "GET / ", 6, MSG_NOSIGNAL), 6);
+	assert_true(is_closed(fd));
+}
+
+static void
+strangers_do_not_fill_the_log(void **state)
+{
+	tear_down(state); /* its threads wait by the other clock */
+	svc_clock_manual();
+	svc_clock_advance(1000);
+	assert_int_equal(set_up(state), 0);
+	svc_log_set_sink(count_lines, NULL);
+	for (int i = 0; i < 100; i++)
+		stranger_comes();
+	assert_int_equal(lines, SVC_LOG_BURST);
+	/* How many were left out, and the next one. */
+	svc_clock_advance(1000);
+	stranger_comes();
+	assert_int_equal(lines, SVC_LOG_BURST + 2);
+	svc_log_set_sink(NULL, NULL);
+	assert_true(good_client_is_served());
+	tear_down(state);
+	svc_clock_real();
+	assert_int_equal(set_up(state), 0);
+}
+
 static void
 half_frames_and_sudden_ends_harm_nobody(void **state)
 {
@@ -247,6 +289,7 @@ main(void)
 	};
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(strangers_lose_only_their_own_connection),
+	    cmocka_unit_test(strangers_do_not_fill_the_log),
 	    cmocka_unit_test(a_peer_without_a_hello_is_dropped),
 	    cmocka_unit_test(half_frames_and_sudden_ends_harm_nobody),
 	    cmocka_unit_test(who_does_not_read_is_not_read_from),

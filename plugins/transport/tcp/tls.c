@@ -591,7 +591,6 @@ static const struct tls_ops openssl = {
     .close = tls_close,
     .reason = tls_reason,
     .identity = tls_identity,
-    .files_refused = tls_files_refused,
 };
 
 SVC_PLUGIN(openssl);

@@ -29,8 +29,6 @@ const struct svc_tls_config *tls_files_config(const struct tls_files *files);
 /* The SSL_CTX of the newest usable files, which are looked at once a second at
  * most; with a reference that is the caller's. May block on the disk. */
 void *tls_files_context(struct tls_files *files);
-/* Log that a peer was refused; a flood of them is counted, not written. */
-void tls_files_refused(struct tls_files *files, const char *text);
 
 /* ------------------------------------------------------- one session, tls.c
  */
@@ -99,7 +97,6 @@ struct tls_ops {
 	void (*close)(struct tls *tls);
 	bool (*reason)(struct tls *tls, struct tls_failure *ret);
 	const char *(*identity)(const struct tls *tls);
-	void (*files_refused)(struct tls_files *files, const char *text);
 };
 
 #endif

@@ -22,7 +22,6 @@
 
 #define LOOK_MS 1000
 #define READ_BUFFER 65536 /* many records for one system call */
-#define LOGS_A_SECOND 5
 
 struct stamp { /* of one file, as it was when last looked at */
 	struct timespec changed;
@@ -38,8 +37,6 @@ struct tls_files {
 	struct stamp stamps[N_STAMPS]; /* what `context` was made of */
 	struct stamp bad[N_STAMPS];    /* what could not be used */
 	int64_t looked_at_ms;
-	int64_t logs_at_ms;
-	unsigned logs, unlogged;
 };
 
 static void
@@ -328,29 +325,4 @@ tls_files_context(struct tls_files *files)
 	SSL_CTX_up_ref(context);
 	pthread_mutex_unlock(&files->mutex);
 	return context;
-}
-
-void
-tls_files_refused(struct tls_files *files, const char *text)
-{
-	int64_t now_ms = svc_now_ms();
-	unsigned unlogged = 0;
-	pthread_mutex_lock(&files->mutex);
-	if (now_ms - files->logs_at_ms >= 1000) {
-		files->logs_at_ms = now_ms;
-		files->logs = 0;
-		unlogged = files->unlogged;
-		files->unlogged = 0;
-	}
-	bool write = files->logs < LOGS_A_SECOND;
-	if (write)
-		files->logs++;
-	else
-		files->unlogged++;
-	pthread_mutex_unlock(&files->mutex);
-	if (unlogged > 0)
-		svc_log(SVC_LOG_WARN, "tls.refused",
-		    "%u more peers were refused meanwhile", unlogged);
-	if (write)
-		svc_log(SVC_LOG_WARN, "tls.refused", "%s", text);
 }

@@ -43,12 +43,6 @@ tls_files_destroy(struct tls_files *files)
 		ops()->files_destroy(files);
 }
 
-void
-tls_files_refused(struct tls_files *files, const char *text)
-{
-	ops()->files_refused(files, text);
-}
-
 struct tls *
 tls_create(struct tls_files *files, const char *host, const char *peer)
 {

@@ -52,6 +52,18 @@ SVC_API void svc_log_to_json(const struct svc_log_line *line, void *arg);
 SVC_API void svc_log(svc_log_level level, const char *id, const char *format,
     ...) SVC_PRINTF(3, 4);
 
+#define SVC_LOG_BURST 5
+/** Of one kind of line; zero at start, and usually static. Private. */
+struct svc_log_limit {
+	int64_t second;
+	unsigned written, left_out;
+};
+/** For lines that a stranger can cause as often as he likes: of those of one
+ * limit SVC_LOG_BURST are written in a second. How many were left out says one
+ * line, before the next of a later second. */
+SVC_API void svc_log_limited(struct svc_log_limit *limit, svc_log_level level,
+    const char *id, const char *format, ...) SVC_PRINTF(4, 5);
+
 /** `text` (at most `len` bytes, and up to a zero byte) in double quotes, with
  * control and non-UTF-8 bytes escaped and cut to fit `out`; dots behind the
  * quotes say that it was cut. Returns `out`. */

@@ -83,6 +83,7 @@ enum svc_option_kind {
 	SVC_OPTION_LIMIT, /* calls at once */
 	SVC_OPTION_TYPES, /* descriptors of request and response */
 	SVC_OPTION_QUEUE,
+	SVC_OPTION_NEVER_BLOCKS,
 };
 
 #ifndef __cplusplus
@@ -169,6 +170,8 @@ enum svc_option_kind {
 
 #define SVC_HANDLE_OPT_end() SVC_OPT_end()
 #define SVC_HANDLE_OPT_idempotent() SVC_OPT_NUMBER_(SVC_OPTION_IDEMPOTENT, 1)
+#define SVC_HANDLE_OPT_never_blocks()                                       \
+	SVC_OPT_NUMBER_(SVC_OPTION_NEVER_BLOCKS, 1)
 #define SVC_HANDLE_OPT_limit(n) SVC_OPT_NUMBER_(SVC_OPTION_LIMIT, n)
 #define SVC_HANDLE_OPT_metadata(k, v) SVC_OPT_PAIR_(SVC_OPTION_METADATA, k, v)
 #define SVC_HANDLE_OPT_types(request, response)                             \

@@ -159,6 +159,10 @@ typedef svc_err (*svc_handler)(struct svc_call *call,
 
 /** Options: idempotent() (published with the endpoint: clients may retry it)
  * limit(n) (calls at once; beyond it callers get SVC_E_EXHAUSTED at once)
+ * never_blocks() (the handler, with its wrappers, returns soon and takes no
+ * lock that a caller may hold: over the transport "memory" svc_call runs it on
+ * the caller's own thread, which takes no switch of threads; if it blocks all
+ * the same, such a caller waits beyond its deadline; not for streams)
  * metadata("key", "value") types(&request_descriptor, &response_descriptor)
  * (protobuf-c descriptors, published with the endpoint).
  * `endpoint` is "Type.Method". Before svc_start.
@@ -233,7 +237,8 @@ typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
  * detail. reply_headers() names a struct svc_headers that is cleared and gets
  * the headers of the reply, those of a failure too (rsp->headers has them on
  * success). within(call) is for a handler: the call gets no more time than the
- * handler's caller still waits, and none begins when it has gone.
+ * handler's caller still waits, none begins when it has gone, and when it
+ * leaves before the handler has returned, the call ends with SVC_E_CANCELLED.
  * Errors: SVC_E_NOT_FOUND "service not found: NAME", SVC_E_UNAVAILABLE,
  * SVC_E_TIMEDOUT, SVC_E_EXHAUSTED (a limit), SVC_E_AGAIN (too much waits to be
  * sent), SVC_E_UNIMPLEMENTED (no such endpoint), what the handler returned, ...

@@ -207,10 +207,16 @@ SVC_API svc_err svc_mux_wait(
 SVC_API void svc_mux_release(struct svc_stream_handle *stream, svc_err code);
 SVC_API void svc_mux_credit(struct svc_stream_handle *stream, size_t bytes);
 SVC_API bool svc_mux_cancelled(struct svc_stream_handle *stream);
+/** Needs a loop. */
+SVC_API bool svc_mux_on_cancel(
+    struct svc_stream_handle *stream, struct svc_task *task);
+SVC_API void svc_mux_interrupt(struct svc_stream_handle *stream);
 SVC_API const char *svc_mux_peer(struct svc_stream_handle *stream);
 SVC_API struct svc_mux *svc_mux_of(struct svc_stream_handle *stream);
 /** Whether the end was delivered. The mutex is held. */
 SVC_API bool svc_mux_done(struct svc_stream_handle *stream);
+/** Whether svc_mux_interrupt was called. The mutex is held. */
+SVC_API bool svc_mux_interrupted(struct svc_stream_handle *stream);
 
 #ifdef __cplusplus
 }

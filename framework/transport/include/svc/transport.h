@@ -118,9 +118,17 @@ struct svc_transport_config {
 typedef void (*svc_accept_cb)(
     struct svc_stream_handle *stream, const struct svc_part *first, void *arg);
 
+/** Asked on the thread of a caller in this process, see `call` below: serve the
+ * stream here and now if that is sure not to block. True when it was answered,
+ * by one part, and released; false when it was not touched. */
+typedef bool (*svc_direct_cb)(
+    struct svc_stream_handle *stream, const struct svc_part *first, void *arg);
+/** The answer to a `call`; it lives only for the call. */
+typedef void (*svc_answer_cb)(const struct svc_part *answer, void *user);
+
 #define SVC_OPEN_WAIT 1u /* the caller will call `wait` at once */
 
-#define SVC_TRANSPORT_ABI SVC_ABI(4, 1)
+#define SVC_TRANSPORT_ABI SVC_ABI(4, 2)
 
 /**
  * What a transport plugin provides: static const, never freed.
@@ -218,6 +226,35 @@ struct svc_transport_ops {
 	 * else its common name; NULL when it showed none or the connection is
 	 * bare. Valid while the stream is; optional. */
 	const char *(*identity)(struct svc_stream_handle *stream);
+
+	/**
+	 * A whole exchange on the calling thread: for a request that is one
+	 * part, of whose stream nobody waits but the caller. True when the peer
+	 * is in this process and took it (see `direct`): `answer` has been
+	 * called, once. False when not, for whatever reason: nothing happened,
+	 * and `open` does it or tells why not. Optional, together with
+	 * `direct`.
+	 */
+	bool (*call)(void *conn, const struct svc_part *request,
+	    svc_answer_cb answer, void *user);
+	/** From now on `call` asks this listener's side by `direct`, with the
+	 * `arg` of its accept. Several calls run at once, and listener_destroy
+	 * waits for them. */
+	void (*direct)(void *listener, svc_direct_cb direct);
+
+	/**
+	 * For a holder that is busy in a callback, who is told by no other:
+	 * `task` is run on a loop, once, when the peer has reset the stream or
+	 * is gone (see `cancelled`); soon, if that has happened already. NULL
+	 * takes it back, before the stream is released: true when it had not
+	 * been given to the loop, otherwise it runs, or has run. Optional.
+	 */
+	bool (*on_cancel)(
+	    struct svc_stream_handle *stream, struct svc_task *task);
+	/** Makes a `wait` for the stream return SVC_E_CANCELLED within 0.1 s,
+	 * also one that begins later. Any thread, before the stream is
+	 * released. Optional, together with `on_cancel`. */
+	void (*interrupt)(struct svc_stream_handle *stream);
 };
 
 extern SVC_API const struct svc_interface svc_transport_interface;

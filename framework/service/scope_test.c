@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Calls within a call end when its caller leaves, over every transport. */
+#include "service_test.h"
+
+struct mesh {
+	struct svc_service *server, *client;
+	struct gate held, left; /* handlers of "Hold" that began and ended */
+	struct gate inner;      /* ends of calls within */
+	struct gate outer;      /* ends of outer calls */
+	struct gate go;
+	svc_err inner_code, outer_code;
+	struct svc_error inner_err;
+	atomic_bool saw;
+};
+
+/* Runs until its caller has left, or the test says so. */
+static svc_err
+hold(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)req;
+	int64_t until_ms = svc_deadline(PATIENCE_MS);
+	gate_add(&mesh->held);
+	while (!svc_call_cancelled(call) && gate_count(&mesh->go) == 0 &&
+	       svc_remaining(until_ms) > 0)
+		sched_yield();
+	mesh->saw = svc_call_cancelled(call);
+	gate_add(&mesh->left);
+	return svc_reply_text(call, rsp, "text/plain", "held");
+}
+
+static svc_err
+ask_and_wait(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)req, (void)rsp;
+	mesh->inner_code = svc_call(svc_client_of(mesh->server), "student",
+	    "Student.Hold", NULL, NULL, within(call), idempotent(),
+	    detail(&mesh->inner_err));
+	gate_add(&mesh->inner);
+	return mesh->inner_code;
+}
+
+static void
+inner_ended(svc_err code, const struct svc_message *rsp,
+    const struct svc_error *detail, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)rsp;
+	mesh->inner_code = code;
+	mesh->inner_err = *detail;
+	gate_add(&mesh->inner);
+}
+
+/* Stays until all of its calls have ended. */
+static svc_err
+ask_twice(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)req, (void)rsp;
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(
+		    svc_call_async(svc_client_of(mesh->server), "student",
+			"Student.Hold", NULL, inner_ended, mesh, within(call),
+			idempotent()),
+		    SVC_OK);
+	gate_wait(&mesh->inner, 2);
+	return SVC_OK;
+}
+
+/* Answers while its call is under way. */
+static svc_err
+ask_and_leave(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)req, (void)rsp;
+	return svc_call_async(svc_client_of(mesh->server), "student",
+	    "Student.Hold", NULL, inner_ended, mesh, within(call));
+}
+
+static void
+outer_ended(svc_err code, const struct svc_message *rsp,
+    const struct svc_error *detail, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)rsp, (void)detail;
+	mesh->outer_code = code;
+	gate_add(&mesh->outer);
+}
+
+static void
+mesh_start(struct mesh *mesh)
+{
+	memset(mesh, 0, sizeof(*mesh));
+	gate_init(&mesh->held);
+	gate_init(&mesh->left);
+	gate_init(&mesh->inner);
+	gate_init(&mesh->outer);
+	gate_init(&mesh->go);
+	mesh->server = make("student", NULL);
+	svc_handle(mesh->server, "Student.Hold", hold, mesh);
+	svc_handle(mesh->server, "Student.Wait", ask_and_wait, mesh);
+	svc_handle(mesh->server, "Student.Twice", ask_twice, mesh);
+	svc_handle(mesh->server, "Student.Leave", ask_and_leave, mesh);
+	must_start(mesh->server);
+	mesh->client = make("client", NULL);
+	assert_int_equal(svc_init(mesh->client, 0, NULL), SVC_OK);
+}
+
+static void
+begin(struct mesh *mesh, const char *endpoint)
+{
+	assert_int_equal(
+	    svc_call_async(svc_client_of(mesh->client), "student", endpoint,
+		NULL, outer_ended, mesh, timeout_ms(SVC_FOREVER)),
+	    SVC_OK);
+}
+
+/* The caller of the outer call is gone when this returns. */
+static void
+leave(struct mesh *mesh)
+{
+	svc_free(mesh->client);
+	mesh->client = NULL;
+	assert_int_equal(gate_count(&mesh->outer), 1);
+	assert_int_equal(mesh->outer_code, SVC_E_CLOSED);
+}
+
+static void
+mesh_stop(struct mesh *mesh)
+{
+	svc_free(mesh->client);
+	svc_free(mesh->server);
+}
+
+static void
+a_call_that_waits_ends_with_its_outer_caller(void **state)
+{
+	(void)state;
+	struct mesh mesh;
+	mesh_start(&mesh);
+	begin(&mesh, "Student.Wait");
+	gate_wait(&mesh.held, 1);
+	leave(&mesh);
+	gate_wait(&mesh.inner, 1);
+	assert_int_equal(mesh.inner_code, SVC_E_CANCELLED);
+	assert_string_equal(mesh.inner_err.text,
+	    "the call that is being handled was cancelled");
+	/* Its handler is told, and there is no other try. */
+	gate_wait(&mesh.left, 1);
+	assert_true(mesh.saw);
+	assert_int_equal(gate_count(&mesh.held), 1);
+	mesh_stop(&mesh);
+}
+
+static void
+calls_that_do_not_wait_end_too(void **state)
+{
+	(void)state;
+	struct mesh mesh;
+	mesh_start(&mesh);
+	begin(&mesh, "Student.Twice");
+	gate_wait(&mesh.held, 2);
+	leave(&mesh);
+	gate_wait(&mesh.inner, 2);
+	assert_int_equal(mesh.inner_code, SVC_E_CANCELLED);
+	assert_string_equal(mesh.inner_err.text,
+	    "the call that is being handled was cancelled");
+	gate_wait(&mesh.left, 2);
+	assert_true(mesh.saw);
+	assert_int_equal(gate_count(&mesh.held), 2);
+	mesh_stop(&mesh);
+}
+
+static void
+who_was_answered_has_not_left(void **state)
+{
+	(void)state;
+	struct mesh mesh;
+	mesh_start(&mesh);
+	begin(&mesh, "Student.Leave");
+	gate_wait(&mesh.outer, 1);
+	assert_int_equal(mesh.outer_code, SVC_OK);
+	gate_wait(&mesh.held, 1);
+	svc_free(mesh.client);
+	mesh.client = NULL;
+	gate_add(&mesh.go);
+	gate_wait(&mesh.inner, 1);
+	assert_int_equal(mesh.inner_code, SVC_OK);
+	assert_false(mesh.saw);
+	mesh_stop(&mesh);
+}
+
+static void
+a_call_that_ended_is_not_told(void **state)
+{
+	(void)state;
+	struct mesh mesh;
+	mesh_start(&mesh);
+	gate_add(&mesh.go);
+	for (int i = 1; i <= 50; i++) {
+		begin(&mesh, i % 2 == 0 ? "Student.Wait" : "Student.Leave");
+		gate_wait(&mesh.outer, i);
+		assert_int_equal(mesh.outer_code, SVC_OK);
+		gate_wait(&mesh.inner, i);
+		assert_int_equal(mesh.inner_code, SVC_OK);
+	}
+	mesh_stop(&mesh);
+}
+
+int
+main(void)
+{
+	static const struct CMUnitTest tests[] = {
+	    TEST(a_call_that_waits_ends_with_its_outer_caller),
+	    TEST(calls_that_do_not_wait_end_too),
+	    TEST(who_was_answered_has_not_left),
+	    TEST(a_call_that_ended_is_not_told),
+	};
+	int failed = 0;
+	EACH_TRANSPORT(failed, tests);
+	return failed;
+}
