@@ -89,8 +89,7 @@ fault_name(size_t i)
 
 /* Ends the program when a list names something that is not there. */
 static void
-check_names(
-    const char *flag, const char *names, const char *(*name)(size_t i))
+check_names(const char *flag, const char *names, const char *(*name)(size_t i))
 {
 	char *copy = names != NULL ? strdup(names) : NULL, *save = NULL;
 	if (copy == NULL)
@@ -203,9 +202,8 @@ make_logs(struct job *job)
 	const char *tmp = getenv("TMPDIR");
 	if (options.logs != NULL) {
 		mkdir(options.logs, 0755);
-		snprintf(job->logs, sizeof(job->logs), "%s/%s-%s",
-		    options.logs, job->row->plugin->label,
-		    job->row->fault->name);
+		snprintf(job->logs, sizeof(job->logs), "%s/%s-%s", options.logs,
+		    job->row->plugin->label, job->row->fault->name);
 		for (char *c = job->logs; *c != '\0'; c++)
 			if (*c == ' ')
 				*c = '-';

@@ -118,8 +118,8 @@ one_call(void)
 		int64_t now_ms = real_ms();
 		fprintf(stderr, "%lld %s: %s\n", (long long)now_ms,
 		    svc_err_name(code), err.text);
-		printf("failed %s %lld\n", svc_err_name(code),
-		    (long long)now_ms);
+		printf(
+		    "failed %s %lld\n", svc_err_name(code), (long long)now_ms);
 		n_failed++;
 	}
 	n_calls++;

@@ -9,6 +9,9 @@
 /** Set for children that live by a clock which can be told to run fast. */
 #define CHAOS_CLOCK "CHAOS_CLOCK"
 
+/** The file that the preloaded library wall_clock.c reads. */
+#define CHAOS_WALL_CLOCK "CHAOS_WALL_CLOCK"
+
 /** The programs that the suite starts: the same executable with "node" or
  * "client" and the flags of a service. They take the line "clock N" on
  * standard input (with CHAOS_CLOCK): from then on the framework's clock runs N

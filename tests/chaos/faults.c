@@ -227,9 +227,10 @@ static const struct fault full = {
 
 /* -------------------------------------------------------------- the network */
 
-/* Everything of the registry that a child of this group has to do with; gid 0:
- * of everybody. `target` ends with NULL. Dropped where it arrives, as on a
- * wire: who sends it does not notice. */
+/* Everything of the registry that children of this group have to do with; gid
+ * 0: all children. What a server says to itself is nobody's. `target` ends with
+ * NULL. It holds where packets arrive, as on a wire: who sends them does not
+ * notice. */
 static bool
 rule(struct world *world, const char *change, int gid,
     const char *const target[])
@@ -240,14 +241,13 @@ rule(struct world *world, const char *change, int gid,
 	snprintf(mark, sizeof(mark), "%d", gid);
 	for (size_t side = 0; side < 2; side++) {
 		const char *argv[32] = {"iptables", "-w", change, "INPUT", "-p",
-		    world->plugin->udp ? "udp" : "tcp", sides[side], port};
-		size_t n = 8;
-		if (gid != 0) {
-			argv[n++] = "-m";
-			argv[n++] = "connmark";
-			argv[n++] = "--mark";
-			argv[n++] = mark;
-		}
+		    world->plugin->udp ? "udp" : "tcp", sides[side], port, "-m",
+		    "connmark"};
+		size_t n = 10;
+		if (gid == 0)
+			argv[n++] = "!";
+		argv[n++] = "--mark";
+		argv[n++] = mark;
 		for (size_t i = 0; target[i] != NULL; i++)
 			argv[n++] = target[i];
 		argv[n] = NULL;
@@ -376,8 +376,8 @@ delay_and_kill(struct world *world)
 	    "-j", "NFQUEUE", "--queue-num", "0", NULL};
 	char log[300];
 	snprintf(log, sizeof(log), "%s/delay.log", world->logs);
-	if (!proc_start(&world->delay,
-		&(struct proc_how){.argv = argv, .log = log}) ||
+	if (!proc_start(
+		&world->delay, &(struct proc_how){.argv = argv, .log = log}) ||
 	    !world_until(world, is_delaying, 10000))
 		return world_fail(world, "nfq_delay does not start");
 	return rule(world, "-A", 0, queue) && node_kill(world);
@@ -398,35 +398,24 @@ static const struct fault slow = {
 /* --------------------------------------------------------------- the clock */
 
 static bool
-set_clock(struct world *world, const char *offset)
-{
-	char next[300];
-	snprintf(next, sizeof(next), "%s.next", world->clock_file);
-	FILE *f = fopen(next, "w");
-	bool ok = f != NULL && fputs(offset, f) >= 0;
-	if (f != NULL && fclose(f) != 0)
-		ok = false;
-	return (ok && rename(next, world->clock_file) == 0) ||
-	       world_fail(world, "%s cannot be written", next);
-}
-
-static bool
 clock_forward(struct world *world)
 {
-	return set_clock(world, "+1h");
+	*world->wall_clock = 3600;
+	return true;
 }
 
 static bool
 clock_back(struct world *world)
 {
-	return set_clock(world, "-1h");
+	*world->wall_clock = -3600;
+	return true;
 }
 
 static const struct fault clock_jumps = {
     .name = "clock",
     .what = "the wall clock of services and clients jumps an hour forward, "
-	    "then two back (libfaketime)",
-    .needs = NEEDS_FAKETIME,
+	    "then two back",
+    .needs = WALL_CLOCK,
     .inject = clock_forward,
     .hold_ms = 2 * TTL_MS,
     .heal = clock_back,
@@ -518,6 +507,9 @@ static const struct fault leader_kill_fault = {
     .hold_ms = LONG_MS,
     .heal = leader_again,
     .after_ms = SETTLE_MS,
+    /* A new leader gives every lease its whole TTL again, and the time of an
+     * election. */
+    .gone_more_ms = TTL_MS + 1000,
 };
 
 static bool

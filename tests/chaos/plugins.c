@@ -109,15 +109,15 @@ cluster_start_member(struct world *world, int i)
 	snprintf(name, sizeof(name), "n%d", i);
 	snprintf(data, sizeof(data), "%s/etcd-%d", world->logs, i);
 	snprintf(log, sizeof(log), "%s/etcd-%d.log", world->logs, i);
-	snprintf(client, sizeof(client), "http://127.0.0.1:%d",
-	    cluster_ports[i][0]);
+	snprintf(
+	    client, sizeof(client), "http://127.0.0.1:%d", cluster_ports[i][0]);
 	snprintf(
 	    peer, sizeof(peer), "http://127.0.0.1:%d", cluster_ports[i][1]);
 	const char *const argv[] = {"etcd", "--name", name, "--data-dir", data,
 	    "--listen-client-urls", client, "--advertise-client-urls", client,
 	    "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-	    "--initial-cluster", all, "--heartbeat-interval", "100",
-	    "--election-timeout", "1000", "--unsafe-no-fsync", NULL};
+	    "--initial-cluster", all, "--heartbeat-interval", "50",
+	    "--election-timeout", "500", "--unsafe-no-fsync", NULL};
 	return proc_start(&world->members[i],
 	    &(struct proc_how){.argv = argv, .log = log, .out_to_log = true});
 }
@@ -183,8 +183,7 @@ mdns_start(struct world *world)
 {
 	/* A port of its own is a world of its own. */
 	world->port = test_free_port();
-	snprintf(
-	    world->address, sizeof(world->address), "lo:%d", world->port);
+	snprintf(world->address, sizeof(world->address), "lo:%d", world->port);
 	return world->port != 0;
 }
 

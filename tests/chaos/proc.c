@@ -33,8 +33,8 @@ become(const struct proc_how *how, int in, int out, int log)
 	dup2(in, STDIN_FILENO);
 	dup2(how->out_to_log ? log : out, STDOUT_FILENO);
 	dup2(log, STDERR_FILENO);
-	if (how->gid != 0 && (setgroups(0, NULL) != 0 ||
-				 setgid((gid_t)how->gid) != 0))
+	if (how->gid != 0 &&
+	    (setgroups(0, NULL) != 0 || setgid((gid_t)how->gid) != 0))
 		_exit(126);
 	for (size_t i = 0; how->env != NULL && how->env[i] != NULL; i++) {
 		char *pair = strdup(how->env[i]);
@@ -50,10 +50,11 @@ bool
 proc_start(struct proc *proc, const struct proc_how *how)
 {
 	int in[2] = {-1, -1}, out[2] = {-1, -1};
-	int log = open(
-	    how->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	int log =
+	    open(how->log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 	*proc = (struct proc){.in = -1, .out = -1};
-	if (log < 0 || pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0) {
+	if (log < 0 || pipe2(in, O_CLOEXEC) != 0 ||
+	    pipe2(out, O_CLOEXEC) != 0) {
 		perror(how->log);
 		return false;
 	}
@@ -137,8 +138,7 @@ reap(struct proc *proc)
 	while (waitpid(proc->pid, &status, 0) < 0 && errno == EINTR)
 		;
 	proc->pid = 0;
-	return WIFEXITED(status) ? WEXITSTATUS(status)
-				 : 128 + WTERMSIG(status);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 void

@@ -40,8 +40,8 @@ report_row(const struct row *row)
 	const struct result *r = &row->result;
 	char gone[32], back[32];
 	if (r->ran)
-		printf("%-8s %-14s %7lld %7lld  %-12s %-12s %s", row->plugin->label,
-		    row->fault->name, (long long)r->calls,
+		printf("%-8s %-14s %7lld %7lld  %-12s %-12s %s",
+		    row->plugin->label, row->fault->name, (long long)r->calls,
 		    (long long)r->failed,
 		    times(gone, sizeof(gone), r->gone_ms, r->gone_bound_ms),
 		    times(back, sizeof(back), r->back_ms, r->back_bound_ms),
@@ -111,8 +111,8 @@ write_table(FILE *f, const struct row *rows, size_t n)
 			    verdict(r));
 		else
 			fprintf(f, "- | - | - | - | left out");
-		fprintf(f, "%s%s |\n", r->reason[0] != '\0' ? ": " : "",
-		    r->reason);
+		fprintf(
+		    f, "%s%s |\n", r->reason[0] != '\0' ? ": " : "", r->reason);
 	}
 }
 

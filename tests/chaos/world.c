@@ -4,12 +4,14 @@
 #include "child.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,8 +24,8 @@ world_fail(struct world *world, const char *format, ...)
 	struct result *result = world->result;
 	size_t at = strlen(result->reason);
 	if (at > 0 && at + 2 < sizeof(result->reason))
-		at += (size_t)snprintf(result->reason + at,
-		    sizeof(result->reason) - at, "; ");
+		at += (size_t)snprintf(
+		    result->reason + at, sizeof(result->reason) - at, "; ");
 	va_list args;
 	va_start(args, format);
 	if (at < sizeof(result->reason))
@@ -66,18 +68,18 @@ start_child(struct world *world, struct proc *proc, const char *kind,
 	char path[320], registry[64], address[160], id_flag[64], plugins[512];
 	char ttl[40], interval[40], clock[320];
 	unsigned needs = world->fault->needs;
-	snprintf(registry, sizeof(registry), "--registry=%s",
-	    world->plugin->name);
-	snprintf(address, sizeof(address), "--registry_address=%s",
-	    world->address);
+	snprintf(
+	    registry, sizeof(registry), "--registry=%s", world->plugin->name);
+	snprintf(
+	    address, sizeof(address), "--registry_address=%s", world->address);
 	snprintf(id_flag, sizeof(id_flag), "--id=%s", id);
 	snprintf(ttl, sizeof(ttl), "--registry_ttl=%dms", TTL_MS);
 	snprintf(interval, sizeof(interval), "--registry_interval=%dms",
 	    INTERVAL_MS);
-	snprintf(plugins, sizeof(plugins), "SVC_PLUGIN_PATH=%s",
-	    world->plugins);
-	snprintf(clock, sizeof(clock), "FAKETIME_TIMESTAMP_FILE=%s",
-	    world->clock_file);
+	snprintf(
+	    plugins, sizeof(plugins), "SVC_PLUGIN_PATH=%s", world->plugins);
+	snprintf(clock, sizeof(clock), CHAOS_WALL_CLOCK "=%s",
+	    world->wall_clock_file);
 	const char *argv[] = {world->self, kind, registry, address, ttl,
 	    interval, id_flag,
 	    /* A node that says nothing is found out before calls give up. */
@@ -89,20 +91,18 @@ start_child(struct world *world, struct proc *proc, const char *kind,
 	size_t n = 1;
 	if (needs & FAST_CLOCK)
 		env[n++] = CHAOS_CLOCK "=1";
-	if (needs & NEEDS_FAKETIME) {
-		env[n++] = "LD_PRELOAD=" CHAOS_FAKETIME;
+	if (needs & WALL_CLOCK) {
+		env[n++] = "LD_PRELOAD=" CHAOS_WALL_CLOCK_LIB;
 		env[n++] = clock;
-		env[n++] = "FAKETIME_NO_CACHE=1";
-		env[n++] = "DONT_FAKE_MONOTONIC=1";
 	}
 	env[n] = NULL;
-	return proc_start(proc,
-	    &(struct proc_how){
-		.argv = argv,
-		.log = log_of(world, id, path, sizeof(path)),
-		.gid = world->own_network ? gid : 0,
-		.env = env,
-	    });
+	return proc_start(
+	    proc, &(struct proc_how){
+		      .argv = argv,
+		      .log = log_of(world, id, path, sizeof(path)),
+		      .gid = world->own_network ? gid : 0,
+		      .env = env,
+		  });
 }
 
 int
@@ -186,8 +186,7 @@ heard(struct world *world, struct client *client, const char *line)
 		client->calls = a;
 		client->failed = b;
 	} else if (sscanf(line, "failed SVC_%63s %lld", word, &a) == 2) {
-		tally(world->result->codes, sizeof(world->result->codes),
-		    word);
+		tally(world->result->codes, sizeof(world->result->codes), word);
 	} else if (sscanf(line, "there %63s %lld", word, &a) == 2 &&
 		   (i = node_by_id(world, word)) >= 0) {
 		client->there[i] = true;
@@ -213,8 +212,8 @@ listen_to(struct world *world)
 }
 
 bool
-world_until(struct world *world, bool (*done)(struct world *world),
-    int64_t limit_ms)
+world_until(
+    struct world *world, bool (*done)(struct world *world), int64_t limit_ms)
 {
 	int64_t until_ms = real_ms() + limit_ms;
 	for (;;) {
@@ -227,8 +226,7 @@ world_until(struct world *world, bool (*done)(struct world *world),
 		struct pollfd p[CLIENTS];
 		for (int i = 0; i < CLIENTS; i++)
 			p[i] = (struct pollfd){
-			    .fd = world->clients[i].proc.out,
-			    .events = POLLIN};
+			    .fd = world->clients[i].proc.out, .events = POLLIN};
 		poll(p, CLIENTS, left_ms < 20 ? (int)left_ms : 20);
 	}
 }
@@ -278,8 +276,7 @@ registry_has_all(struct world *world)
 		for (size_t r = 0; r < list.n_records; r++) {
 			const struct svc_record *record = list.records[r];
 			for (size_t n = 0; n < record->n_nodes; n++) {
-				int i = node_by_id(
-				    world, record->nodes[n].id);
+				int i = node_by_id(world, record->nodes[n].id);
 				if (i >= 0)
 					has[i] = true;
 			}
@@ -304,11 +301,11 @@ observe(struct world *world)
 {
 	struct svc_error err = {0};
 	struct svc_registry_config config = {
-	    .address = world->address, .timeout_ms = 1000};
+	    .address = world->address, .timeout_ms = 2000};
 	svc_registry_destroy(world->observer);
 	world->observer = NULL;
-	if (svc_registry_create(world->plugin->name, &config, &world->observer,
-		&err) != SVC_OK)
+	if (svc_registry_create(
+		world->plugin->name, &config, &world->observer, &err) != SVC_OK)
 		return world_fail(world, "%s", err.text);
 	return true;
 }
@@ -346,18 +343,32 @@ set_up_network(struct world *world)
 }
 
 static bool
+set_up_clock(struct world *world)
+{
+	size_t size = sizeof(*world->wall_clock);
+	snprintf(world->wall_clock_file, sizeof(world->wall_clock_file),
+	    "%s/clock", world->logs);
+	int fd =
+	    open(world->wall_clock_file, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	void *at = MAP_FAILED;
+	if (fd >= 0 && ftruncate(fd, (off_t)size) == 0)
+		at =
+		    mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (fd >= 0)
+		close(fd);
+	if (at == MAP_FAILED)
+		return world_fail(
+		    world, "%s cannot be made", world->wall_clock_file);
+	world->wall_clock = at;
+	return true;
+}
+
+static bool
 set_up(struct world *world)
 {
 	char id[24];
-	FILE *f;
-	if (!set_up_network(world))
+	if (!set_up_network(world) || !set_up_clock(world))
 		return false;
-	snprintf(world->clock_file, sizeof(world->clock_file), "%s/clock",
-	    world->logs);
-	f = fopen(world->clock_file, "w");
-	if (f == NULL || fputs("+0", f) < 0 || fclose(f) != 0)
-		return world_fail(world, "%s cannot be written",
-		    world->clock_file);
 	if (!world->plugin->start(world))
 		return world_fail(world, "the registry does not start");
 	while (world->n_nodes < NODES)
@@ -403,8 +414,7 @@ measure_gone(struct world *world)
 	}
 	if (result->gone_ms > result->gone_bound_ms + world->slack_ms)
 		world_fail(world, "%s left after %lld ms",
-		    world->nodes[world->victim].id,
-		    (long long)result->gone_ms);
+		    world->nodes[world->victim].id, (long long)result->gone_ms);
 }
 
 static void
@@ -417,14 +427,13 @@ measure_back(struct world *world)
 		return;
 	if (!world_until(world, all_is_back, PATIENCE_MS)) {
 		world_fail(world, "not everybody is back in %s",
-		    registry_has_all(world) ? "every client"
-					    : "the registry");
+		    registry_has_all(world) ? "every client" : "the registry");
 		return;
 	}
 	result->back_ms = real_ms() - healed_at_ms;
 	if (result->back_ms > result->back_bound_ms + world->slack_ms)
-		world_fail(world, "back after %lld ms",
-		    (long long)result->back_ms);
+		world_fail(
+		    world, "back after %lld ms", (long long)result->back_ms);
 }
 
 static void
@@ -438,8 +447,8 @@ tear_down(struct world *world)
 		int status = proc_end(&client->proc, PATIENCE_MS / 2);
 		listen_to(world);
 		if (status != 0)
-			world_fail(world, "client-%d ended with %d", i + 1,
-			    status);
+			world_fail(
+			    world, "client-%d ended with %d", i + 1, status);
 		result->calls += client->calls;
 		result->failed += client->failed;
 		proc_close(&client->proc);
@@ -449,8 +458,7 @@ tear_down(struct world *world)
 		proc_thaw(&node->proc);
 		int status = proc_end(&node->proc, PATIENCE_MS / 2);
 		if (node->expected && status != 0)
-			world_fail(
-			    world, "%s ended with %d", node->id, status);
+			world_fail(world, "%s ended with %d", node->id, status);
 		proc_close(&node->proc);
 	}
 	svc_registry_destroy(world->observer);
@@ -482,8 +490,6 @@ missing(const struct world *world)
 		return "needs root, iproute2 and iptables";
 	if ((fault->needs & NEEDS_DELAY) && access(CHAOS_NFQ_DELAY, X_OK) != 0)
 		return "needs libnetfilter-queue";
-	if ((fault->needs & NEEDS_FAKETIME) && access(CHAOS_FAKETIME, R_OK) != 0)
-		return "needs libfaketime";
 	return NULL;
 }
 
@@ -496,8 +502,7 @@ world_run(struct world *world)
 	*result = (struct result){.gone_ms = -1, .back_ms = -1};
 	world->victim = -1;
 	if (lack != NULL) {
-		snprintf(
-		    result->reason, sizeof(result->reason), "%s", lack);
+		snprintf(result->reason, sizeof(result->reason), "%s", lack);
 		return;
 	}
 	result->ran = true;

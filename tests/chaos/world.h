@@ -50,9 +50,9 @@ enum {
 	NEEDS_SERVER = 1,
 	NEEDS_NETWORK = 2, /* a network of its own: root and iptables */
 	NEEDS_DELAY = 4,   /* nfq_delay */
-	NEEDS_FAKETIME = 8,
-	FAST_CLOCK = 16, /* children live by a clock that can be told to run
-			  * fast */
+	WALL_CLOCK = 8,    /* children have a wall clock that can be set */
+	FAST_CLOCK = 16,   /* children live by a clock that can be told to run
+			    * fast */
 };
 
 struct fault {
@@ -92,7 +92,7 @@ enum { REASON_SIZE = 400 };
 struct result {
 	bool ran, passed;
 	int64_t calls, failed;
-	char codes[160];         /* "E_NOT_FOUND 12, E_TIMEDOUT 1" */
+	char codes[160];                /* "E_NOT_FOUND 12, E_TIMEDOUT 1" */
 	int64_t gone_ms, gone_bound_ms; /* -1: nobody was to leave */
 	int64_t back_ms, back_bound_ms;
 	int dropped; /* times a client lost sight of a living node */
@@ -104,10 +104,12 @@ struct world {
 	const struct fault *fault;
 	int64_t slack_ms; /* added to all bounds */
 	bool own_network;
-	const char *self;     /* this executable */
-	const char *plugins;  /* SVC_PLUGIN_PATH */
+	const char *self;    /* this executable */
+	const char *plugins; /* SVC_PLUGIN_PATH */
 	char logs[256];
-	char clock_file[280]; /* of libfaketime */
+	volatile long long
+	    *wall_clock; /* seconds ahead, shared with children */
+	char wall_clock_file[280];
 
 	char address[128];
 	int port;
@@ -142,8 +144,8 @@ void world_victim(struct world *world, int node);
 /** Starts one more node, which is expected; its number, or -1. */
 int world_add_node(struct world *world);
 /** Reads what the clients say until `done` is true; false after limit_ms. */
-bool world_until(struct world *world, bool (*done)(struct world *world),
-    int64_t limit_ms);
+bool world_until(
+    struct world *world, bool (*done)(struct world *world), int64_t limit_ms);
 /** Runs a program to its end; true when it ends with 0. */
 bool world_command(struct world *world, const char *const argv[]);
 void world_tell_all(struct world *world, const char *line);
