@@ -10,14 +10,19 @@ BROKER ?=
 TESTS ?=
 BENCH ?= default
 FUZZ_SECONDS ?= 0
+PLUGIN ?=
+FAULT ?=
+REPORT ?=
+JSON ?=
+LOGS ?=
 
 packages = @tools/install-packages
 build = @tools/build
 run_tests = @tools/run-tests
 export JOBS
 
-.PHONY: all help demo test check install clean bench format format-check \
-	lint asan tsan fuzz
+.PHONY: all help demo test check chaos install clean bench format \
+	format-check lint asan tsan fuzz
 
 all: ## build everything, optimised, into build/release
 	$(packages) build
@@ -34,6 +39,13 @@ test: ## build with -Werror and run all tests; TESTS=regex for some
 	$(run_tests) dev $(if $(TESTS),-R '$(TESTS)')
 
 check: format-check lint asan tsan fuzz ## what a change must pass besides test
+
+chaos: ## put registries under fault; PLUGIN=etcd FAULT=kill for some, REPORT=1
+	$(packages) build test chaos
+	$(build) dev
+	@build/dev/bin/chaos $(if $(PLUGIN),'--plugin=$(PLUGIN)') \
+	    $(if $(FAULT),'--fault=$(FAULT)') $(if $(LOGS),'--logs=$(LOGS)') \
+	    $(if $(JSON),--json) $(if $(REPORT),--report=docs/reliability.md)
 
 install: ## install into PREFIX (default /usr/local); DESTDIR is honoured
 	$(packages) build
