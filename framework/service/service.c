@@ -13,6 +13,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+/* How long the nodes stay known that a registry does not repeat after a break,
+ * at least; for the ttl of this service if that is longer, since the others
+ * are likely to have the same, and to announce themselves as rarely. */
+#define GRACE_MS 15000
+
 svc_err
 svc_service_fail(
     struct svc_service *service, svc_err code, const char *format, ...)
@@ -244,6 +249,7 @@ make(struct svc_service *service, struct svc_error *err)
 	    .password = v->registry_password,
 	    .tls = service->registry_has_tls ? &service->registry_tls : NULL,
 	    .options = v->registry_options,
+	    .grace_ms = v->ttl_ms < GRACE_MS ? GRACE_MS : v->ttl_ms,
 	};
 	code =
 	    svc_registry_create(v->registry, &config, &service->registry, err);

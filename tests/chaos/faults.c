@@ -167,6 +167,26 @@ static const struct fault outage_10min = {
 };
 
 static bool
+rare_restart(struct world *world)
+{
+	world_tell_all(world, "clock 10");
+	world->plugin->kill(world);
+	return world->plugin->again(world, false);
+}
+
+static const struct fault restart_rare = {
+    .name = "restart-rare",
+    .what = "as restart-empty, with a TTL of 60 s and an interval of 30 s, by "
+	    "a clock that runs ten times as fast",
+    .needs = NEEDS_SERVER | FAST_CLOCK,
+    .inject = rare_restart,
+    .after_ms = 10000, /* 100 s */
+    .ttl_ms = 60000,
+    .interval_ms = 30000,
+    .back_more_ms = 3000, /* 60 s in all */
+};
+
+static bool
 server_freeze(struct world *world)
 {
 	world->plugin->freeze(world);
@@ -539,6 +559,7 @@ static const struct fault leader_freeze_fault = {
 };
 
 const struct fault *const chaos_faults[] = {&stop, &kill_9, &freeze, &restart,
-    &restart_empty, &outage, &outage_empty, &outage_10min, &hang, &hang_short,
-    &full, &cut_node_fault, &cut_clients_fault, &cut_all_fault, &lossy, &slow,
-    &clock_jumps, &compaction, &leader_kill_fault, &leader_freeze_fault, NULL};
+    &restart_empty, &restart_rare, &outage, &outage_empty, &outage_10min, &hang,
+    &hang_short, &full, &cut_node_fault, &cut_clients_fault, &cut_all_fault,
+    &lossy, &slow, &clock_jumps, &compaction, &leader_kill_fault,
+    &leader_freeze_fault, NULL};

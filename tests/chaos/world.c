@@ -67,15 +67,17 @@ start_child(struct world *world, struct proc *proc, const char *kind,
 {
 	char path[320], registry[64], address[160], id_flag[64], plugins[512];
 	char ttl[40], interval[40], clock[320];
-	unsigned needs = world->fault->needs;
+	const struct fault *fault = world->fault;
+	unsigned needs = fault->needs;
 	snprintf(
 	    registry, sizeof(registry), "--registry=%s", world->plugin->name);
 	snprintf(
 	    address, sizeof(address), "--registry_address=%s", world->address);
 	snprintf(id_flag, sizeof(id_flag), "--id=%s", id);
-	snprintf(ttl, sizeof(ttl), "--registry_ttl=%dms", TTL_MS);
+	snprintf(ttl, sizeof(ttl), "--registry_ttl=%dms",
+	    fault->ttl_ms > 0 ? fault->ttl_ms : TTL_MS);
 	snprintf(interval, sizeof(interval), "--registry_interval=%dms",
-	    INTERVAL_MS);
+	    fault->interval_ms > 0 ? fault->interval_ms : INTERVAL_MS);
 	snprintf(
 	    plugins, sizeof(plugins), "SVC_PLUGIN_PATH=%s", world->plugins);
 	snprintf(clock, sizeof(clock), CHAOS_WALL_CLOCK "=%s",

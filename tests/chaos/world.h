@@ -67,6 +67,8 @@ struct fault {
 	bool (*heal)(struct world *world);
 	/** Calls go on so long after everything is healed. */
 	int64_t after_ms;
+	/** Of the services; 0: TTL_MS and INTERVAL_MS. */
+	int ttl_ms, interval_ms;
 	/** More than TTL + 1 s and TTL, for faults that slow everything. */
 	int64_t gone_more_ms, back_more_ms;
 };
