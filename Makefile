@@ -21,7 +21,7 @@ build = @tools/build
 run_tests = @tools/run-tests
 export JOBS
 
-.PHONY: all help demo test check chaos install clean bench format \
+.PHONY: all help demo test check chaos install clean bench scale format \
 	format-check lint asan tsan fuzz
 
 all: ## build everything, optimised, into build/release
@@ -57,6 +57,11 @@ bench: ## measure svc and its peers; BENCH=quick a minute, BENCH=full all
 	$(packages) --optional bench
 	$(build) release -DSVC_BUILD_BENCH=ON
 	@BENCH='$(BENCH)' tools/run-bench build/release
+
+scale: ## 10,000 nodes in one etcd: first view, changes, memory, load
+	$(packages) build demo etcd
+	$(build) release -DSVC_BUILD_BENCH=ON
+	@SVC_PLUGIN_PATH=build/release/lib/svc build/release/bin/bench_scale
 
 format: ## put all C files into the project's format
 	$(packages) check
