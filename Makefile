@@ -10,14 +10,19 @@ BROKER ?=
 TESTS ?=
 BENCH ?= default
 FUZZ_SECONDS ?= 0
+PLUGIN ?=
+FAULT ?=
+REPORT ?=
+JSON ?=
+LOGS ?=
 
 packages = @tools/install-packages
 build = @tools/build
 run_tests = @tools/run-tests
 export JOBS
 
-.PHONY: all help demo test check install clean bench format format-check \
-	lint asan tsan fuzz
+.PHONY: all help demo test check chaos install clean bench scale format \
+	format-check lint asan tsan fuzz
 
 all: ## build everything, optimised, into build/release
 	$(packages) build
@@ -35,6 +40,13 @@ test: ## build with -Werror and run all tests; TESTS=regex for some
 
 check: format-check lint asan tsan fuzz ## what a change must pass besides test
 
+chaos: ## put registries under fault; PLUGIN=etcd FAULT=kill for some, REPORT=1
+	$(packages) build test chaos
+	$(build) dev
+	@build/dev/bin/chaos $(if $(PLUGIN),'--plugin=$(PLUGIN)') \
+	    $(if $(FAULT),'--fault=$(FAULT)') $(if $(LOGS),'--logs=$(LOGS)') \
+	    $(if $(JSON),--json) $(if $(REPORT),--report=docs/reliability.md)
+
 install: ## install into PREFIX (default /usr/local); DESTDIR is honoured
 	$(packages) build
 	$(build) release -DCMAKE_INSTALL_PREFIX='$(abspath $(PREFIX))'
@@ -45,6 +57,11 @@ bench: ## measure svc and its peers; BENCH=quick a minute, BENCH=full all
 	$(packages) --optional bench
 	$(build) release -DSVC_BUILD_BENCH=ON
 	@BENCH='$(BENCH)' tools/run-bench build/release
+
+scale: ## 10,000 nodes in one etcd: first view, changes, memory, load
+	$(packages) build demo etcd
+	$(build) release -DSVC_BUILD_BENCH=ON
+	@SVC_PLUGIN_PATH=build/release/lib/svc build/release/bin/bench_scale
 
 format: ## put all C files into the project's format
 	$(packages) check

@@ -215,8 +215,9 @@ pick_now(struct svc_selector *selector, const struct svc_pick *pick,
 		snapshot = entry != NULL ? atomic_load(&entry->snapshot) : NULL;
 		if (snapshot != NULL &&
 		    (prepared != NULL ||
-			!atomic_load_explicit(
-			    &entry->attention, memory_order_relaxed)))
+			(!atomic_load_explicit(
+			     &entry->attention, memory_order_relaxed) &&
+			    !svc_entry_is_away(entry, snapshot))))
 			break;
 		svc_reader_leave(reader);
 		if (prepared != NULL)
@@ -224,7 +225,7 @@ pick_now(struct svc_selector *selector, const struct svc_pick *pick,
 		prepared = NULL;
 		if (pick->dont_wait)
 			return SVC_E_AGAIN;
-		rc = svc_entry_prepare(selector, pick->service,
+		rc = svc_entry_prepare(selector, pick->service, true,
 		    pick->deadline_at_ms, &prepared, err);
 		if (rc != SVC_OK)
 			return rc;
@@ -288,7 +289,8 @@ svc_selector_each(struct svc_selector *selector, const char *service,
 
 	if (service == NULL)
 		return svc_error_set(err, SVC_E_INVAL, "no service was named");
-	rc = svc_entry_prepare(selector, service, deadline_at_ms, &entry, err);
+	rc = svc_entry_prepare(
+	    selector, service, false, deadline_at_ms, &entry, err);
 	if (rc != SVC_OK)
 		return rc;
 	pthread_mutex_lock(&entry->lock);

@@ -87,8 +87,9 @@ struct svc_entry {
 
 	/* NULL until there is a node or the full first view. */
 	_Atomic(struct svc_snapshot *) snapshot;
-	atomic_bool attention; /* lost or unpublished */
-	atomic_size_t n_out;   /* blacklisted peers */
+	atomic_bool attention;         /* lost or unpublished */
+	_Atomic int64_t away_until_ms; /* its last node has just gone */
+	atomic_size_t n_out;           /* blacklisted peers */
 	atomic_size_t refs;
 
 	pthread_mutex_t lock; /* guards what follows */
@@ -133,10 +134,15 @@ void svc_entry_dissolve(struct svc_entry *entry);
  * NULL when there is none yet. */
 struct svc_entry *svc_entry_find(struct svc_reader *reader,
     struct svc_selector *selector, const char *service);
-/** Makes sure that there is a view, waiting for the first one, and holds the
- * entry. Errors: as svc_selector_pick */
+/** Whether all nodes have gone so lately that one may well come back. In a
+ * read or under entry->lock. */
+bool svc_entry_is_away(
+    const struct svc_entry *entry, const struct svc_snapshot *snapshot);
+/** Makes sure that there is a view, waiting for the first one, and, if
+ * `patient`, for a node while svc_entry_is_away; holds the entry.
+ * Errors: as svc_selector_pick */
 svc_err svc_entry_prepare(struct svc_selector *selector, const char *service,
-    int64_t deadline_at_ms, struct svc_entry **ret_entry,
+    bool patient, int64_t deadline_at_ms, struct svc_entry **ret_entry,
     struct svc_error *err);
 /** Waits for the first full view of a service; false when it did not come.
  * Who saw less before this was called looks again: the view may have become

@@ -118,6 +118,54 @@ test_absent_then_there(void **state)
 	svc_registry_destroy(registry);
 }
 
+/* A registry that stood still may forget all nodes for a moment, and so may a
+ * service of one instance that is restarted. */
+static void
+test_away_for_a_moment(void **state)
+{
+	struct svc_registry *registry = make_registry();
+	struct svc_pick pick = {.service = "a", .dont_wait = true};
+	struct svc_selector *selector;
+	struct svc_target *target;
+	struct waiter waiter;
+
+	(void)state;
+	svc_clock_manual();
+	selector = make_selector(registry, NULL);
+	open_service(selector, "a", 2);
+	say_number(SVC_WATCH_GONE, "a", 0);
+	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK);
+	say_number(SVC_WATCH_GONE, "a", 1);
+	assert_int_equal(
+	    svc_selector_pick(selector, &pick, &target, NULL), SVC_E_AGAIN);
+	/* One that may wait no longer is told at once. */
+	pick.dont_wait = false;
+	must_fail(selector, &pick, SVC_E_NOT_FOUND, "service not found: a");
+	/* One that may waits until somebody comes, */
+	waiter = (struct waiter){.selector = selector,
+	    .pick = {.service = "a", .deadline_at_ms = svc_deadline(60000)}};
+	assert_int_equal(
+	    svc_thread_start(&waiter.thread, "wait", wait_for_pick, &waiter),
+	    SVC_OK);
+	say_number(SVC_WATCH_NODE, "a", 2);
+	svc_thread_join(waiter.thread);
+	assert_int_equal(waiter.result, SVC_OK);
+	/* or until the moment is over. */
+	say_number(SVC_WATCH_GONE, "a", 2);
+	waiter.pick.deadline_at_ms = INT64_MAX;
+	assert_int_equal(
+	    svc_thread_start(&waiter.thread, "wait", wait_for_pick, &waiter),
+	    SVC_OK);
+	svc_clock_advance(2000);
+	svc_thread_join(waiter.thread);
+	assert_int_equal(waiter.result, SVC_E_NOT_FOUND);
+	pick.dont_wait = true;
+	must_fail(selector, &pick, SVC_E_NOT_FOUND, "service not found: a");
+	svc_selector_destroy(selector);
+	svc_clock_real();
+	svc_registry_destroy(registry);
+}
+
 static void
 test_first_view(void **state)
 {
@@ -534,6 +582,7 @@ main(void)
 	    cmocka_unit_test(test_draining),
 	    cmocka_unit_test(test_silent_registry),
 	    cmocka_unit_test(test_absent_then_there),
+	    cmocka_unit_test(test_away_for_a_moment),
 	    cmocka_unit_test(test_first_view),
 	    cmocka_unit_test(test_first_view_in_pieces),
 	    cmocka_unit_test(test_filters),

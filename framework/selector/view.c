@@ -19,6 +19,12 @@
  * old one goes for each new one. */
 #define ENTRIES_BEFORE_EVICTION 256
 
+/** How long picks wait for a node after the last one has gone. A registry that
+ * stood still forgets all nodes in the moment in which it goes on, though they
+ * live and register again at once; and a service of one instance that is
+ * restarted is away for a moment, too. */
+#define AWAY_MS 2000
+
 svc_err
 svc_view_no_memory(const char *service, struct svc_error *err)
 {
@@ -284,6 +290,8 @@ publish(struct svc_entry *entry, struct svc_snapshot **ret_old)
 	for (size_t i = 0; i < snapshot->n; i++)
 		atomic_fetch_add_explicit(
 		    &snapshot->targets[i]->refs, 1, memory_order_relaxed);
+	if (snapshot->n == 0 && old != NULL && old->n > 0)
+		atomic_store(&entry->away_until_ms, svc_deadline(AWAY_MS));
 	atomic_store(&entry->snapshot, snapshot);
 	entry->unpublished = false;
 	atomic_store(&entry->attention, entry->lost);
@@ -484,13 +492,24 @@ start_watch(struct svc_entry *entry, struct svc_error *err)
 	return rc;
 }
 
+bool
+svc_entry_is_away(
+    const struct svc_entry *entry, const struct svc_snapshot *snapshot)
+{
+	return snapshot->n == 0 &&
+	       svc_now_ms() < atomic_load_explicit(
+				  &entry->away_until_ms, memory_order_relaxed);
+}
+
 svc_err
 svc_entry_prepare(struct svc_selector *selector, const char *service,
-    int64_t deadline_at_ms, struct svc_entry **ret_entry, struct svc_error *err)
+    bool patient, int64_t deadline_at_ms, struct svc_entry **ret_entry,
+    struct svc_error *err)
 {
 	struct svc_entry *entry = NULL;
-	struct svc_snapshot *old = NULL;
-	bool started = false, known;
+	struct svc_snapshot *old = NULL, *known;
+	bool started = false, away;
+	int64_t until_ms;
 	svc_err rc;
 
 	rc = obtain(selector, service, &entry, err);
@@ -510,17 +529,26 @@ svc_entry_prepare(struct svc_selector *selector, const char *service,
 		if (rc == SVC_OK && entry->unpublished && old == NULL &&
 		    publish(entry, &old) != SVC_OK)
 			rc = svc_view_no_memory(service, err);
-		known = atomic_load(&entry->snapshot) != NULL;
-		if (known)
+		known = atomic_load(&entry->snapshot);
+		if (known != NULL)
 			rc = SVC_OK; /* an older view is better than none */
-		if (known || rc != SVC_OK)
+		away =
+		    patient && known != NULL && svc_entry_is_away(entry, known);
+		if ((known != NULL && !away) || rc != SVC_OK)
 			break;
 		if (atomic_load(&selector->closed)) {
 			rc = svc_error_set(
 			    err, SVC_E_CLOSED, "the client is closing");
 			break;
 		}
-		rc = svc_cond_wait(&entry->cond, &entry->lock, deadline_at_ms);
+		until_ms = deadline_at_ms;
+		if (away && until_ms > atomic_load(&entry->away_until_ms))
+			until_ms = atomic_load(&entry->away_until_ms);
+		rc = svc_cond_wait(&entry->cond, &entry->lock, until_ms);
+		if (rc != SVC_OK && away) {
+			rc = SVC_OK; /* nobody came, and so it is told */
+			break;
+		}
 		if (rc != SVC_OK && atomic_load(&entry->snapshot) == NULL) {
 			rc = svc_error_set(err, SVC_E_TIMEDOUT,
 			    "registry %s has given no view of service \"%s\" "
@@ -546,8 +574,8 @@ svc_entry_await_full(
 	struct svc_entry *entry;
 	bool full;
 
-	if (svc_entry_prepare(
-		selector, service, deadline_at_ms, &entry, NULL) != SVC_OK)
+	if (svc_entry_prepare(selector, service, false, deadline_at_ms, &entry,
+		NULL) != SVC_OK)
 		return false;
 	pthread_mutex_lock(&entry->lock);
 	while (

@@ -21,8 +21,8 @@ within 20 discoverable student '"student-2"' "${flags[@]}"
 within 20 discoverable student-listener go.micro.srv.message "${flags[@]}"
 
 # Its enrolments make the services call the listener.
-start client "$bin/student_client" "${flags[@]}" --json --progress \
-	--rounds=0 --rate=200
+start client "$bin/student_client" "${flags[@]}" "--registry_ttl=$ttl" \
+	--json --progress --rounds=0 --rate=200
 client=$!
 within 20 has_done 100
 

@@ -94,7 +94,9 @@ SVC_API void svc_selector_destroy(struct svc_selector *selector);
 
 /**
  * Choose a node and hold it. The first pick of a service starts its watch and
- * waits for a node or for the full first view, up to the deadline.
+ * waits for a node or for the full first view, up to the deadline. When the
+ * last node has gone less than 2 s ago, it waits for another until these 2 s
+ * are over: a registry that stood still may forget everybody for a moment.
  * Errors: SVC_E_NOT_FOUND "service not found: NAME" (nobody provides it),
  * SVC_E_UNAVAILABLE (nodes, but none fits: the text says which filter left
  * none), SVC_E_TIMEDOUT (the registry gave no view yet), SVC_E_INVAL (name),
