@@ -269,17 +269,33 @@ set16(struct mdns_writer *writer, size_t at, size_t value)
 	writer->buf.data[at + 1] = (uint8_t)value;
 }
 
+/* Whether the name that was written at `at` is this one. */
+static bool
+name_is(const uint8_t *data, size_t at, const char *name)
+{
+	for (;;) {
+		size_t len = data[at];
+		if (len >= 0xc0) {
+			at = (len & 0x3f) << 8 | data[at + 1];
+			continue;
+		}
+		if (len == 0)
+			return *name == '\0';
+		if (strncmp(name, (const char *)data + at + 1, len) != 0 ||
+		    (name[len] != '.' && name[len] != '\0'))
+			return false;
+		name += len + (name[len] == '.');
+		at += 1 + len;
+	}
+}
+
 /* Where this very name was written before; 0 for nowhere. */
 static unsigned
 name_find(const struct mdns_writer *writer, const char *name)
 {
-	for (size_t i = 0; i < writer->n_names; i++) {
-		struct mdns_name known;
-		size_t at = writer->names[i];
-		if (name_read(writer->buf.data, writer->buf.len, &at, &known) &&
-		    strcmp(known.text, name) == 0)
+	for (size_t i = 0; i < writer->n_names; i++)
+		if (name_is(writer->buf.data, writer->names[i], name))
 			return writer->names[i];
-	}
 	return 0;
 }
 

@@ -77,17 +77,33 @@ watched(svc_watch_event event, const struct svc_record *record, void *arg)
 		abort();
 }
 
-static void
-announce(struct mdns_responder *responder, const char *service, const char *id,
-    const char *address)
+static struct mdns_node *
+made(const char *service, const char *id, const char *address)
 {
 	struct svc_node node = {.id = id, .address = address};
 	struct svc_record record = {
 	    .name = service, .version = "1", .nodes = &node, .n_nodes = 1};
-	struct mdns_node *made = NULL;
-	if (mdns_node_create(&record, "host", &made, NULL) != SVC_OK)
+	struct mdns_node *ret = NULL;
+	if (mdns_node_create(&record, "host", &ret, NULL) != SVC_OK)
 		abort();
-	mdns_responder_announce(responder, made, 20000, NULL);
+	return ret;
+}
+
+/* A copy is much cheaper than to make, and compress, one anew. */
+static void
+announce(struct mdns_responder *responder, const struct mdns_node *node)
+{
+	struct mdns_node *copy = svc_mem_alloc(sizeof(*copy));
+	if (copy == NULL)
+		abort();
+	*copy = *node;
+	copy->service = svc_mem_strdup(node->service);
+	copy->id = svc_mem_strdup(node->id);
+	svc_buf_init(&copy->txt, UINT16_MAX);
+	svc_buf_init(&copy->sd_txt, UINT16_MAX);
+	svc_buf_append(&copy->txt, node->txt.data, node->txt.len);
+	svc_buf_append(&copy->sd_txt, node->sd_txt.data, node->sd_txt.len);
+	mdns_responder_announce(responder, copy, 20000, NULL);
 }
 
 int
@@ -100,15 +116,17 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	char student[] = "student";
 	struct mdns_watch one = {.service = student, .sink = watched};
 	struct mdns_watch all = {.sink = watched};
-	static bool manual;
-	if (!manual)
+	static struct mdns_node *nodes[3];
+	if (nodes[0] == NULL) {
 		svc_clock_manual();
-	manual = true;
+		nodes[0] = made("ours", "ours-1", "10.1.2.3:80");
+		nodes[1] = made("ours", "ours-2", "[fe80::1]:80");
+		nodes[2] = made("Student", "x", "example.org:80");
+	}
 	mdns_responder_init(&responder, &net);
 	mdns_browser_init(&browser, &net);
-	announce(&responder, "ours", "ours-1", "10.1.2.3:80");
-	announce(&responder, "ours", "ours-2", "[fe80::1]:80");
-	announce(&responder, "Student", "x", "example.org:80");
+	for (size_t i = 0; i < 3; i++)
+		announce(&responder, nodes[i]);
 	if (mdns_browser_watch(&browser, &one) != SVC_OK ||
 	    mdns_browser_watch(&browser, &all) != SVC_OK)
 		abort();
