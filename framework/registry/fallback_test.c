@@ -61,8 +61,7 @@ logged(const char *part)
 	return n;
 }
 
-/* -------------------------------------------------- a registry that goes away
- */
+/* ------------------------------------------------ a registry that goes away */
 
 /* The nodes are those of the memory registry at its address. While it is away
  * every op fails; a watch made meanwhile begins when it is back. */

@@ -60,8 +60,7 @@ lost(struct link *link, struct svc_error *err, const char *why, int sys)
 	    err, SVC_E_UNAVAILABLE, "redis at %s: %s", text_of(link), why);
 }
 
-/* ----------------------------------------------------------------- waiting
- */
+/* ------------------------------------------------------------------ waiting */
 
 /* Errors: SVC_E_TIMEDOUT, SVC_E_CANCELLED */
 static svc_err
@@ -90,8 +89,7 @@ wait_for(struct link *link, short events, int64_t deadline_at_ms,
 	}
 }
 
-/* --------------------------------------------------------------------- TLS
- */
+/* ---------------------------------------------------------------------- TLS */
 
 static const char *
 tls_reason(const SSL *ssl)
@@ -166,8 +164,7 @@ tls_begin(struct link *link, int64_t deadline_at_ms, struct svc_error *err)
 	}
 }
 
-/* ------------------------------------------------------------------- bytes
- */
+/* -------------------------------------------------------------------- bytes */
 
 /* SVC_E_AGAIN with what to wait for. */
 static svc_err
@@ -253,8 +250,7 @@ flush(struct link *link, int64_t deadline_at_ms, struct svc_error *err)
 	return SVC_OK;
 }
 
-/* --------------------------------------------------------------- commands
- */
+/* ----------------------------------------------------------------- commands */
 
 void
 link_send(
@@ -361,8 +357,7 @@ link_receive(struct link *link, int64_t deadline_at_ms, redisReply **ret_reply,
 	return rc;
 }
 
-/* ----------------------------------------------------------------- opening
- */
+/* ------------------------------------------------------------------ opening */
 
 static void
 set_options(int fd)

@@ -145,8 +145,7 @@ tell_node(struct watch *watch, const char *service, const char *id,
 	watch->sink(SVC_WATCH_NODE, record, watch->arg);
 }
 
-/* ------------------------------------------------------------------- pulls
- */
+/* -------------------------------------------------------------------- pulls */
 
 static void
 on_pulled(const char *service, const char *id, const struct svc_record *record,
@@ -194,8 +193,7 @@ sweep(struct watch *watch)
 	}
 }
 
-/* ----------------------------------------------------------------- hearing
- */
+/* ------------------------------------------------------------------ hearing */
 
 static svc_err
 subscribe(struct watch *watch, int64_t deadline_at_ms, struct svc_error *err)
@@ -315,8 +313,7 @@ hear(
 	return rc;
 }
 
-/* -------------------------------------------------------------- the thread
- */
+/* --------------------------------------------------------------- the thread */
 
 /* From one full state to the next break. */
 static svc_err
