@@ -35,7 +35,7 @@ enum {
 	 * they do. */
 	GAP_MS = 200,
 	LATE_MS = 20,
-	HEARD_MAX = 256,
+	HEARD_MAX = 256, /* nodes; of words there may be some more */
 };
 
 /* A node that was told. */
@@ -293,7 +293,8 @@ hear(
 {
 	svc_err rc = SVC_OK;
 	*ret_any = false;
-	while (watch->n_heard < HEARD_MAX) {
+	/* A flood of words must not keep the pulls from their turn. */
+	for (int i = 0; i < 4 * HEARD_MAX && watch->n_heard < HEARD_MAX; i++) {
 		redisReply *reply = NULL;
 		rc = link_receive(watch->ear, until_ms, &reply, err);
 		if (rc != SVC_OK)
