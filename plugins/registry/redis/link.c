@@ -125,8 +125,10 @@ tls_expect(SSL *ssl, const char *name)
 	if (X509_VERIFY_PARAM_set1_ip_asc(param, name) == 1)
 		return true;
 	ERR_clear_error();
+	/* The macro that is meant for it casts const away. */
 	return SSL_set1_host(ssl, name) == 1 &&
-	       SSL_set_tlsext_host_name(ssl, name) == 1;
+	       SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME,
+		   TLSEXT_NAMETYPE_host_name, (void *)(uintptr_t)name) == 1;
 }
 
 static svc_err
