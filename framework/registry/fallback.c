@@ -99,8 +99,7 @@ fallback_close(struct svc_registry *registry)
 	snapshot_close(registry->snapshot);
 }
 
-/* ------------------------------------------------------- whether it answers
- */
+/* ------------------------------------------------------- whether it answers */
 
 bool
 fallback_is_for(const struct svc_registry *registry, svc_err code)
@@ -163,8 +162,7 @@ fallback_answered(struct svc_registry *registry)
 		    registry->ops->name);
 }
 
-/* ------------------------------------------------------------------ asking
- */
+/* ------------------------------------------------------------------- asking */
 
 struct passing {
 	struct svc_registry *registry;
@@ -208,8 +206,7 @@ fallback_ask(struct svc_registry *registry, const char *service,
 	return passing.n > 0;
 }
 
-/* ---------------------------------------------------------------- watching
- */
+/* ----------------------------------------------------------------- watching */
 
 /* The turn, unless the registry has answered meanwhile. */
 static bool

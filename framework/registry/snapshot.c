@@ -48,8 +48,7 @@ struct snapshot {
 	size_t n_nodes;
 };
 
-/* -------------------------------------------------------- tables (with lock)
- */
+/* ------------------------------------------------------- tables (with lock) */
 
 static void
 node_free(struct snapshot *snapshot, struct kept_service *service,
@@ -141,8 +140,7 @@ node_set(
 	return false;
 }
 
-/* ------------------------------------------------------------ what is known
- */
+/* ------------------------------------------------------------ what is known */
 
 /* Calls the sink with each node alone. */
 static void
@@ -278,8 +276,7 @@ snapshot_saved_unix_ms(const struct snapshot *snapshot)
 	return snapshot->saved_unix_ms;
 }
 
-/* ----------------------------------------------------------------- writing
- */
+/* ------------------------------------------------------------------ writing */
 
 static svc_err
 write_all(int fd, const struct svc_buf *buf)
@@ -404,8 +401,7 @@ run(void *arg)
 	return NULL;
 }
 
-/* ----------------------------------------------------------------- reading
- */
+/* ------------------------------------------------------------------ reading */
 
 /* The next line of [at, end), without its end. */
 static const char *

@@ -60,8 +60,7 @@ lost(struct link *link, struct svc_error *err, const char *why, int sys)
 	    err, SVC_E_UNAVAILABLE, "redis at %s: %s", text_of(link), why);
 }
 
-/* ----------------------------------------------------------------- waiting
- */
+/* ------------------------------------------------------------------ waiting */
 
 /* Errors: SVC_E_TIMEDOUT, SVC_E_CANCELLED */
 static svc_err
@@ -90,8 +89,7 @@ wait_for(struct link *link, short events, int64_t deadline_at_ms,
 	}
 }
 
-/* --------------------------------------------------------------------- TLS
- */
+/* ---------------------------------------------------------------------- TLS */
 
 static const char *
 tls_reason(const SSL *ssl)
@@ -127,8 +125,10 @@ tls_expect(SSL *ssl, const char *name)
 	if (X509_VERIFY_PARAM_set1_ip_asc(param, name) == 1)
 		return true;
 	ERR_clear_error();
+	/* The macro that is meant for it casts const away. */
 	return SSL_set1_host(ssl, name) == 1 &&
-	       SSL_set_tlsext_host_name(ssl, name) == 1;
+	       SSL_ctrl(ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME,
+		   TLSEXT_NAMETYPE_host_name, (void *)(uintptr_t)name) == 1;
 }
 
 static svc_err
@@ -166,8 +166,7 @@ tls_begin(struct link *link, int64_t deadline_at_ms, struct svc_error *err)
 	}
 }
 
-/* ------------------------------------------------------------------- bytes
- */
+/* -------------------------------------------------------------------- bytes */
 
 /* SVC_E_AGAIN with what to wait for. */
 static svc_err
@@ -253,8 +252,7 @@ flush(struct link *link, int64_t deadline_at_ms, struct svc_error *err)
 	return SVC_OK;
 }
 
-/* --------------------------------------------------------------- commands
- */
+/* ----------------------------------------------------------------- commands */
 
 void
 link_send(
@@ -361,8 +359,7 @@ link_receive(struct link *link, int64_t deadline_at_ms, redisReply **ret_reply,
 	return rc;
 }
 
-/* ----------------------------------------------------------------- opening
- */
+/* ------------------------------------------------------------------ opening */
 
 static void
 set_options(int fd)

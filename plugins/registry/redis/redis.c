@@ -152,8 +152,7 @@ parse_addresses(
 	}
 }
 
-/* ----------------------------------------------------------------- options
- */
+/* ------------------------------------------------------------------ options */
 
 /* It becomes part of keys and channels, and of the patterns of an ACL. */
 static svc_err
@@ -214,8 +213,7 @@ copy_text(char **to, const char *text)
 	return text == NULL || *to != NULL;
 }
 
-/* --------------------------------------------------------------------- TLS
- */
+/* ---------------------------------------------------------------------- TLS */
 
 static svc_err
 bad_file(const char *what, const char *path, struct svc_error *err)
@@ -367,8 +365,7 @@ redis_create(const struct svc_registry_config *config, struct redis **ret_redis,
 	return SVC_OK;
 }
 
-/* ------------------------------------------------------------- connections
- */
+/* -------------------------------------------------------------- connections */
 
 static struct link *
 take_idle(struct redis *redis, size_t server)
@@ -473,8 +470,7 @@ redis_wait(int wake_fd, int64_t at_ms)
 		;
 }
 
-/* ----------------------------------------------------------------- the ops
- */
+/* ------------------------------------------------------------------ the ops */
 
 static svc_err
 plugin_create(const struct svc_registry_config *config, void **ret_self,

@@ -63,8 +63,7 @@ static const char withdraw_script[] =
     "end "
     "return n";
 
-/* -------------------------------------------------------------------- keys
- */
+/* --------------------------------------------------------------------- keys */
 
 static const char *
 node_key(const struct redis *redis, const char *service, const char *id,
@@ -101,8 +100,7 @@ store_channel(
 	return key->text;
 }
 
-/* ------------------------------------------------------- announce, withdraw
- */
+/* ------------------------------------------------------- announce, withdraw */
 
 static svc_err
 run_script(struct link *link, const char *script,
@@ -161,8 +159,7 @@ store_withdraw(struct redis *redis, struct link *link,
 	    link, withdraw_script, keys, 4, args, deadline_at_ms, err);
 }
 
-/* ----------------------------------------------------------------- reading
- */
+/* ------------------------------------------------------------------ reading */
 
 /* A key that holds something else is said once. */
 static void

@@ -35,7 +35,7 @@ enum {
 	 * they do. */
 	GAP_MS = 200,
 	LATE_MS = 20,
-	HEARD_MAX = 256,
+	HEARD_MAX = 256, /* nodes; of words there may be some more */
 };
 
 /* A node that was told. */
@@ -145,8 +145,7 @@ tell_node(struct watch *watch, const char *service, const char *id,
 	watch->sink(SVC_WATCH_NODE, record, watch->arg);
 }
 
-/* ------------------------------------------------------------------- pulls
- */
+/* -------------------------------------------------------------------- pulls */
 
 static void
 on_pulled(const char *service, const char *id, const struct svc_record *record,
@@ -194,8 +193,7 @@ sweep(struct watch *watch)
 	}
 }
 
-/* ----------------------------------------------------------------- hearing
- */
+/* ------------------------------------------------------------------ hearing */
 
 static svc_err
 subscribe(struct watch *watch, int64_t deadline_at_ms, struct svc_error *err)
@@ -295,7 +293,8 @@ hear(
 {
 	svc_err rc = SVC_OK;
 	*ret_any = false;
-	while (watch->n_heard < HEARD_MAX) {
+	/* A flood of words must not keep the pulls from their turn. */
+	for (int i = 0; i < 4 * HEARD_MAX && watch->n_heard < HEARD_MAX; i++) {
 		redisReply *reply = NULL;
 		rc = link_receive(watch->ear, until_ms, &reply, err);
 		if (rc != SVC_OK)
@@ -315,8 +314,7 @@ hear(
 	return rc;
 }
 
-/* -------------------------------------------------------------- the thread
- */
+/* --------------------------------------------------------------- the thread */
 
 /* From one full state to the next break. */
 static svc_err

@@ -60,8 +60,7 @@ put_text(struct svc_buf *buf, const char *text)
 	svc_buf_json_string(buf, text, strlen(text));
 }
 
-/* ----------------------------------------------------------- parts of a map
- */
+/* ----------------------------------------------------------- parts of a map */
 
 /* `allowed` are the keys, separated by spaces. */
 static svc_err
@@ -357,8 +356,7 @@ read_node(struct file_reader *reader, const char *name, const struct item *item)
 	return rc;
 }
 
-/* ---------------------------------------------------------------- services
- */
+/* ----------------------------------------------------------------- services */
 
 static svc_err
 read_nodes(
@@ -496,8 +494,7 @@ read_root(struct file_reader *reader, const struct item *root)
 	return SVC_OK;
 }
 
-/* ------------------------------------------------------------------- whole
- */
+/* -------------------------------------------------------------------- whole */
 
 void
 file_free(struct file_nodes *nodes)

@@ -158,8 +158,7 @@ file_load(const char *path, struct stamp *ret_stamp,
 	return rc;
 }
 
-/* ----------------------------------------------------------------- telling
- */
+/* ------------------------------------------------------------------ telling */
 
 /* With the lock. */
 static void
@@ -233,8 +232,7 @@ tell_all(struct static_registry *self)
 	pthread_mutex_unlock(&self->lock);
 }
 
-/* ------------------------------------------------------ looking after it
- */
+/* --------------------------------------------------------- looking after it */
 
 static void
 take(struct static_registry *self)
@@ -508,8 +506,7 @@ static_list(
 	return static_lookup(arg, NULL, sink, sink_arg, err);
 }
 
-/* ------------------------------------------------------------------- watch
- */
+/* -------------------------------------------------------------------- watch */
 
 static svc_err
 static_watch(void *arg, const char *service, svc_watch_sink sink,

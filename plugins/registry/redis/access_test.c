@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Who may use a redis, and how it is reached. */
+#include "redis_test.h"
+
+#include <support/pki.h>
+
+static svc_err
+announce_as(struct fixture *f, const char *address, const char *username,
+    const char *password, struct svc_error *err)
+{
+	struct svc_registry_config config = config_of(address);
+	config.username = username;
+	config.password = password;
+	struct svc_registry *registry = make(&config);
+	svc_err rc = svc_registry_announce(registry, &f->a.record, TTL_MS, err);
+	svc_registry_destroy(registry);
+	return rc;
+}
+
+static void
+users_are_known_by_their_password(void **state)
+{
+	struct fixture *f = *state;
+	struct svc_error why = {0};
+	struct test_server *closed = start_redis("--requirepass secret");
+	assert_non_null(closed);
+	/* What docs/redis.md says that a user needs. */
+	free(cli_at(
+	    closed, (const char *const[]){"-a", "secret", "acl", "setuser",
+			"student", "on", ">pass", "~{svc}:*", "&{svc}:*",
+			"+eval", "+get", "+set", "+del", "+exists", "+type",
+			"+ttl", "+pttl", "+pexpire", "+time", "+mget", "+zadd",
+			"+zrem", "+zrange", "+zscore", "+zremrangebyscore",
+			"+publish", "+subscribe", "+ping", "+role", NULL}));
+	assert_int_equal(
+	    announce_as(f, closed->address, NULL, NULL, &why), SVC_E_DENIED);
+	assert_int_equal(
+	    announce_as(f, closed->address, NULL, "wrong", &why), SVC_E_DENIED);
+	assert_null(strstr(why.text, "wrong"));
+	assert_int_equal(
+	    announce_as(f, closed->address, NULL, "secret", &why), SVC_OK);
+	assert_int_equal(
+	    announce_as(f, closed->address, "student", "nopass", &why),
+	    SVC_E_DENIED);
+	OK(announce_as(f, closed->address, "student", "pass", err));
+	struct svc_registry_config config = config_of(closed->address);
+	config.username = "student";
+	config.password = "pass";
+	struct svc_registry *registry = make(&config);
+	struct svc_watch *all = NULL;
+	struct recorder *recorder = recorder_create();
+	watch_with(f, registry);
+	OK(svc_registry_watch(
+	    registry, NULL, recorder_change, recorder, &all, err));
+	assert_true(
+	    recorder_wait(recorder, SVC_SYNCED, NULL, NULL, WAIT_MS, NULL));
+	OK(svc_registry_announce(registry, &f->b.record, TTL_MS, err));
+	expect(f, SVC_CREATED, &f->b);
+	assert_true(
+	    recorder_wait(recorder, SVC_CREATED, f->name, "b", WAIT_MS, NULL));
+	assert_int_equal(nodes_of(registry, f->name), 2);
+	OK(svc_registry_withdraw(registry, &f->b.record, err));
+	expect(f, SVC_REMOVED, &f->b);
+	svc_registry_unwatch(all);
+	svc_registry_unwatch(f->watch);
+	f->watch = NULL;
+	recorder_destroy(recorder);
+	svc_registry_destroy(registry);
+	/* A user that may not ask for the role, or do anything else. */
+	free(cli_at(closed, (const char *const[]){"-a", "secret", "acl",
+				"setuser", "student", "-role", NULL}));
+	OK(announce_as(f, closed->address, "student", "pass", err));
+	free(cli_at(closed, (const char *const[]){"-a", "secret", "acl",
+				"setuser", "student", "-eval", NULL}));
+	assert_int_equal(
+	    announce_as(f, closed->address, "student", "pass", &why),
+	    SVC_E_DENIED);
+	assert_non_null(strstr(why.text, "NOPERM"));
+	test_server_stop(closed);
+}
+
+static void
+it_goes_by_tls(void **state)
+{
+	struct fixture *f = *state;
+	struct test_pki pki;
+	char args[512], address[40], named[40];
+	struct svc_error why = {0};
+	assert_true(test_pki_create(&pki));
+	assert_true(
+	    test_pki_issue(&pki, &(struct test_certificate){.name = "server",
+				     .issuer = "ca",
+				     .san = "DNS:registry.test,IP:127.0.0.1"}));
+	assert_true(test_pki_issue(&pki,
+	    &(struct test_certificate){.name = "client", .issuer = "ca"}));
+	int port = test_free_port();
+	snprintf(args, sizeof(args),
+	    "--tls-port %d --tls-cert-file %s --tls-key-file %s "
+	    "--tls-ca-cert-file %s --tls-auth-clients yes",
+	    port, test_pki_path(&pki, "server", "pem"),
+	    test_pki_path(&pki, "server", "key"),
+	    test_pki_path(&pki, "ca", "pem"));
+	struct test_server *secure = start_redis(args);
+	assert_non_null(secure);
+	snprintf(address, sizeof(address), "127.0.0.1:%d", port);
+	snprintf(named, sizeof(named), "rediss://localhost:%d", port);
+	struct svc_tls_config tls = {.ca = test_pki_path(&pki, "ca", "pem"),
+	    .cert = test_pki_path(&pki, "client", "pem"),
+	    .key = test_pki_path(&pki, "client", "key")};
+	struct svc_registry_config config = config_of(address);
+	config.tls = &tls;
+	struct svc_registry *registry = make(&config);
+	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
+	watch_with(f, registry);
+	/* Records that take many TLS records. */
+	char big[8192];
+	memset(big, 'x', sizeof(big) - 1);
+	big[sizeof(big) - 1] = '\0';
+	for (int i = 0; i < 8; i++) {
+		char name[8];
+		snprintf(name, sizeof(name), "big%d", i);
+		svc_headers_set(f->b.node.metadata, name, big);
+	}
+	OK(svc_registry_announce(registry, &f->b.record, TTL_MS, err));
+	expect(f, SVC_CREATED, &f->b);
+	assert_int_equal(nodes_of(registry, f->name), 2);
+	svc_registry_unwatch(f->watch);
+	f->watch = NULL;
+	svc_registry_destroy(registry);
+
+	/* By a name that the certificate has, whatever was dialled. */
+	config.address = named;
+	tls.name = "registry.test";
+	registry = make(&config);
+	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
+	svc_registry_destroy(registry);
+	tls.name = NULL;
+	registry = make(&config);
+	assert_int_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
+	    SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(why.text, "hostname mismatch"));
+	svc_registry_destroy(registry);
+	/* Without a certificate, with the system's CAs, and without TLS. */
+	config.address = address;
+	tls.cert = tls.key = NULL;
+	registry = make(&config);
+	assert_int_not_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
+	    SVC_OK);
+	svc_registry_destroy(registry);
+	tls.ca = NULL;
+	registry = make(&config);
+	assert_int_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
+	    SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(why.text, "certificate"));
+	svc_registry_destroy(registry);
+	config.tls = NULL;
+	registry = make(&config);
+	assert_int_not_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
+	    SVC_OK);
+	svc_registry_destroy(registry);
+	/* Files that are none are an error of the start. */
+	config.tls = &tls;
+	tls.ca = "/nowhere";
+	registry = NULL;
+	assert_int_equal(svc_registry_create("redis", &config, &registry, &why),
+	    SVC_E_INVAL);
+	assert_non_null(strstr(why.text, "registry_tls_ca /nowhere cannot"));
+	test_server_stop(secure);
+	test_pki_remove(&pki);
+}
+
+static void
+settings_are_checked(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *address, *key, *value, *says;
+	} cases[] = {
+	    {"127.0.0.1:x", NULL, NULL, "has no port from 1 to 65535"},
+	    {"a,,b", NULL, NULL, "has an empty part"},
+	    {"http://a", NULL, NULL, "has a path"},
+	    {"redis://u:p@a", NULL, NULL, "holds a login"},
+	    {"redis://a/3", NULL, NULL, "option \"database\""},
+	    {"[::1", NULL, NULL, "has no valid host"},
+	    {NULL, "namespace", "", "1 to 128 printable characters"},
+	    {NULL, "namespace", "a*", "1 to 128 printable characters"},
+	    {NULL, "namespace", "a:b", "1 to 128 printable characters"},
+	    {NULL, "database", "-1", "a number from 0 to 999999"},
+	    {NULL, "database", "1x", "a number from 0 to 999999"},
+	    {NULL, "pull", "1ms", "a time from 100ms to 60s"},
+	    {NULL, "pull", "soon", "a time from 100ms to 60s"},
+	    {NULL, "ttl", "1", "allowed: namespace database pull"},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct svc_headers *options = svc_headers_create();
+		struct svc_registry_config config = config_of(cases[i].address);
+		struct svc_registry *registry = NULL;
+		struct svc_error err = {0};
+		if (cases[i].key != NULL)
+			svc_headers_set(options, cases[i].key, cases[i].value);
+		config.options = options;
+		svc_err rc =
+		    svc_registry_create("redis", &config, &registry, &err);
+		svc_headers_destroy(options);
+		if (rc != SVC_E_INVAL ||
+		    strstr(err.text, cases[i].says) == NULL)
+			fail_msg("%s: %s", cases[i].says, err.text);
+	}
+	struct svc_registry_config config =
+	    config_of("localhost, [::1]:6380 ,redis://a.b:1/,rediss://c");
+	svc_registry_destroy(make(&config));
+	config.username = "u";
+	struct svc_registry *registry = NULL;
+	assert_int_equal(svc_registry_create("redis", &config, &registry, NULL),
+	    SVC_E_INVAL);
+}
+
+int
+main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+	const struct CMUnitTest tests[] = {
+	    TEST(users_are_known_by_their_password),
+	    TEST(it_goes_by_tls),
+	    TEST(settings_are_checked),
+	};
+#undef TEST
+	if (!test_server_have("redis-server") ||
+	    !test_server_have("redis-cli")) {
+		fprintf(
+		    stderr, "SKIPPED: redis-server and redis-cli are needed\n");
+		return 77;
+	}
+	server = start_redis(NULL);
+	if (server == NULL)
+		return 1;
+	int failed = cmocka_run_group_tests_name("access", tests, NULL, NULL);
+	test_server_stop(server);
+	return failed;
+}
