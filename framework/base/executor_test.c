@@ -1,73 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include <fcntl.h>
-#include <poll.h>
-#include <sched.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-#include <svc/executor.h>
-
-#include "clock_private.h"
-
-#define WAIT_MS 20000
-
-/* A count that a test waits for. */
-struct count {
-	pthread_mutex_t mutex;
-	pthread_cond_t changed;
-	int value;
-};
-
-static void
-count_init(struct count *count)
-{
-	pthread_mutex_init(&count->mutex, NULL);
-	svc_cond_init(&count->changed);
-	count->value = 0;
-}
-
-static void
-count_fini(struct count *count)
-{
-	pthread_cond_destroy(&count->changed);
-	pthread_mutex_destroy(&count->mutex);
-}
-
-static void
-count_up(struct count *count)
-{
-	pthread_mutex_lock(&count->mutex);
-	count->value++;
-	pthread_cond_broadcast(&count->changed);
-	pthread_mutex_unlock(&count->mutex);
-}
-
-static void
-count_await(struct count *count, int value)
-{
-	int64_t deadline = svc_deadline(WAIT_MS);
-	pthread_mutex_lock(&count->mutex);
-	while (count->value < value)
-		assert_int_equal(
-		    svc_cond_wait(&count->changed, &count->mutex, deadline),
-		    SVC_OK);
-	pthread_mutex_unlock(&count->mutex);
-}
-
-static struct svc_executor *
-create(int loops, int threads)
-{
-	struct svc_executor_config config = {
-	    .loops = loops, .max_threads = threads};
-	struct svc_executor *executor;
-	assert_int_equal(svc_executor_create(&config, &executor, NULL), SVC_OK);
-	return executor;
-}
+/* What runs on loops: tasks, timers, descriptors, and handlers that block. */
+#include "executor_test.h"
 
 static atomic_bool no_memory;
 
@@ -112,41 +45,6 @@ a_loop_runs_once_there_is_memory(void **state)
 	svc_mem_set_hook(NULL, NULL);
 	count_fini(&ran);
 }
-
-static void
-job_run(void *arg)
-{
-	count_up(arg);
-}
-
-static void
-jobs_run_once_each(void **state)
-{
-	(void)state;
-	struct count count;
-	count_init(&count);
-	struct svc_executor *executor = create(1, 4);
-	int queued = 0;
-	for (int i = 0; i < 100; i++)
-		if (svc_executor_run(executor, job_run, &count) == SVC_OK)
-			queued++;
-	assert_true(queued > 0);
-	count_await(&count, queued);
-	svc_executor_destroy(executor);
-	assert_int_equal(count.value, queued);
-	count_fini(&count);
-	struct svc_executor_config bad = {.loops = 4, .max_threads = 4};
-	struct svc_error err;
-	assert_int_equal(
-	    svc_executor_create(&bad, &executor, &err), SVC_E_INVAL);
-}
-
-struct numbered {
-	struct svc_task task;
-	int *expected;
-	int number;
-	struct count *count;
-};
 
 static void
 numbered_run(struct svc_task *task)
@@ -285,6 +183,56 @@ a_handler_may_say_that_it_will_block(void **state)
 	blocked_handlers_lose_the_loop(true);
 }
 
+/* Handlers that block although no thread is left keep their loop, and it goes
+ * on when they return; no thread is made beyond the limit meanwhile, however
+ * often the monitor tries. */
+static void
+loops_come_back_when_no_thread_was_left(void **state)
+{
+	(void)state;
+	struct reader reader = {.says_so = false};
+	struct svc_executor_counts before, counts;
+	int ends[2];
+	assert_int_equal(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
+	struct svc_executor *executor = create(1, 3);
+	reader.loop = svc_executor_loop(executor);
+	reader.source.fd = ends[0];
+	reader.source.ready = reader_ready;
+	reader.detach.run = reader_detach;
+	count_init(&reader.done);
+	count_init(&reader.blocked);
+	count_init(&reader.detached);
+	count_init(&reader.gate);
+	assert_int_equal(
+	    svc_source_attach(reader.loop, &reader.source, SVC_IO_READ, NULL),
+	    SVC_OK);
+	/* Two lose the loop, the third keeps it: it has no thread to go to. */
+	assert_int_equal(write(ends[1], "xbbbxx", 6), 6);
+	count_await(&reader.blocked, 3);
+	assert_int_equal(reader.done.value, 1);
+	svc_executor_count(executor, &before);
+	assert_int_equal(before.threads, 3);
+	do
+		svc_executor_count(executor, &counts);
+	while (counts.looks < before.looks + 20);
+	assert_int_equal(counts.threads, 3);
+	assert_int_equal(counts.takeovers, 2);
+	assert_int_equal(svc_executor_off_loop(executor), 2);
+	count_up(&reader.gate);
+	count_await(&reader.done, 6);
+	/* As soon as the two are back their threads take part again. */
+	svc_loop_post(reader.loop, &reader.detach);
+	count_await(&reader.detached, 1);
+	await_counts(executor, 3, 2);
+	svc_executor_destroy(executor);
+	close(ends[0]);
+	close(ends[1]);
+	count_fini(&reader.done);
+	count_fini(&reader.blocked);
+	count_fini(&reader.detached);
+	count_fini(&reader.gate);
+}
+
 struct ticking {
 	struct svc_task start;
 	struct svc_timer timers[5];
@@ -391,270 +339,6 @@ kicks_between_two_runs_are_one(void **state)
 	assert_int_equal(kicked.ready.value, 2);
 	count_fini(&kicked.ready);
 	count_fini(&kicked.hold);
-}
-
-/* ------------------------------------------------------- threads and limits */
-
-/* A job that waits until the test lets it go. */
-struct waiting {
-	struct count began, gate, ended;
-};
-
-static void
-waiting_init(struct waiting *waiting)
-{
-	count_init(&waiting->began);
-	count_init(&waiting->gate);
-	count_init(&waiting->ended);
-}
-
-static void
-waiting_fini(struct waiting *waiting)
-{
-	count_fini(&waiting->began);
-	count_fini(&waiting->gate);
-	count_fini(&waiting->ended);
-}
-
-static void
-waiting_run(void *arg)
-{
-	struct waiting *waiting = arg;
-	count_up(&waiting->began);
-	pthread_mutex_lock(&waiting->gate.mutex);
-	while (waiting->gate.value == 0)
-		pthread_cond_wait(&waiting->gate.changed, &waiting->gate.mutex);
-	pthread_mutex_unlock(&waiting->gate.mutex);
-	count_up(&waiting->ended);
-}
-
-/* The counts change a moment after what the test can see. */
-static void
-await_counts(struct svc_executor *executor, int threads, int idle)
-{
-	struct svc_executor_counts counts;
-	int64_t deadline = svc_now_us() + (int64_t)WAIT_MS * 1000;
-	do {
-		svc_executor_count(executor, &counts);
-		assert_true(svc_clock_is_manual() || svc_now_us() < deadline);
-		sched_yield();
-	} while (counts.threads != threads || counts.idle != idle);
-}
-
-static void
-idle_threads_end(void **state)
-{
-	(void)state;
-	enum { JOBS = 40 };
-	struct waiting waiting;
-	waiting_init(&waiting);
-	svc_clock_manual();
-	struct svc_executor *executor = create(1, 64);
-	for (int i = 0; i < JOBS; i++)
-		assert_int_equal(
-		    svc_executor_run(executor, waiting_run, &waiting), SVC_OK);
-	await_counts(executor, JOBS, 0);
-	assert_int_equal(svc_executor_off_loop(executor), JOBS);
-	count_up(&waiting.gate);
-	await_counts(executor, JOBS, JOBS);
-	assert_int_equal(svc_executor_off_loop(executor), 0);
-	svc_clock_advance(5000);
-	/* Whoever is used again is used first, so that the others can end. */
-	for (int i = 0; i < 5; i++) {
-		assert_int_equal(
-		    svc_executor_run(executor, waiting_run, &waiting), SVC_OK);
-		await_counts(executor, JOBS, JOBS);
-	}
-	svc_clock_advance(5000);
-	await_counts(executor, 1, 1);
-	svc_clock_advance(5000);
-	await_counts(executor, 0, 0);
-	/* And new ones come when there is work. */
-	assert_int_equal(
-	    svc_executor_run(executor, waiting_run, &waiting), SVC_OK);
-	await_counts(executor, 1, 1);
-	assert_int_equal(waiting.ended.value, JOBS + 6);
-	svc_executor_destroy(executor);
-	svc_clock_real();
-	waiting_fini(&waiting);
-}
-
-static void
-task_count(struct svc_task *task)
-{
-	struct numbered *numbered = (struct numbered *)(void *)task;
-	count_up(numbered->count);
-}
-
-static void
-jobs_leave_threads_for_the_loops(void **state)
-{
-	(void)state;
-	struct waiting waiting;
-	struct count ran;
-	waiting_init(&waiting);
-	count_init(&ran);
-	struct svc_executor *executor = create(2, 5);
-	assert_int_equal(svc_executor_loops(executor), 2);
-	assert_int_equal(svc_executor_max_threads(executor), 5);
-	for (int i = 0; i < 3; i++)
-		assert_int_equal(
-		    svc_executor_run(executor, waiting_run, &waiting), SVC_OK);
-	assert_int_equal(
-	    svc_executor_run(executor, waiting_run, &waiting), SVC_E_EXHAUSTED);
-	struct numbered tasks[2];
-	for (int i = 0; i < 2; i++) {
-		tasks[i] =
-		    (struct numbered){.task.run = task_count, .count = &ran};
-		svc_loop_post(svc_executor_loop(executor), &tasks[i].task);
-	}
-	count_await(&ran, 2);
-	assert_int_equal(
-	    svc_executor_run(executor, waiting_run, &waiting), SVC_E_EXHAUSTED);
-	count_up(&waiting.gate);
-	count_await(&waiting.ended, 3);
-	svc_executor_destroy(executor);
-	waiting_fini(&waiting);
-	count_fini(&ran);
-}
-
-/* Handlers that block although no thread is left keep their loop, and it goes
- * on when they return; no thread is made beyond the limit meanwhile, however
- * often the monitor tries. */
-static void
-loops_come_back_when_no_thread_was_left(void **state)
-{
-	(void)state;
-	struct reader reader = {.says_so = false};
-	struct svc_executor_counts before, counts;
-	int ends[2];
-	assert_int_equal(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
-	struct svc_executor *executor = create(1, 3);
-	reader.loop = svc_executor_loop(executor);
-	reader.source.fd = ends[0];
-	reader.source.ready = reader_ready;
-	reader.detach.run = reader_detach;
-	count_init(&reader.done);
-	count_init(&reader.blocked);
-	count_init(&reader.detached);
-	count_init(&reader.gate);
-	assert_int_equal(
-	    svc_source_attach(reader.loop, &reader.source, SVC_IO_READ, NULL),
-	    SVC_OK);
-	/* Two lose the loop, the third keeps it: it has no thread to go to. */
-	assert_int_equal(write(ends[1], "xbbbxx", 6), 6);
-	count_await(&reader.blocked, 3);
-	assert_int_equal(reader.done.value, 1);
-	svc_executor_count(executor, &before);
-	assert_int_equal(before.threads, 3);
-	do
-		svc_executor_count(executor, &counts);
-	while (counts.looks < before.looks + 20);
-	assert_int_equal(counts.threads, 3);
-	assert_int_equal(counts.takeovers, 2);
-	assert_int_equal(svc_executor_off_loop(executor), 2);
-	count_up(&reader.gate);
-	count_await(&reader.done, 6);
-	/* As soon as the two are back their threads take part again. */
-	svc_loop_post(reader.loop, &reader.detach);
-	count_await(&reader.detached, 1);
-	await_counts(executor, 3, 2);
-	svc_executor_destroy(executor);
-	close(ends[0]);
-	close(ends[1]);
-	count_fini(&reader.done);
-	count_fini(&reader.blocked);
-	count_fini(&reader.detached);
-	count_fini(&reader.gate);
-}
-
-/* Of all threads of this process but the calling one. */
-static long
-switches(void)
-{
-	struct rusage all, own;
-	getrusage(RUSAGE_SELF, &all);
-	getrusage(RUSAGE_THREAD, &own);
-	return all.ru_nvcsw - own.ru_nvcsw;
-}
-
-static void
-idle_loops_wake_nobody(void **state)
-{
-	(void)state;
-	struct svc_executor_counts counts, later;
-	struct count ran;
-	count_init(&ran);
-	struct svc_executor *executor = create(2, 8);
-	for (int round = 1; round <= 2; round++) {
-		struct numbered task = {.task.run = task_count, .count = &ran};
-		svc_loop_post(svc_executor_loop(executor), &task.task);
-		count_await(&ran, round);
-		/* Nothing is waited for in the poll: being idle is what is
-		 * measured. It may take a few looks to get there. */
-		int64_t deadline = svc_deadline(WAIT_MS);
-		long more;
-		do {
-			assert_true(svc_now_ms() < deadline);
-			svc_executor_count(executor, &counts);
-			more = -switches();
-			poll(NULL, 0, 200);
-			more += switches();
-			svc_executor_count(executor, &later);
-		} while (
-		    !later.parked || later.looks != counts.looks || more > 2);
-	}
-	svc_executor_destroy(executor);
-	count_fini(&ran);
-}
-
-/* ------------------------------------------- a loop that begins with work */
-
-struct opener {
-	struct svc_task task;
-	struct waiting *waiting;
-};
-
-static void
-blocking_run(struct svc_task *task)
-{
-	struct opener *opener = (struct opener *)(void *)task;
-	struct svc_loop *loop = svc_loop_current();
-	svc_loop_enter(loop);
-	count_up(&opener->waiting->began);
-	count_await(&opener->waiting->gate, 1);
-	svc_loop_leave(loop);
-	count_up(&opener->waiting->ended);
-}
-
-static void
-opener_run(struct svc_task *task)
-{
-	struct opener *opener = (struct opener *)(void *)task;
-	count_up(&opener->waiting->gate);
-}
-
-/* The first that a loop does, before it has ever waited, may block. */
-static void
-a_loop_may_begin_with_a_handler_that_blocks(void **state)
-{
-	(void)state;
-	struct waiting waiting;
-	struct svc_executor_counts counts;
-	struct opener tasks[2] = {
-	    {.task.run = blocking_run, .waiting = &waiting},
-	    {.task.run = opener_run, .waiting = &waiting},
-	};
-	waiting_init(&waiting);
-	struct svc_executor *executor = create(1, 4);
-	struct svc_loop *loop = svc_executor_loop(executor);
-	svc_loop_post(loop, &tasks[0].task);
-	svc_loop_post(loop, &tasks[1].task);
-	count_await(&waiting.ended, 1);
-	svc_executor_count(executor, &counts);
-	assert_int_equal(counts.takeovers, 1);
-	svc_executor_destroy(executor);
-	waiting_fini(&waiting);
 }
 
 /* ------------------------------------------------------- many descriptors */
@@ -812,20 +496,15 @@ int
 main(void)
 {
 	static const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(jobs_run_once_each),
 	    cmocka_unit_test(a_loop_runs_once_there_is_memory),
 	    cmocka_unit_test(tasks_run_in_order),
 	    cmocka_unit_test(the_monitor_takes_blocked_loops_over),
 	    cmocka_unit_test(a_handler_may_say_that_it_will_block),
+	    cmocka_unit_test(loops_come_back_when_no_thread_was_left),
 	    cmocka_unit_test(timers_fire_in_order_by_the_clock),
 	    cmocka_unit_test(kicks_between_two_runs_are_one),
-	    cmocka_unit_test(idle_threads_end),
-	    cmocka_unit_test(jobs_leave_threads_for_the_loops),
-	    cmocka_unit_test(loops_come_back_when_no_thread_was_left),
-	    cmocka_unit_test(idle_loops_wake_nobody),
-	    cmocka_unit_test(a_loop_may_begin_with_a_handler_that_blocks),
 	    cmocka_unit_test(events_of_a_detached_source_are_dropped),
 	    cmocka_unit_test(who_yields_comes_after_the_others),
 	};
-	return cmocka_run_group_tests_name("executor", tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, NULL, NULL);
 }
