@@ -232,6 +232,8 @@ run_row(const struct job *job, int out)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	signal(SIGPIPE, SIG_IGN);
 	setenv("SVC_PLUGIN_PATH", CHAOS_PLUGIN_PATH, 0);
+	/* Below which servers lie that the system does not have. */
+	setenv("SVC_SOURCE_DIR", CHAOS_SOURCE_DIR, 0);
 	world_run(&world);
 	if (write(out, &result, sizeof(result)) != (ssize_t)sizeof(result))
 		_exit(1);

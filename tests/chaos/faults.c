@@ -8,9 +8,9 @@
 
 enum {
 	LONG_MS = 3 * TTL_MS,
-	/* Beyond the 15 s for which a watch keeps what a registry that came
-	 * back does not repeat. */
-	GRACE_MS = 17000,
+	/* Beyond the 5 s for which a watch of these clients keeps what a
+	 * registry that came back does not repeat. */
+	GRACE_MS = 7000,
 	SETTLE_MS = 2000,
 };
 
@@ -442,6 +442,15 @@ static const struct fault clock_jumps = {
     .after_ms = 2 * TTL_MS,
 };
 
+static const struct fault server_clock = {
+    .name = "server-clock",
+    .what = "the wall clock of the server jumps an hour forward",
+    .only = "redis",
+    .needs = SERVER_CLOCK,
+    .inject = clock_forward,
+    .after_ms = 2 * TTL_MS,
+};
+
 /* ------------------------------------------------------------- etcd's own */
 
 /* Forgets every revision before the present one. */
@@ -561,5 +570,5 @@ static const struct fault leader_freeze_fault = {
 const struct fault *const chaos_faults[] = {&stop, &kill_9, &freeze, &restart,
     &restart_empty, &restart_rare, &outage, &outage_empty, &outage_10min, &hang,
     &hang_short, &full, &cut_node_fault, &cut_clients_fault, &cut_all_fault,
-    &lossy, &slow, &clock_jumps, &compaction, &leader_kill_fault,
+    &lossy, &slow, &clock_jumps, &server_clock, &compaction, &leader_kill_fault,
     &leader_freeze_fault, NULL};

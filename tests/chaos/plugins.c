@@ -176,6 +176,45 @@ static const struct plugin etcd_cluster = {
     .start = cluster_start,
 };
 
+/* ------------------------------------------------------------------- redis */
+
+static bool
+redis_start(struct world *world)
+{
+	return started(world, start_redis(NULL));
+}
+
+/* It refuses writes when it may use no more memory, as it does on a full disk
+ * (which cannot be had here without a file system of its own). */
+static bool
+redis_fill(struct world *world, bool full)
+{
+	char port[16];
+	snprintf(port, sizeof(port), "%d", world->port);
+	const char *const argv[] = {"redis-cli", "-p", port, "config", "set",
+	    "maxmemory", full ? "1" : "0", NULL};
+	return world_command(world, argv);
+}
+
+static const struct remark redis_excuses[] = {
+    {"full",
+	"a redis that refuses writes refuses renewals too, so all leases pass"},
+    {NULL, NULL},
+};
+
+static const struct plugin redis = {
+    .label = "redis",
+    .name = "redis",
+    .program = "redis-server",
+    .start = redis_start,
+    .kill = server_kill,
+    .again = server_again,
+    .freeze = server_freeze,
+    .thaw = server_thaw,
+    .fill = redis_fill,
+    .excuses = redis_excuses,
+};
+
 /* -------------------------------------------------------------------- mdns */
 
 static bool
@@ -187,7 +226,7 @@ mdns_start(struct world *world)
 	return world->port != 0;
 }
 
-static const struct lack mdns_lacks[] = {
+static const struct remark mdns_lacks[] = {
     {"cut-clients",
 	"a client that hears no announcement for a TTL cannot tell it from the "
 	"death of all"},
@@ -203,4 +242,4 @@ static const struct plugin mdns = {
 };
 
 const struct plugin *const chaos_plugins[] = {
-    &etcd, &etcd_cluster, &mdns, NULL};
+    &etcd, &etcd_cluster, &redis, &mdns, NULL};

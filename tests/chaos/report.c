@@ -49,7 +49,8 @@ report_row(const struct row *row)
 	else
 		printf("%-8s %-14s %7s %7s  %-12s %-12s %s", row->plugin->label,
 		    row->fault->name, "-", "-", "-", "-", verdict(r));
-	printf("%s%s\n", r->reason[0] != '\0' ? ": " : "", r->reason);
+	const char *why = r->reason[0] != '\0' ? r->reason : r->note;
+	printf("%s%s\n", why[0] != '\0' ? ": " : "", why);
 	fflush(stdout);
 }
 
@@ -83,6 +84,8 @@ report_json(const struct row *row)
 	    (long long)r->gone_ms, (long long)r->gone_bound_ms,
 	    (long long)r->back_ms, (long long)r->back_bound_ms, r->dropped);
 	put_json_text(r->reason);
+	printf(",\"note\":");
+	put_json_text(r->note);
 	printf("}\n");
 	fflush(stdout);
 }
@@ -111,8 +114,8 @@ write_table(FILE *f, const struct row *rows, size_t n)
 			    verdict(r));
 		else
 			fprintf(f, "- | - | - | - | left out");
-		fprintf(
-		    f, "%s%s |\n", r->reason[0] != '\0' ? ": " : "", r->reason);
+		const char *why = r->reason[0] != '\0' ? r->reason : r->note;
+		fprintf(f, "%s%s |\n", why[0] != '\0' ? ": " : "", why);
 	}
 }
 

@@ -19,8 +19,8 @@ enum { GID_NODE = 6001, GID_CLIENT = 7001 };
 
 struct world;
 
-/** A fault that a plugin cannot suffer, and why. */
-struct lack {
+/** What is different with a plugin in a fault, and why. */
+struct remark {
 	const char *fault, *why;
 };
 
@@ -43,7 +43,9 @@ struct plugin {
 	/** How much later than TTL + 1 s a dead node may leave, and why. */
 	int64_t floor_ms;
 	const char *floor_why;
-	const struct lack *lacks; /* ends with a NULL fault */
+	/** Faults that it cannot suffer, and those in which calls must fail.
+	 * Both end with a NULL fault. */
+	const struct remark *lacks, *excuses;
 };
 
 enum {
@@ -51,6 +53,7 @@ enum {
 	NEEDS_NETWORK = 2, /* a network of its own: root and iptables */
 	NEEDS_DELAY = 4,   /* nfq_delay */
 	WALL_CLOCK = 8,    /* children have a wall clock that can be set */
+	SERVER_CLOCK = 32, /* the server has one that can be set */
 	FAST_CLOCK = 16,   /* children live by a clock that can be told to run
 			    * fast */
 };
@@ -99,6 +102,7 @@ struct result {
 	int64_t back_ms, back_bound_ms;
 	int dropped; /* times a client lost sight of a living node */
 	char reason[REASON_SIZE]; /* why it failed or was left out */
+	char note[REASON_SIZE];   /* why it passed though calls failed */
 };
 
 struct world {
