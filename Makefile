@@ -18,6 +18,7 @@ LOGS ?=
 
 packages = @tools/install-packages
 build = @tools/build
+consul = @tools/get-consul --optional
 run_tests = @tools/run-tests
 export JOBS
 
@@ -28,13 +29,16 @@ all: ## build everything, optimised, into build/release
 	$(packages) build
 	$(build) release
 
-demo: ## a service and a client; REGISTRY=etcd|redis BROKER=mqtt to use servers
-	$(packages) build demo $(filter etcd redis,$(REGISTRY)) $(filter mqtt,$(BROKER))
+demo: ## a service and a client; REGISTRY=etcd|consul|redis BROKER=mqtt
+	$(packages) build demo $(filter etcd consul redis,$(REGISTRY)) \
+		$(filter mqtt,$(BROKER))
+	$(if $(filter consul,$(REGISTRY)),@tools/get-consul >/dev/null)
 	$(build) release
 	@REGISTRY='$(REGISTRY)' BROKER='$(BROKER)' BUILD=build/release tools/demo
 
 test: ## build with -Werror and run all tests; TESTS=regex for some
-	$(packages) build test $(if $(filter true,$(CI)),check)
+	$(packages) build test consul $(if $(filter true,$(CI)),check)
+	$(consul)
 	$(build) dev
 	$(run_tests) dev $(if $(TESTS),-R '$(TESTS)')
 
@@ -77,12 +81,14 @@ lint: ## clang with -Werror, then clang-tidy
 	@tools/lint build/fuzz
 
 asan: ## all tests under the address and undefined behaviour sanitizers
-	$(packages) build test
+	$(packages) build test consul
+	$(consul)
 	$(build) asan
 	$(run_tests) asan $(if $(TESTS),-R '$(TESTS)')
 
 tsan: ## all tests under the thread sanitizer
-	$(packages) build test
+	$(packages) build test consul
+	$(consul)
 	$(build) tsan
 	$(run_tests) tsan $(if $(TESTS),-R '$(TESTS)')
 

@@ -355,10 +355,30 @@ read_text(struct scratch *scratch, const cJSON *object, const char *name,
 }
 
 static svc_err
+read_pairs(struct scratch *scratch, const cJSON *map, const char *name,
+    struct svc_headers *into)
+{
+	const cJSON *item;
+	cJSON_ArrayForEach (item, map) {
+		const char *value = "";
+		if (cJSON_IsString(item))
+			value = item->valuestring;
+		else if (!cJSON_IsNull(item))
+			return wrong_type(
+			    scratch, name, "an object of strings");
+		/* Pairs that a header map cannot hold are left out: they
+		 * should not hide the node. */
+		if (svc_headers_set(into, item->string, value) == SVC_E_NOMEM)
+			return no_memory(scratch);
+	}
+	return SVC_OK;
+}
+
+static svc_err
 read_map(struct scratch *scratch, const cJSON *object, const char *name,
     struct svc_headers **ret_map)
 {
-	const cJSON *map = field(object, name), *item;
+	const cJSON *map = field(object, name);
 	if (map == NULL)
 		return SVC_OK;
 	if (!cJSON_IsObject(map))
@@ -370,21 +390,10 @@ read_map(struct scratch *scratch, const cJSON *object, const char *name,
 	block->map = svc_headers_create();
 	if (block->map == NULL)
 		return no_memory(scratch);
-	cJSON_ArrayForEach (item, map) {
-		const char *value = "";
-		if (cJSON_IsString(item))
-			value = item->valuestring;
-		else if (!cJSON_IsNull(item))
-			return wrong_type(
-			    scratch, name, "an object of strings");
-		/* Pairs that a header map cannot hold are left out: they
-		 * should not hide the node. */
-		if (svc_headers_set(block->map, item->string, value) ==
-		    SVC_E_NOMEM)
-			return no_memory(scratch);
-	}
-	*ret_map = block->map;
-	return SVC_OK;
+	svc_err rc = read_pairs(scratch, map, name, block->map);
+	if (rc == SVC_OK)
+		*ret_map = block->map;
+	return rc;
 }
 
 /* The items of a list; 0 of them for null. */
@@ -644,4 +653,18 @@ svc_endpoint_decode(const void *data, size_t len,
     struct svc_record **ret_record, struct svc_error *err)
 {
 	return decode(data, len, true, ret_record, err);
+}
+
+svc_err
+svc_metadata_decode(const void *data, size_t len, struct svc_headers *into,
+    struct svc_error *err)
+{
+	struct scratch scratch = {NULL, err};
+	cJSON *root = NULL;
+	svc_err rc = parse(data, len, &root, err);
+	if (rc == SVC_OK)
+		rc = read_pairs(&scratch, root, "metadata", into);
+	scratch_fini(&scratch, false);
+	cJSON_Delete(root);
+	return rc;
 }

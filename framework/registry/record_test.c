@@ -246,6 +246,35 @@ endpoints_go_alone_too(void **state)
 }
 
 static void
+metadata_goes_alone_too(void **state)
+{
+	(void)state;
+	static const char *const bad[] = {"", "[]", "{\"a\":1}",
+	    "{\"a\":[\"b\"]}", "{\"a\":\"b\"", "\"a\"", "{\"a\":\"b\"}x"};
+	struct svc_headers *into = svc_headers_create();
+	struct svc_error err = {0};
+	static const char good[] =
+	    "{\"zone\":\"\\u003ca\\u003e\",\"none\":null,"
+	    "\"no name\":\"x\"}";
+	assert_non_null(into);
+	svc_headers_set(into, "zone", "b");
+	svc_headers_set(into, "kept", "yes");
+	assert_int_equal(
+	    svc_metadata_decode(good, sizeof(good) - 1, into, &err), SVC_OK);
+	assert_string_equal(svc_headers_get(into, "zone"), "<a>");
+	assert_string_equal(svc_headers_get(into, "none"), "");
+	assert_string_equal(svc_headers_get(into, "kept"), "yes");
+	assert_int_equal(svc_headers_count(into), 3);
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(
+		    svc_metadata_decode(bad[i], strlen(bad[i]), into, &err),
+		    SVC_E_INVAL);
+		assert_true(err.text[0] != '\0');
+	}
+	svc_headers_destroy(into);
+}
+
+static void
 equality_looks_at_everything(void **state)
 {
 	(void)state;
@@ -376,6 +405,7 @@ main(void)
 	    cmocka_unit_test(reading_is_lenient),
 	    cmocka_unit_test(bad_records_are_refused),
 	    cmocka_unit_test(endpoints_go_alone_too),
+	    cmocka_unit_test(metadata_goes_alone_too),
 	    cmocka_unit_test(equality_looks_at_everything),
 	    cmocka_unit_test(checks_name_what_is_wrong),
 	    cmocka_unit_test(no_memory_is_no_harm),

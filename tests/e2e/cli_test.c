@@ -646,6 +646,25 @@ test_etcd(void **state)
 	test_server_stop(etcd);
 }
 
+static void
+test_consul(void **state)
+{
+	struct test_server *consul;
+
+	(void)state;
+	if (!test_server_have("consul")) {
+		print_message("consul is not installed\n");
+		skip();
+	}
+	consul = start_consul(NULL);
+	assert_non_null(consul);
+	snprintf(where[0], sizeof(where[0]), "--registry=consul");
+	snprintf(where[1], sizeof(where[1]), "--registry_address=%s",
+	    consul->address);
+	check_all();
+	test_server_stop(consul);
+}
+
 int
 main(void)
 {
@@ -654,6 +673,7 @@ main(void)
 	    cmocka_unit_test(test_nobody),
 	    cmocka_unit_test(test_mdns),
 	    cmocka_unit_test(test_etcd),
+	    cmocka_unit_test(test_consul),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,7 +6,7 @@
 set -euo pipefail
 root=$SVC_SOURCE_DIR
 bin=$SVC_BUILD_DIR/bin
-export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:$root/build/consul/usr/bin
 for variable in ${!SVC_@} ${!MICRO_@}; do
 	[ "$variable" = SVC_PLUGIN_PATH ] || unset "$variable"
 done

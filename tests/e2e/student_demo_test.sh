@@ -6,6 +6,7 @@
 . "$(dirname "$0")/student.sh"
 [[ "$*" != *etcd* ]] || need etcd curl
 [[ "$*" != *redis* ]] || need redis-server
+[[ "$*" != *consul* ]] || need consul curl
 [[ "$*" != *mqtt* ]] || need mosquitto
 mkdir "$work/tmp"
 status=0

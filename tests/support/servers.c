@@ -19,8 +19,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { KIND_ETCD, KIND_MOSQUITTO, KIND_REDIS };
-static const char *const programs[] = {"etcd", "mosquitto", "redis-server"};
+enum { KIND_ETCD, KIND_MOSQUITTO, KIND_REDIS, KIND_CONSUL };
+static const char *const programs[] = {
+    "etcd", "mosquitto", "redis-server", "consul"};
 enum { READY_MS = 15000, MAX_ARGS = 64 };
 
 static long long
@@ -85,14 +86,16 @@ test_free_port(void)
 
 /* -------------------------------------------------------------- programs */
 
-/* Debian keeps some servers in sbin, which a user's PATH may lack. */
+/* Debian keeps some servers in sbin, which a user's PATH may lack, and consul
+ * not at all: see tools/get-consul. */
 static bool
 find_program(const char *program, char *path, size_t size)
 {
 	char dirs[4096];
-	const char *env = getenv("PATH");
-	snprintf(dirs, sizeof(dirs), "%s:/usr/local/sbin:/usr/sbin:/sbin",
-	    env != NULL ? env : "/usr/bin:/bin");
+	const char *env = getenv("PATH"), *source = getenv("SVC_SOURCE_DIR");
+	snprintf(dirs, sizeof(dirs),
+	    "%s:/usr/local/sbin:/usr/sbin:/sbin:%s/build/consul/usr/bin",
+	    env != NULL ? env : "/usr/bin:/bin", source != NULL ? source : "");
 	char *save = NULL;
 	for (char *dir = strtok_r(dirs, ":", &save); dir != NULL;
 	     dir = strtok_r(NULL, ":", &save)) {
@@ -250,6 +253,9 @@ answers(const struct test_server *server, long long deadline)
 	static const char health[] =
 	    "GET /health HTTP/1.1\r\nHost: localhost\r\n"
 	    "Connection: close\r\n\r\n";
+	static const char leader[] =
+	    "GET /v1/status/leader HTTP/1.1\r\nHost: localhost\r\n"
+	    "Connection: close\r\n\r\n";
 	/* MQTT 3.1.1 CONNECT, clean session, client id "ready". */
 	static const unsigned char hello[] = {0x10, 17, 0, 4, 'M', 'Q', 'T',
 	    'T', 4, 2, 0, 10, 0, 5, 'r', 'e', 'a', 'd', 'y'};
@@ -263,8 +269,11 @@ answers(const struct test_server *server, long long deadline)
 	size_t len = 0;
 	if (connect(fd, (struct sockaddr *)&in, sizeof(in)) != 0)
 		goto out;
-	if (server->kind == KIND_ETCD) {
-		if (send(fd, health, sizeof(health) - 1, MSG_NOSIGNAL) < 0)
+	if (server->kind == KIND_ETCD || server->kind == KIND_CONSUL) {
+		bool etcd = server->kind == KIND_ETCD;
+		if (send(fd, etcd ? health : leader,
+			etcd ? sizeof(health) - 1 : sizeof(leader) - 1,
+			MSG_NOSIGNAL) < 0)
 			goto out;
 		while (len < sizeof(answer) - 1) {
 			size_t more;
@@ -273,7 +282,8 @@ answers(const struct test_server *server, long long deadline)
 				break;
 			len += more;
 		}
-		ok = strstr(answer, "\"health\":\"true\"") != NULL;
+		ok = strstr(answer,
+			 etcd ? "\"health\":\"true\"" : "\r\n\"127.") != NULL;
 	} else if (server->kind == KIND_REDIS) {
 		if (send(fd, "PING\r\n", 6, MSG_NOSIGNAL) < 0)
 			goto out;
@@ -404,6 +414,44 @@ redis_words(const struct test_server *server, const char *data)
 	return words;
 }
 
+/* Writes consul's configuration and gives its command line, to be freed. What
+ * the test adds is a file of its own: a section may stand in both. */
+static char *
+consul_words(
+    const struct test_server *server, const char *data, const char *conf)
+{
+	const char *more = server->config != NULL ? server->config : "";
+	char *words = NULL, added[96];
+	snprintf(added, sizeof(added), "%s/conf2", server->dir);
+	FILE *f = fopen(added, "w");
+	if (f == NULL)
+		return NULL;
+	fputs(more, f);
+	if (fclose(f) != 0)
+		return NULL;
+	f = fopen(conf, "w");
+	if (f == NULL)
+		return NULL;
+	fprintf(f,
+	    "disable_update_check = true\nnode_name = \"t1\"\n"
+	    "disable_host_node_id = true\nbind_addr = \"127.0.0.1\"\n"
+	    "client_addr = \"127.0.0.1\"\n"
+	    "performance {\n  raft_multiplier = 1\n}\n"
+	    "ports {\n  http = %d\n  server = %d\n  serf_lan = %d\n"
+	    "  serf_wan = -1\n  dns = -1\n  grpc = -1\n}\n",
+	    server->port, server->peer_port, server->health_port);
+	if (fclose(f) != 0)
+		return NULL;
+	bool keeps = strstr(more, "server = true") != NULL;
+	if (asprintf(&words,
+		"agent -config-format hcl -config-file %s -config-file %s "
+		"%s%s",
+		conf, added, keeps ? "-bootstrap -data-dir " : "-dev",
+		keeps ? data : "") < 0)
+		return NULL;
+	return words;
+}
+
 static bool
 begin(struct test_server *server)
 {
@@ -426,7 +474,9 @@ begin(struct test_server *server)
 	argv[n++] = path;
 	if (server->kind != KIND_MOSQUITTO) {
 		words = server->kind == KIND_ETCD ? etcd_words(server, data)
-						  : redis_words(server, data);
+			: server->kind == KIND_REDIS
+			    ? redis_words(server, data)
+			    : consul_words(server, data, conf);
 		if (words == NULL)
 			return false;
 		n = add_words(argv, n, words);
@@ -614,6 +664,12 @@ struct test_server *
 start_redis(const char *args)
 {
 	return start(KIND_REDIS, args);
+}
+
+struct test_server *
+start_consul(const char *config)
+{
+	return start(KIND_CONSUL, config);
 }
 
 struct test_server *

@@ -26,8 +26,9 @@ struct test_server {
 	struct test_server *next;
 };
 
-/** Whether a program of this name is in PATH (or the sbin folders). A test
- * whose server is missing must skip visibly. */
+/** Whether a program of this name is in PATH (or the sbin folders, or where
+ * tools/get-consul puts consul). A test whose server is missing must skip
+ * visibly. */
 bool test_server_have(const char *program);
 /** A loopback TCP port on which nothing listens, below the kernel's ephemeral
  * range; 0 when none was found. Somebody may still take it before it is used:
@@ -40,8 +41,8 @@ int test_free_port(void);
  *
  * args    more command line arguments separated by single spaces, or NULL
  * config  more lines of the configuration file, or NULL; each line ends in \n.
- *         The listener allows anonymous clients unless `config` begins with a
- *         line "allow_anonymous".
+ *         Mosquitto's listener allows anonymous clients unless `config` begins
+ * with a line "allow_anonymous".
  *
  * An etcd that is given --cert-file listens with TLS.
  */
@@ -51,6 +52,9 @@ struct test_server *start_etcd(const char *args);
 bool start_etcd_cluster(const char *args, struct test_server *ret_members[3]);
 struct test_server *start_redis(const char *args);
 struct test_server *start_mosquitto(const char *config);
+/** An agent that is its own only server. It has its data in memory alone,
+ * unless `config` (HCL) has a line "server = true". */
+struct test_server *start_consul(const char *config);
 
 /** End it at once, as kill -9 does, and wait for its end. Data stays. */
 void test_server_kill(struct test_server *server);

@@ -94,6 +94,11 @@ SVC_API char *svc_endpoint_encode(const struct svc_endpoint *endpoint);
 /** A record that holds only this endpoint. */
 SVC_API svc_err svc_endpoint_decode(const void *data, size_t len,
     struct svc_record **ret_record, struct svc_error *err);
+/** Sets in `into` the pairs of a JSON object of texts, replacing those that are
+ * there, as leniently as metadata in a record is read. After an error some may
+ * have been set. Errors: SVC_E_INVAL, SVC_E_NOMEM */
+SVC_API svc_err svc_metadata_decode(const void *data, size_t len,
+    struct svc_headers *into, struct svc_error *err);
 
 /* ----------------------------------------------------------- the interface */
 
