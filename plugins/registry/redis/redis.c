@@ -540,20 +540,23 @@ withdraw(void *self, const struct svc_record *record, struct svc_error *err)
 }
 
 struct question {
+	struct redis *redis;
 	const char *service;
 	svc_record_sink sink;
 	void *arg;
 };
 
 static void
-on_found(const char *service, const char *id, const struct svc_record *record,
+on_found(const char *service, const char *id, const void *value, size_t len,
     int64_t expires_at_ms, void *arg)
 {
 	const struct question *question = arg;
-	(void)service;
-	(void)id;
+	struct svc_record *record =
+	    store_record(question->redis, service, id, value, len);
 	(void)expires_at_ms;
-	question->sink(record, question->arg);
+	if (record != NULL)
+		question->sink(record, question->arg);
+	svc_record_destroy(record);
 }
 
 static svc_err
@@ -569,7 +572,7 @@ static svc_err
 lookup(void *self, const char *service, svc_record_sink sink, void *arg,
     struct svc_error *err)
 {
-	struct question question = {service, sink, arg};
+	struct question question = {self, service, sink, arg};
 	return redis_run(self, lookup_op, &question, err);
 }
 

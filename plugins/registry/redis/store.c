@@ -187,17 +187,14 @@ skip(struct redis *redis, const char *key, const char *why)
 		    skipped - 1, why);
 }
 
-/* The record, if the value is one of this very node. */
-static struct svc_record *
-record_of(struct redis *redis, const char *service, const char *id,
-    const redisReply *value)
+struct svc_record *
+store_record(struct redis *redis, const char *service, const char *id,
+    const void *value, size_t len)
 {
 	struct svc_record *record = NULL;
 	struct svc_error err = {0};
 	struct store_key key;
-	if (value->type != REDIS_REPLY_STRING)
-		return NULL;
-	svc_err rc = svc_record_decode(value->str, value->len, &record, &err);
+	svc_err rc = svc_record_decode(value, len, &record, &err);
 	if (rc == SVC_OK)
 		rc = svc_record_check(record, &err);
 	if (rc == SVC_OK &&
@@ -426,12 +423,10 @@ read_records(struct redis *redis, struct link *link,
 	for (size_t i = 0; rc == SVC_OK && reply->type == REDIS_REPLY_ARRAY &&
 			   i < n && i < reply->elements;
 	     i++) {
-		struct svc_record *record = record_of(
-		    redis, list[i].service, list[i].id, reply->element[i]);
-		if (record != NULL)
-			sink(list[i].service, list[i].id, record,
-			    list[i].expires_at_ms, arg);
-		svc_record_destroy(record);
+		const redisReply *value = reply->element[i];
+		if (value->type == REDIS_REPLY_STRING)
+			sink(list[i].service, list[i].id, value->str,
+			    value->len, list[i].expires_at_ms, arg);
 	}
 	if (rc == SVC_OK)
 		freeReplyObject(reply);
@@ -457,13 +452,10 @@ store_pull(struct redis *redis, struct link *link, const char *service,
 
 /* One node, asked for by GET and ZSCORE. */
 static svc_err
-look_one(struct redis *redis, struct link *link, const struct store_name *name,
-    int64_t server_ms, int64_t deadline_at_ms, store_sink sink, void *arg,
-    struct svc_error *err)
+look_one(struct link *link, const struct store_name *name, int64_t server_ms,
+    int64_t deadline_at_ms, store_sink sink, void *arg, struct svc_error *err)
 {
 	redisReply *value = NULL, *score = NULL;
-	struct svc_record *record = NULL;
-	int64_t expires_at_ms = 0;
 	svc_err rc = link_receive(link, deadline_at_ms, &value, err);
 	/* Of another type: none of ours. */
 	bool foreign = rc == SVC_E_PRECONDITION;
@@ -473,16 +465,13 @@ look_one(struct redis *redis, struct link *link, const struct store_name *name,
 		if (rc == SVC_E_PRECONDITION)
 			rc = SVC_OK;
 	}
-	if (rc == SVC_OK && !foreign) {
-		int64_t at = score_of(score);
-		if (at > server_ms)
-			record =
-			    record_of(redis, name->service, name->id, value);
-		expires_at_ms = expiry_at(at, server_ms);
+	if (rc == SVC_OK) {
+		int64_t at = foreign ? 0 : score_of(score);
+		bool there =
+		    at > server_ms && value->type == REDIS_REPLY_STRING;
+		sink(name->service, name->id, there ? value->str : NULL,
+		    there ? value->len : 0, expiry_at(at, server_ms), arg);
 	}
-	if (rc == SVC_OK)
-		sink(name->service, name->id, record, expires_at_ms, arg);
-	svc_record_destroy(record);
 	freeReplyObject(value);
 	freeReplyObject(score);
 	return rc;
@@ -506,7 +495,7 @@ store_look(struct redis *redis, struct link *link,
 	}
 	svc_err rc = read_time(link, deadline_at_ms, &server_ms, err);
 	for (size_t i = 0; rc == SVC_OK && i < n; i++)
-		rc = look_one(redis, link, &names[i], server_ms, deadline_at_ms,
-		    sink, arg, err);
+		rc = look_one(
+		    link, &names[i], server_ms, deadline_at_ms, sink, arg, err);
 	return rc;
 }

@@ -37,10 +37,14 @@ svc_err store_withdraw(struct redis *redis, struct link *link,
     const struct svc_record *record, int64_t deadline_at_ms,
     struct svc_error *err);
 
-/** One node; record NULL when it is not there. `expires_at_ms` is by our own
- * clock. */
+/** One node with its value, which store_record reads; NULL when it is not
+ * there. `expires_at_ms` is by our own clock. */
 typedef void (*store_sink)(const char *service, const char *id,
-    const struct svc_record *record, int64_t expires_at_ms, void *arg);
+    const void *value, size_t len, int64_t expires_at_ms, void *arg);
+/** The record, if the value is one of this very node; else NULL, and the log
+ * says so once for each key. To be freed with svc_record_destroy. */
+struct svc_record *store_record(struct redis *redis, const char *service,
+    const char *id, const void *value, size_t len);
 /** Every node of `service`, or of all when NULL. Those that are not there are
  * left out. */
 svc_err store_pull(struct redis *redis, struct link *link, const char *service,

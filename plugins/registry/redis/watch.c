@@ -43,6 +43,7 @@ struct told {
 	UT_hash_handle hh;
 	int64_t expires_at_ms;
 	uint64_t round; /* of the pull that saw it last */
+	uint64_t hash;  /* of the value that was told */
 	const char *id; /* within the key */
 	char key[];     /* service, NUL, id, NUL */
 };
@@ -126,33 +127,49 @@ tell_gone(struct watch *watch, struct told *told)
 	told_forget(watch, told);
 }
 
-static void
-tell_node(struct watch *watch, const char *service, const char *id,
-    const struct svc_record *record, int64_t expires_at_ms)
+static uint64_t
+hash_of(const void *value, size_t len)
 {
+	uint64_t hash = 14695981039346656037u;
+	const uint8_t *p = value;
+	for (size_t i = 0; i < len; i++)
+		hash = (hash ^ p[i]) * 1099511628211u;
+	return hash;
+}
+
+/* A value that was told before is not even read again, which is what most of
+ * a pull consists of. */
+static void
+tell_node(const char *service, const char *id, const void *value, size_t len,
+    int64_t expires_at_ms, void *arg)
+{
+	struct watch *watch = arg;
 	struct told *told = told_find(watch, service, id);
-	if (told == NULL)
-		told = told_add(watch, service, id);
+	struct svc_record *record = NULL;
+	uint64_t hash = hash_of(value, len);
+	if (told == NULL || told->hash != hash) {
+		record = store_record(watch->redis, service, id, value, len);
+		if (record == NULL)
+			return;
+		if (told == NULL)
+			told = told_add(watch, service, id);
+	}
 	if (told == NULL) {
 		/* It would never be taken back: it has to wait. */
 		watch->no_memory = true;
-		return;
+	} else {
+		told->hash = hash;
+		told->expires_at_ms = expires_at_ms;
+		told->round = watch->round;
+		if (expires_at_ms < watch->next_expiry_at_ms)
+			watch->next_expiry_at_ms = expires_at_ms;
+		if (record != NULL)
+			watch->sink(SVC_WATCH_NODE, record, watch->arg);
 	}
-	told->expires_at_ms = expires_at_ms;
-	told->round = watch->round;
-	if (expires_at_ms < watch->next_expiry_at_ms)
-		watch->next_expiry_at_ms = expires_at_ms;
-	watch->sink(SVC_WATCH_NODE, record, watch->arg);
+	svc_record_destroy(record);
 }
 
 /* -------------------------------------------------------------------- pulls */
-
-static void
-on_pulled(const char *service, const char *id, const struct svc_record *record,
-    int64_t expires_at_ms, void *arg)
-{
-	tell_node(arg, service, id, record, expires_at_ms);
-}
 
 static svc_err
 pull_op(struct redis *redis, struct link *link, int64_t deadline_at_ms,
@@ -162,7 +179,7 @@ pull_op(struct redis *redis, struct link *link, int64_t deadline_at_ms,
 	watch->round++;
 	watch->next_expiry_at_ms = INT64_MAX;
 	return store_pull(
-	    redis, link, watch->service, deadline_at_ms, on_pulled, watch, err);
+	    redis, link, watch->service, deadline_at_ms, tell_node, watch, err);
 }
 
 static svc_err
@@ -261,15 +278,15 @@ note_heard(struct watch *watch, const redisReply *reply, struct svc_error *err)
 }
 
 static void
-on_looked(const char *service, const char *id, const struct svc_record *record,
+on_looked(const char *service, const char *id, const void *value, size_t len,
     int64_t expires_at_ms, void *arg)
 {
 	struct watch *watch = arg;
 	struct told *told;
 	if (watch->service != NULL && strcmp(watch->service, service) != 0)
 		return;
-	if (record != NULL) {
-		tell_node(watch, service, id, record, expires_at_ms);
+	if (value != NULL) {
+		tell_node(service, id, value, len, expires_at_ms, watch);
 		return;
 	}
 	told = told_find(watch, service, id);
