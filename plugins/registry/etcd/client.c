@@ -368,11 +368,14 @@ etcd_ask_on(struct etcd *etcd, struct http *http, const char *path,
 	size_t tries = etcd->n_servers > 2 ? etcd->n_servers : 2;
 	int64_t try_ms = share(etcd, svc_remaining(deadline_at_ms));
 	svc_err rc = SVC_OK;
-	for (size_t i = 0; i < tries; i++) {
+	for (size_t i = 0;; i++) {
 		size_t server = (first + i) % etcd->n_servers;
 		int64_t left_ms = svc_remaining(deadline_at_ms);
 		bool next;
-		if (i > 0 && left_ms == 0)
+		/* Once around, and on while time is left when it was spent
+		 * waiting: they may be choosing a leader. */
+		if (i > 0 &&
+		    (left_ms == 0 || (i >= tries && rc != SVC_E_TIMEDOUT)))
 			break;
 		if (left_ms > try_ms)
 			left_ms = try_ms;
