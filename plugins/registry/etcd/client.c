@@ -12,7 +12,13 @@
 
 #include <string.h>
 
-enum { PORT_DEFAULT = 2379, TRY_MIN_MS = 200, TRY_MAX_MS = 2000 };
+enum {
+	PORT_DEFAULT = 2379,
+	TRY_MIN_MS = 200,
+	TRY_MAX_MS = 2000,
+	PAUSE_MS = 100,
+	STATUS_MIN = 100 /* of HTTP, in an error's `sys` */
+};
 
 /* -------------------------------------------------------- making, ending */
 
@@ -367,27 +373,33 @@ etcd_ask_on(struct etcd *etcd, struct http *http, const char *path,
 	size_t first = atomic_load(&etcd->current);
 	size_t tries = etcd->n_servers > 2 ? etcd->n_servers : 2;
 	int64_t try_ms = share(etcd, svc_remaining(deadline_at_ms));
+	struct svc_error why = {0};
 	svc_err rc = SVC_OK;
 	for (size_t i = 0;; i++) {
 		size_t server = (first + i) % etcd->n_servers;
+		/* Once around; and on when there is somebody who is silent or
+		 * says no, for they may be choosing a leader. */
+		bool somebody = rc == SVC_E_TIMEDOUT || why.sys >= STATUS_MIN;
+		if (i >= tries && somebody && server == first)
+			http_wait(http, PAUSE_MS);
 		int64_t left_ms = svc_remaining(deadline_at_ms);
 		bool next;
-		/* Once around, and on while time is left when it was spent
-		 * waiting: they may be choosing a leader. */
-		if (i > 0 &&
-		    (left_ms == 0 || (i >= tries && rc != SVC_E_TIMEDOUT)))
+		if (i > 0 && (left_ms == 0 || (i >= tries && !somebody)))
 			break;
 		if (left_ms > try_ms)
 			left_ms = try_ms;
 		if (left_ms < 1)
 			left_ms = 1;
+		why.sys = 0;
 		rc = etcd_ask_at(etcd, http, server, path, body, left_ms, stop,
-		    ret_answer, &next, err);
+		    ret_answer, &next, &why);
 		if (rc == SVC_OK || !next) {
 			atomic_store(&etcd->current, server);
 			break;
 		}
 	}
+	if (rc != SVC_OK && err != NULL)
+		*err = why;
 	return rc;
 }
 

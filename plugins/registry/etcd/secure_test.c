@@ -31,7 +31,9 @@ as_root(const char *address, bool login, const char *const words[])
 		argv[n++] = "--user=root:secret";
 	for (size_t i = 0; words[i] != NULL; i++)
 		argv[n++] = words[i];
-	free(test_run(argv, &status));
+	/* On a busy machine its own token may end before it is used. */
+	for (int i = 0; i < 10 && status != 0; i++)
+		free(test_run(argv, &status));
 	if (status != 0)
 		fail_msg("etcdctl %s %s failed", words[0], words[1]);
 }
@@ -100,17 +102,17 @@ tokens_are_renewed(void **state)
 {
 	struct fixture *f = *state;
 	struct svc_registry *registry = login(server->address, "svc", "pass");
-	/* Renewed by a token that ends after a second; the lease too. */
+	/* Renewed by a token that ends after two seconds. */
 	OK(svc_registry_announce(registry, &f->a.record, 3000, err));
-	assert_true(recorder_quiet(f->recorder, 2500));
+	assert_true(recorder_quiet(f->recorder, 3500));
 	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
-	assert_true(recorder_quiet(f->recorder, 2500));
+	assert_true(recorder_quiet(f->recorder, 3500));
 	OK(svc_registry_watch(
 	    registry, f->name, recorder_change, f->recorder, &f->watch, err));
 	expect(f, SVC_CREATED, &f->a);
 	assert_true(
 	    recorder_wait(f->recorder, SVC_SYNCED, NULL, NULL, WAIT_MS, NULL));
-	assert_true(recorder_quiet(f->recorder, 2500));
+	assert_true(recorder_quiet(f->recorder, 3500));
 	OK(svc_registry_announce(registry, &f->b.record, TTL_MS, err));
 	expect(f, SVC_CREATED, &f->b);
 	/* A change of the users makes tokens old, those of a server that
@@ -224,7 +226,7 @@ main(void)
 	    !test_pki_issue(&pki, &certificates[1]))
 		return 1;
 	/* Tokens that end while the test runs. */
-	server = start_etcd("--auth-token=simple --auth-token-ttl=1");
+	server = start_etcd("--auth-token=simple --auth-token-ttl=2");
 	if (server == NULL)
 		return 1;
 	enable_users(server->address);

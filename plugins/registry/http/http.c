@@ -342,6 +342,12 @@ http_end(struct http *http)
 }
 
 void
+http_wait(struct http *http, int64_t wait_ms)
+{
+	curl_multi_poll(http->multi, NULL, 0, (int)wait_ms, NULL);
+}
+
+void
 http_wake(struct http *http)
 {
 	curl_multi_wakeup(http->multi);

@@ -83,7 +83,11 @@ svc_err http_run(
 const char *http_header(struct http *http, const char *name);
 /** End the request, whatever its state. */
 void http_end(struct http *http);
-/** Makes the present or next wait in http_run return. Threads: any. */
+/** Without a request: wait until wait_ms have passed or http_wake is called. */
+void http_wait(struct http *http, int64_t wait_ms);
+/** Makes the present or next wait in http_run or http_wait return. Threads:
+ * any.
+ */
 void http_wake(struct http *http);
 
 /**
