@@ -205,7 +205,7 @@ test_usage(void **state)
 	    "svc: there is no command \"lst\"; did you mean \"list\"?\n");
 	expect(WORDS("frobnicate"), NULL, 2, "",
 	    "svc: there is no command \"frobnicate\"; there are list, get, "
-	    "call, stream, publish, subscribe, watch and help\n");
+	    "health, call, stream, publish, subscribe, watch and help\n");
 	expect_part(WORDS("help", "stream"), 0,
 	    "Usage: svc stream NAME ENDPOINT [JSON...]", "");
 	expect(WORDS("stream", "a", "A.B", "1", "{]"), NULL, 2, "",
@@ -503,6 +503,12 @@ check_discovery(void)
 	expect_part(WORDS("get", "student"), 0, "Student.Get", "");
 	expect_part(WORDS("get", "student", "--json"), 0,
 	    "[{\"name\":\"student\",\"version\":\"1.2\"", "");
+
+	expect_part(WORDS("health", "student"), 0, "  ok\n", "");
+	expect_part(WORDS("health", "student", "--json"), 0,
+	    ",\"status\":\"ok\"}]\n", "");
+	expect(WORDS("health", "nobody"), NULL, 1, "",
+	    "svc: service not found: nobody\n");
 
 	p = start_tool(NULL, WORDS("watch", "student", "--json", "--count=1"));
 	end_tool(&p, 0);

@@ -24,6 +24,14 @@ static const struct command {
 	1, 1, run_get,
 	"With --json an array of go-micro's service records, one a version."
 	"\n\n  svc get student"},
+    {"health", "NAME", "Ask each node of a service how it is", "json timeout",
+	1, 1, run_health,
+	"By its endpoint Debug.Health, at most 2 s each unless --timeout says "
+	"otherwise.\n"
+	"Ends with 1 when one does not say \"ok\". With --json an array of "
+	"{\"id\",\n\"address\", \"status\"}, or \"error\" in place of the "
+	"status.\n\n"
+	"  svc health student"},
     {"call", "NAME ENDPOINT [JSON]", "Call an endpoint and print the reply",
 	"json header timeout", 2, 3, run_call,
 	"JSON is the request, {} when left out; - reads it from standard "
@@ -263,9 +271,13 @@ static int
 unknown_command(const char *name)
 {
 	size_t nearest = 0, best = 32, d;
-	char quoted[80];
+	char quoted[80], all[256] = "";
 
 	for (size_t i = 0; i < N_COMMANDS; i++) {
+		size_t len = strlen(all);
+
+		snprintf(all + len, sizeof(all) - len, "%s%s",
+		    i > 0 ? ", " : "", commands[i].name);
 		d = distance(name, commands[i].name);
 		if (d < best) {
 			best = d;
@@ -277,9 +289,8 @@ unknown_command(const char *name)
 		out_error("there is no command %s; did you mean \"%s\"?",
 		    quoted, commands[nearest].name);
 	else
-		out_error("there is no command %s; there are list, get, call, "
-			  "stream, publish, subscribe, watch and help",
-		    quoted);
+		out_error("there is no command %s; there are %s and help",
+		    quoted, all);
 	return EXIT_USAGE;
 }
 

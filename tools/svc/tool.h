@@ -46,6 +46,7 @@ bool tool_explain_endpoint(
 int run_list(struct tool *tool);
 int run_get(struct tool *tool);
 int run_watch(struct tool *tool);
+int run_health(struct tool *tool);
 int run_call(struct tool *tool);
 int run_stream(struct tool *tool);
 int run_publish(struct tool *tool);
