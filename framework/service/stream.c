@@ -280,6 +280,23 @@ give_credit(struct svc_stream *stream)
 	return true;
 }
 
+/* The thread is going to wait: what it sent goes out, and the loop it may be on
+ * is given away. With the lock, which is let go meanwhile. */
+static void
+prepare_to_wait(struct svc_stream *stream)
+{
+	struct svc_stream_handle *handle = stream->handle;
+	bool flush = handle != NULL && SVC_OPS_HAS(handle->ops, flush);
+	stream->busy += flush;
+	pthread_mutex_unlock(&stream->lock);
+	if (flush)
+		handle->ops->flush(handle);
+	svc_will_block();
+	pthread_mutex_lock(&stream->lock);
+	if (flush)
+		leave(stream);
+}
+
 /* Waits for messages and takes them, or says why there are none. */
 static svc_err
 await(struct svc_stream *stream)
@@ -313,9 +330,7 @@ await(struct svc_stream *stream)
 			continue; /* something may have come meanwhile */
 		} else if (!told) {
 			told = true;
-			pthread_mutex_unlock(&stream->lock);
-			svc_will_block();
-			pthread_mutex_lock(&stream->lock);
+			prepare_to_wait(stream);
 		} else {
 			stream->reader_waits = true;
 			svc_cond_wait(&stream->readable, &stream->lock,

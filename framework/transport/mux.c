@@ -5,11 +5,6 @@
 #include <string.h>
 
 #define KEEP_OUTPUT 4096 /* output storage an idle connection keeps */
-/* A stream that sends is busy after so many messages in a row, when they are
- * less than so long apart. */
-#define AHEAD 4
-#define BUSY_US 20
-#define MUCH 65536 /* is written by whoever adds to it */
 
 SVC_THREAD_LOCAL struct svc_mux *mux_batch;
 
@@ -185,6 +180,7 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 		begin = mux->out.len > 0;
 	}
 	if (begin) {
+		mux->gathered_at_us = 0;
 		struct svc_buf empty = *into;
 		empty.max = mux->out.max;
 		*into = mux->out;
@@ -442,44 +438,6 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	return rc;
 }
 
-static void
-flush_run(struct svc_task *task)
-{
-	struct svc_mux *mux =
-	    (struct svc_mux *)(void *)((char *)task -
-				       offsetof(struct svc_mux, flush_task));
-	pthread_mutex_lock(&mux->mutex);
-	mux->flush_posted = false;
-	mux_unlock_and_flush(mux);
-	svc_mux_unref(mux);
-}
-
-/* Who sends one message after the other without an answer only fills the
- * output, and the loop writes it meanwhile: a system call for many messages.
- * When the loop does not keep up he writes it himself. With the mutex. */
-static bool
-leave_to_loop(struct svc_mux_stream *stream)
-{
-	struct svc_mux *mux = stream->mux;
-	if (stream->ahead < AHEAD) {
-		stream->ahead++;
-		return false;
-	}
-	int64_t now_us = svc_now_us();
-	bool busy = now_us - stream->sent_at_us < BUSY_US;
-	stream->sent_at_us = now_us;
-	if (!busy || mux->config.loop == NULL || mux->close_due ||
-	    mux->out.len > MUCH || svc_loop_kept())
-		return false;
-	if (!mux->flush_posted && !mux->flushing) {
-		mux->flush_posted = true;
-		mux->flush_task.run = flush_run;
-		svc_mux_ref(mux); /* of the task */
-		svc_loop_post(mux->config.loop, &mux->flush_task);
-	}
-	return true;
-}
-
 svc_err
 svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
     struct svc_error *err)
@@ -494,12 +452,12 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 		    err, SVC_E_INVAL, "the stream's end has been sent");
 	} else if (!stream->listed || mux->failed) {
 		rc = svc_error_set(err, SVC_E_CLOSED, "the stream has ended");
-	} else if (!end && stream->pending != NULL) {
+	} else if (!end && (stream->pending != NULL ||
+			       mux->pending > mux_pending_limit(mux))) {
 		stream->want_writable = true;
-		rc = SVC_E_AGAIN;
-	} else if (!end && mux->pending > mux_pending_limit(mux)) {
-		stream->want_writable = true;
-		mux->choked = true;
+		if (stream->pending == NULL)
+			mux->choked = true;
+		mux_burst_waits(stream);
 		rc = SVC_E_AGAIN;
 	} else {
 		rc = check_size(mux, part, err);
@@ -511,10 +469,14 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 		if (stream->done && stream->pending == NULL)
 			mux_unlist(mux, stream);
 	}
-	if (rc == SVC_OK && !end && leave_to_loop(stream))
+	bool message = rc == SVC_OK && !end;
+	if (message && mux_burst_gathers(stream)) {
 		pthread_mutex_unlock(&mux->mutex);
-	else
-		mux_unlock_and_flush(mux);
+		return rc;
+	}
+	mux_unlock_and_flush(mux);
+	if (message)
+		mux_burst_written(stream);
 	return rc;
 }
 

@@ -284,8 +284,10 @@ void
 svc_mux_detach(struct svc_mux *mux)
 {
 	pthread_mutex_lock(&mux->mutex);
-	if (mux->attached)
+	if (mux->attached) {
 		svc_timer_stop(mux->config.loop, &mux->timer);
+		mux_burst_detach(mux);
+	}
 	mux->attached = false;
 	pthread_mutex_unlock(&mux->mutex);
 }

@@ -97,8 +97,12 @@ struct svc_mux {
 	struct svc_mux_list due;
 	struct svc_task due_task;
 	bool due_posted;
-	struct svc_task flush_task; /* writes what a busy sender adds */
-	bool flush_posted;
+	/* What bursts gather in the output; see mux_burst.c. */
+	int64_t gathered_at_us; /* since then; 0: there is none */
+	struct svc_timer sweep;
+	struct svc_task sweep_task;
+	bool sweeping;
+	uint64_t swept; /* `queued` then */
 	/* The timer; see mux_timer.c. */
 	struct svc_timer timer;
 	struct svc_task arm_task;
@@ -206,6 +210,7 @@ SVC_API svc_err svc_mux_wait(
     struct svc_stream_handle *stream, int64_t deadline_at_ms);
 SVC_API void svc_mux_release(struct svc_stream_handle *stream, svc_err code);
 SVC_API void svc_mux_credit(struct svc_stream_handle *stream, size_t bytes);
+SVC_API void svc_mux_flush(struct svc_stream_handle *stream);
 SVC_API bool svc_mux_cancelled(struct svc_stream_handle *stream);
 /** Needs a loop. */
 SVC_API bool svc_mux_on_cancel(

@@ -255,6 +255,11 @@ struct svc_transport_ops {
 	 * also one that begins later. Any thread, before the stream is
 	 * released. Optional, together with `on_cancel`. */
 	void (*interrupt)(struct svc_stream_handle *stream);
+
+	/** Messages that were sent in a quick row may wait a moment for more,
+	 * at most 2 ms. For a holder that is about to wait itself: write them
+	 * now. Optional. */
+	void (*flush)(struct svc_stream_handle *stream);
 };
 
 extern SVC_API const struct svc_interface svc_transport_interface;
