@@ -217,19 +217,23 @@ svc_stream_take_headers(struct svc_stream *stream, const struct svc_part *part)
 }
 
 void
-svc_stream_take_message(struct svc_stream *stream, const struct svc_part *part)
+svc_stream_take_messages(
+    struct svc_stream *stream, const struct svc_span *messages, size_t n)
 {
-	if (stream->in_done)
-		return;
-	bool first = stream->queue.first == NULL;
-	size_t cost = svc_stream_queue_cost(part->len);
-	if (stream->queue.held > SVC_STREAM_HELD + (size_t)stream->max_message)
-		svc_stream_end(stream, SVC_E_EXHAUSTED,
-		    "more arrived than may wait to be received", false);
-	else if (cost == SIZE_MAX ||
-		 !svc_stream_queue_push(&stream->queue, part->data, part->len))
-		no_memory(stream, "a message");
-	else if (first && stream->reader_waits)
+	struct svc_stream_queue *queue = &stream->queue;
+	bool first = queue->first == NULL;
+	size_t most = SVC_STREAM_HELD + (size_t)stream->max_message;
+	for (size_t i = 0; i < n && !stream->in_done; i++) {
+		size_t cost = svc_stream_queue_cost(messages[i].len);
+		if (queue->held > most)
+			svc_stream_end(stream, SVC_E_EXHAUSTED,
+			    "more arrived than may wait to be received", false);
+		else if (cost == SIZE_MAX ||
+			 !svc_stream_queue_push(
+			     queue, messages[i].data, messages[i].len))
+			no_memory(stream, "a message");
+	}
+	if (first && queue->first != NULL && stream->reader_waits)
 		pthread_cond_signal(&stream->readable);
 }
 

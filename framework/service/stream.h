@@ -106,8 +106,8 @@ void svc_stream_wake(struct svc_stream *stream);
  * ends the stream. */
 void svc_stream_take_headers(
     struct svc_stream *stream, const struct svc_part *part);
-void svc_stream_take_message(
-    struct svc_stream *stream, const struct svc_part *part);
+void svc_stream_take_messages(
+    struct svc_stream *stream, const struct svc_span *messages, size_t n);
 void svc_stream_take_trailers(
     struct svc_stream *stream, const struct svc_part *part);
 /* The `writable` event of both sides. */

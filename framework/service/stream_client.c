@@ -91,13 +91,26 @@ on_part(struct svc_stream_handle *handle, const struct svc_part *part)
 	if (!stream->heard)
 		settle(client);
 	if ((part->flags & SVC_PART_MESSAGE) != 0)
-		svc_stream_take_message(stream, part);
+		svc_stream_take_messages(
+		    stream, &(struct svc_span){part->data, part->len}, 1);
 	if ((part->flags & SVC_PART_END) != 0) {
 		svc_stream_take_trailers(stream, part);
 		client->at.last = (struct svc_exchange){
 		    .code = part->status, .replied = true};
 		svc_stream_end(stream, part->status, part->status_text, false);
 	}
+	pthread_mutex_unlock(&stream->lock);
+}
+
+static void
+on_messages(
+    struct svc_stream_handle *handle, const struct svc_span *messages, size_t n)
+{
+	struct svc_stream *stream = handle->user;
+	pthread_mutex_lock(&stream->lock);
+	if (!stream->heard)
+		settle(client_of(stream));
+	svc_stream_take_messages(stream, messages, n);
 	pthread_mutex_unlock(&stream->lock);
 }
 
@@ -118,6 +131,7 @@ static const struct svc_stream_events events = {
     .closed = on_closed,
     .writable = svc_stream_writable,
     .holds = true,
+    .messages = on_messages,
 };
 
 /* ---------------------------------------------------------------- attempts */

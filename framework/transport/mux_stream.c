@@ -399,10 +399,12 @@ run_due(struct svc_mux *mux)
 	pthread_mutex_unlock(&mux->mutex);
 	if (stream == NULL)
 		return false;
-	struct svc_loop *entered = enter(mux);
-	if (writable && stream->handle.events != NULL &&
-	    stream->handle.events->writable != NULL)
-		stream->handle.events->writable(&stream->handle);
+	const struct svc_stream_events *events = stream->handle.events;
+	bool quick =
+	    events != NULL && events->messages != NULL && stream->parts == NULL;
+	struct svc_loop *entered = quick ? NULL : enter(mux);
+	if (writable && events != NULL && events->writable != NULL)
+		events->writable(&stream->handle);
 	mux_callback_done(stream);
 	leave(entered);
 	return true;

@@ -158,10 +158,10 @@ SVC_API struct svc_transport_limits svc_transport_limits_fill(
  * Handle the whole frames in data[*offset .. len). *offset is advanced before
  * any callback runs, so that after a take-over the new owner of the loop can
  * continue there; the bytes before it must stay in place until this returns.
- * On the loop's own thread callbacks run between enter and leave, and after 64
- * frames it is the others' turn (SVC_MUX_SHARE). From another
- * thread (one that waits for its reply) only frames of streams opened with
- * SVC_OPEN_WAIT are handled, others give SVC_MUX_YIELD.
+ * On the loop's own thread callbacks that may block run between enter and
+ * leave, and after some 64 frames it is the others' turn (SVC_MUX_SHARE). From
+ * another thread (one that waits for its reply) only frames of streams opened
+ * with SVC_OPEN_WAIT are handled, others give SVC_MUX_YIELD.
  */
 SVC_API svc_mux_result svc_mux_input(struct svc_mux *mux, const uint8_t *data,
     size_t len, size_t *offset, struct svc_error *err);

@@ -52,6 +52,11 @@ struct svc_stream_end {
 	const char *text; /* borrowed for the call */
 };
 
+struct svc_span {
+	const void *data;
+	size_t len;
+};
+
 struct svc_stream_handle;
 
 /**
@@ -75,6 +80,11 @@ struct svc_stream_events {
 	 * peer credit for more itself, by the op `credit`. Otherwise a message
 	 * is consumed by being delivered. */
 	bool holds;
+	/** Optional, for a holder that holds: messages that came in a row and
+	 * have neither headers nor an end, instead of a `part` for each. It and
+	 * the `writable` of such a holder must not block. */
+	void (*messages)(struct svc_stream_handle *stream,
+	    const struct svc_span *messages, size_t n);
 };
 
 struct svc_transport_ops;
