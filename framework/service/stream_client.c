@@ -56,6 +56,7 @@ lose(struct client_stream *client, svc_err code, bool replied, bool not_run,
 	svc_error_set(&client->why, code, "%s",
 	    text != NULL && text[0] != '\0' ? text : svc_err_text(code));
 	stream->lost = true;
+	svc_stream_close_gate(stream);
 	svc_stream_wake(stream);
 }
 
@@ -233,7 +234,8 @@ svc_stream_move(struct svc_stream *stream)
 {
 	struct client_stream *client = client_of(stream);
 	stream->moving = true;
-	while (stream->busy > 0)
+	svc_stream_close_gate(stream);
+	while (svc_stream_is_busy(stream))
 		svc_cond_wait(&stream->calm, &stream->lock, INT64_MAX);
 	svc_stream_release(stream, SVC_E_CANCELLED);
 	struct svc_error why = client->why;
@@ -282,6 +284,12 @@ svc_stream_remember(struct svc_stream *stream, const void *data, size_t len)
 		return;
 	svc_buf_fini(&client->remembered);
 	client->forgotten = true;
+}
+
+bool
+svc_stream_is_forgotten(struct svc_stream *stream)
+{
+	return client_of(stream)->forgotten;
 }
 
 /* ------------------------------------------------------------ open and free */
