@@ -25,7 +25,7 @@ svc_transport_limits_fill(const struct svc_transport_limits *limits)
 	if (filled.handshake_ms <= 0)
 		filled.handshake_ms = 10000;
 	if (filled.stream_window == 0)
-		filled.stream_window = 256u << 10;
+		filled.stream_window = 512u << 10;
 	if (filled.conn_window == 0)
 		filled.conn_window = 4u << 20;
 	if (filled.stream_window < HELLO_MIN_WINDOW)
