@@ -438,6 +438,28 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	return rc;
 }
 
+/* Whether what is no end must be sent later. With the mutex. */
+static bool
+must_wait(struct svc_mux_stream *stream, const struct svc_part *part)
+{
+	struct svc_mux *mux = stream->mux;
+	if (stream->pending != NULL)
+		return true;
+	if (mux->pending > mux_pending_limit(mux)) {
+		mux->choked = true;
+		return true;
+	}
+	/* One message more is taken without credit, so that a sender of one
+	 * need not know of it; in a burst that would only be a copy, and a
+	 * write of its own when the credit comes. */
+	if (part->flags != SVC_PART_MESSAGE || !mux_in_burst(stream) ||
+	    mux_may_send(stream, part->flags))
+		return false;
+	if (stream->credit > 0)
+		mux->choked = true;
+	return true;
+}
+
 /* What most of a stream is: a message in one frame, without a head, that goes
  * to the output as it is. False when there is more to look at; with the mutex.
  */
@@ -488,11 +510,8 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 		    err, SVC_E_INVAL, "the stream's end has been sent");
 	} else if (!stream->listed || mux->failed) {
 		rc = svc_error_set(err, SVC_E_CLOSED, "the stream has ended");
-	} else if (!end && (stream->pending != NULL ||
-			       mux->pending > mux_pending_limit(mux))) {
+	} else if (!end && must_wait(stream, part)) {
 		stream->want_writable = true;
-		if (stream->pending == NULL)
-			mux->choked = true;
 		mux_burst_waits(stream);
 		rc = SVC_E_AGAIN;
 	} else {

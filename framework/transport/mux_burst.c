@@ -85,6 +85,12 @@ is_quick(struct svc_mux_stream *stream)
 }
 
 bool
+mux_in_burst(const struct svc_mux_stream *stream)
+{
+	return stream->ahead > AHEAD;
+}
+
+bool
 mux_burst_gathers(struct svc_mux_stream *stream)
 {
 	struct svc_mux *mux = stream->mux;
@@ -93,7 +99,7 @@ mux_burst_gathers(struct svc_mux_stream *stream)
 		stream->ahead = 0;
 		return false;
 	}
-	if (stream->ahead <= AHEAD || stream->pending != NULL ||
+	if (!mux_in_burst(stream) || stream->pending != NULL ||
 	    mux->out.len >= MUCH || mux->close_due ||
 	    mux->config.loop == NULL || svc_loop_kept())
 		return false;

@@ -198,6 +198,9 @@ void mux_unlock_and_flush(struct svc_mux *mux);
  */
 /* Whether a frame with these flags may be sent now. */
 bool mux_may_send(const struct svc_mux_stream *stream, unsigned flags);
+/* If the stream's sender was made to wait: tells it that it may go on, once
+ * there is credit. */
+void mux_offer_room(struct svc_mux_stream *stream);
 /* Counts a frame of `len` bytes with its header. */
 void mux_charge(struct svc_mux_stream *stream, size_t len);
 /* Keeps a part to be sent in pieces.
@@ -219,6 +222,8 @@ bool mux_credit(struct svc_mux *mux, const struct frame *frame);
  */
 /* A message was added to the output: whether it waits there for more. */
 bool mux_burst_gathers(struct svc_mux_stream *stream);
+/* Whether what it sends gathers. */
+bool mux_in_burst(const struct svc_mux_stream *stream);
 /* What the stream sent was written. Without the mutex. */
 void mux_burst_written(struct svc_mux_stream *stream);
 /* The stream's sender is made to wait. */

@@ -259,8 +259,7 @@ mux_callback_done(struct svc_mux_stream *stream)
 	if (stream->done && stream->waits)
 		pthread_cond_signal(&stream->cond);
 	/* The loop may have passed it over while the callback ran. */
-	if (stream->want_writable && stream->pending == NULL && !mux->choked)
-		mux_due(stream);
+	mux_offer_room(stream);
 	pthread_cond_broadcast(&mux->changed);
 	mux_unlock_and_flush(mux);
 }

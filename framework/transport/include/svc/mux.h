@@ -85,7 +85,7 @@ struct svc_mux {
 	int64_t credit;   /* that the peer gave the connection */
 	uint64_t pending; /* bytes */
 	uint32_t n_unopened, n_lingering;
-	bool choked; /* streams were refused for what is pending */
+	bool choked; /* streams wait for less pending, or for credit of all */
 	struct svc_mux_list sending, starved;
 	/* What the peer sends. */
 	int64_t window;  /* the credit we gave that it has not used */

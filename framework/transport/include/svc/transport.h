@@ -203,8 +203,9 @@ struct svc_transport_ops {
 	/** Send one more part, or the answer. A part that cannot go at once is
 	 * copied and waits; a part with END is always taken, also when the
 	 * stream is released next.
-	 * Errors: SVC_E_AGAIN (one waits already: nothing was taken,
-	 * `writable` follows), SVC_E_CLOSED (the stream has ended),
+	 * Errors: SVC_E_AGAIN (one waits already, or after many in a row there
+	 * is no credit for this one: nothing was taken, `writable` follows),
+	 * SVC_E_CLOSED (the stream has ended),
 	 * SVC_E_EXHAUSTED (a limit), SVC_E_INVAL (after our END), SVC_E_NOMEM
 	 */
 	svc_err (*send)(struct svc_stream_handle *stream,
