@@ -2,17 +2,17 @@
 /*
  * When the messages of a stream are written.
  *
- * A message is written at once by who sends it. But when many are sent in a
- * row, without an answer and less than 20 us apart, they gather in the output,
- * and who sends them writes it once 64 KiB or 0.1 ms have come together: a
- * system call for many messages, and no other thread is woken for it. What is
- * left of a burst goes with whatever is written next on the connection, or when
- * the sender says that it waits (svc_mux_flush), or else the loop sweeps it up
- * within two milliseconds.
+ * A message is written at once by who sends it. But when more than a few are
+ * sent in a row, without an answer and less than 20 us apart, they gather in
+ * the output, and who sends them writes it once 64 KiB or 0.1 ms have come
+ * together: a system call for many messages, and no other thread is woken for
+ * it. What is left of a burst goes with whatever is written next on the
+ * connection, or when the sender says that it waits (svc_mux_flush), or else
+ * the loop sweeps it up within two milliseconds.
  */
 #include "mux_private.h"
 
-#define AHEAD 4    /* in a row, written one by one */
+#define AHEAD 16   /* in a row, written one by one */
 #define BUSY_US 20 /* apart at most, in the mean */
 #define LOOK 8     /* messages: then the clock is read */
 #define GATHER_US 100
