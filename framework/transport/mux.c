@@ -5,11 +5,6 @@
 #include <string.h>
 
 #define KEEP_OUTPUT 4096 /* output storage an idle connection keeps */
-/* A stream that sends is busy after so many messages in a row, when they are
- * less than so long apart. */
-#define AHEAD 4
-#define BUSY_US 20
-#define MUCH 65536 /* is written by whoever adds to it */
 
 SVC_THREAD_LOCAL struct svc_mux *mux_batch;
 
@@ -30,7 +25,7 @@ svc_transport_limits_fill(const struct svc_transport_limits *limits)
 	if (filled.handshake_ms <= 0)
 		filled.handshake_ms = 10000;
 	if (filled.stream_window == 0)
-		filled.stream_window = 256u << 10;
+		filled.stream_window = 512u << 10;
 	if (filled.conn_window == 0)
 		filled.conn_window = 4u << 20;
 	if (filled.stream_window < HELLO_MIN_WINDOW)
@@ -97,6 +92,7 @@ svc_mux_init(
 void
 svc_mux_fini(struct svc_mux *mux)
 {
+	mux_free_spare(mux);
 	svc_buf_fini(&mux->out);
 	svc_mem_free(mux->buckets);
 	pthread_cond_destroy(&mux->changed);
@@ -160,19 +156,19 @@ mux_unlock_and_flush(struct svc_mux *mux)
 	bool flush = has_output(mux) && !mux->flushing &&
 		     !(mux_batch == mux && svc_loop_kept());
 	bool close = mux->close_due;
+	bool unref = mux->unref_due;
 	mux->close_due = false;
-	if (!flush && !close) {
-		pthread_mutex_unlock(&mux->mutex);
-		return;
-	}
-	/* Without the mutex the stream that holds the connection may go. */
-	svc_mux_ref(mux);
+	mux->unref_due = false;
+	/* Without the mutex the streams that hold the connection may go. */
+	if ((flush || close) && !unref)
+		svc_mux_ref(mux);
 	pthread_mutex_unlock(&mux->mutex);
 	if (flush)
 		mux->config.ops->flush(mux);
 	if (close)
 		mux->config.ops->close(mux);
-	svc_mux_unref(mux);
+	if (flush || close || unref)
+		svc_mux_unref(mux);
 }
 
 bool
@@ -185,6 +181,7 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 		begin = mux->out.len > 0;
 	}
 	if (begin) {
+		mux->gathered_at_us = 0;
 		struct svc_buf empty = *into;
 		empty.max = mux->out.max;
 		*into = mux->out;
@@ -192,10 +189,14 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 		mux->flushing = true;
 	}
 	bool close = mux->close_due;
+	bool unref = mux->unref_due;
 	mux->close_due = false;
+	mux->unref_due = false;
 	pthread_mutex_unlock(&mux->mutex);
 	if (close)
 		mux->config.ops->close(mux);
+	if (unref) /* not the last: whoever flushes has one */
+		svc_mux_unref(mux);
 	return begin;
 }
 
@@ -240,8 +241,8 @@ set_failed(struct svc_mux *mux, svc_err code, const char *text)
 {
 	if (mux->failed)
 		return;
-	mux->failed = true;
 	svc_error_set(&mux->failure, code, "%s", text);
+	MUX_SET(mux->failed, true);
 	svc_buf_clear(&mux->out);
 }
 
@@ -263,10 +264,7 @@ svc_mux_fail(struct svc_mux *mux, svc_err code, const char *text)
 bool
 svc_mux_failed(struct svc_mux *mux)
 {
-	pthread_mutex_lock(&mux->mutex);
-	bool failed = mux->failed;
-	pthread_mutex_unlock(&mux->mutex);
-	return failed;
+	return __atomic_load_n(&mux->failed, __ATOMIC_ACQUIRE);
 }
 
 /* With the mutex held. */
@@ -285,6 +283,7 @@ svc_mux_close_streams(struct svc_mux *mux)
 	for (;;) {
 		struct svc_mux_stream *stream = NULL;
 		pthread_mutex_lock(&mux->mutex);
+		mux_adopt_left(mux);
 		for (uint32_t i = 0; i < mux->n_buckets && stream == NULL; i++)
 			stream = mux->buckets[i];
 		bool deliver = stream != NULL && end_by_failure(mux, stream);
@@ -319,7 +318,7 @@ svc_mux_drain(struct svc_mux *mux)
 {
 	pthread_mutex_lock(&mux->mutex);
 	if (!mux->draining) {
-		mux->draining = true;
+		MUX_SET(mux->draining, true);
 		/* What the peer sent before it reads this is refused one by
 		 * one. */
 		mux_queue_frame(mux, FRAME_DRAIN, 0, UINT32_MAX, 0, NULL, 0);
@@ -332,7 +331,7 @@ void
 svc_mux_finish(struct svc_mux *mux)
 {
 	pthread_mutex_lock(&mux->mutex);
-	mux->draining = true;
+	MUX_SET(mux->draining, true);
 	mux->closing = true;
 	bool idle = mux->n_streams == 0;
 	pthread_mutex_unlock(&mux->mutex);
@@ -385,13 +384,7 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
     const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err)
 {
-	struct svc_mux_stream *stream =
-	    mux_stream_create(mux, 0, (flags & SVC_OPEN_WAIT) != 0);
-	if (stream == NULL)
-		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
-	stream->handle.events = events;
-	stream->handle.user = user;
-
+	struct svc_mux_stream *stream = NULL;
 	svc_err rc = SVC_OK;
 	pthread_mutex_lock(&mux->mutex);
 	if (mux->failed || mux->draining || mux->next_id == 0)
@@ -410,15 +403,17 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	else
 		rc = check_size(mux, first, err);
 	if (rc == SVC_OK) {
-		stream->id = mux->next_id;
+		stream = mux_stream_create(
+		    mux, mux->next_id, (flags & SVC_OPEN_WAIT) != 0);
+		if (stream == NULL || mux_list(mux, stream) != SVC_OK)
+			rc = svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	}
+	if (rc == SVC_OK) {
+		stream->handle.events = events;
+		stream->handle.user = user;
 		stream->sent_end = (first->flags & SVC_PART_END) != 0;
 		stream->credit = mux->peer_window;
 		stream->window = mux->config.limits.stream_window;
-		rc = mux_list(mux, stream);
-		if (rc != SVC_OK)
-			svc_error_set(err, rc, "out of memory");
-	}
-	if (rc == SVC_OK) {
 		/* Streams must begin in the order of their numbers. */
 		rc = give_part(stream, first, mux->n_unopened == 0, err);
 		if (rc == SVC_OK) {
@@ -436,47 +431,64 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 			mux_forget(stream);
 		}
 	}
-	mux_unlock_and_flush(mux);
-	if (rc != SVC_OK)
+	if (rc != SVC_OK && stream != NULL)
 		mux_stream_destroy(stream);
+	mux_unlock_and_flush(mux);
 	return rc;
 }
 
-static void
-flush_run(struct svc_task *task)
-{
-	struct svc_mux *mux =
-	    (struct svc_mux *)(void *)((char *)task -
-				       offsetof(struct svc_mux, flush_task));
-	pthread_mutex_lock(&mux->mutex);
-	mux->flush_posted = false;
-	mux_unlock_and_flush(mux);
-	svc_mux_unref(mux);
-}
-
-/* Who sends one message after the other without an answer only fills the
- * output, and the loop writes it meanwhile: a system call for many messages.
- * When the loop does not keep up he writes it himself. With the mutex. */
+/* Whether what is no end must be sent later. With the mutex. */
 static bool
-leave_to_loop(struct svc_mux_stream *stream)
+must_wait(struct svc_mux_stream *stream, const struct svc_part *part)
 {
 	struct svc_mux *mux = stream->mux;
-	if (stream->ahead < AHEAD) {
-		stream->ahead++;
-		return false;
+	if (stream->pending != NULL)
+		return true;
+	if (mux->pending > mux_pending_limit(mux)) {
+		mux->choked = true;
+		return true;
 	}
-	int64_t now_us = svc_now_us();
-	bool busy = now_us - stream->sent_at_us < BUSY_US;
-	stream->sent_at_us = now_us;
-	if (!busy || mux->config.loop == NULL || mux->close_due ||
-	    mux->out.len > MUCH || svc_loop_kept())
+	/* One message more is taken without credit, so that a sender of one
+	 * need not know of it; in a burst that would only be a copy, and a
+	 * write of its own when the credit comes. */
+	if (part->flags != SVC_PART_MESSAGE || !mux_in_burst(stream) ||
+	    mux_may_send(stream, part->flags))
 		return false;
-	if (!mux->flush_posted && !mux->flushing) {
-		mux->flush_posted = true;
-		mux->flush_task.run = flush_run;
-		svc_mux_ref(mux); /* of the task */
-		svc_loop_post(mux->config.loop, &mux->flush_task);
-	}
+	if (stream->credit > 0)
+		mux->choked = true;
+	return true;
+}
+
+/* What most of a stream is: a message in one frame, without a head, that goes
+ * to the output as it is. False when there is more to look at; with the mutex.
+ */
+static bool
+give_message(struct svc_mux_stream *stream, const struct svc_part *part)
+{
+	struct svc_mux *mux = stream->mux;
+	struct svc_buf *out = &mux->out;
+	if (part->flags != SVC_PART_MESSAGE || stream->sent_end ||
+	    !stream->listed || mux->failed || stream->pending != NULL ||
+	    part->len > mux->piece ||
+	    (int64_t)part->len > mux->config.limits.max_message ||
+	    (int64_t)part->len > mux->peer_message || out->len > BACKLOG ||
+	    out->cap - out->len <= FRAME_SIZE + part->len ||
+	    mux->pending > mux_pending_limit(mux) ||
+	    !mux_may_send(stream, part->flags))
+		return false;
+	struct frame frame = {
+	    .length = (uint32_t)part->len,
+	    .type = FRAME_PART,
+	    .flags = SVC_PART_MESSAGE,
+	    .stream = stream->id,
+	};
+	uint8_t *at = out->data + out->len;
+	frame_put(at, &frame);
+	if (part->len > 0)
+		memcpy(at + FRAME_SIZE, part->data, part->len);
+	out->len += FRAME_SIZE + part->len;
+	mux->queued += FRAME_SIZE + part->len;
+	mux_charge(stream, part->len);
 	return true;
 }
 
@@ -489,32 +501,75 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 	svc_err rc;
 	bool end = (part->flags & SVC_PART_END) != 0;
 	pthread_mutex_lock(&mux->mutex);
-	if (stream->sent_end) {
+	mux_adopt(mux, stream);
+	bool given = give_message(stream, part);
+	if (given) {
+		rc = SVC_OK;
+	} else if (stream->sent_end) {
 		rc = svc_error_set(
 		    err, SVC_E_INVAL, "the stream's end has been sent");
 	} else if (!stream->listed || mux->failed) {
 		rc = svc_error_set(err, SVC_E_CLOSED, "the stream has ended");
-	} else if (!end && stream->pending != NULL) {
+	} else if (!end && must_wait(stream, part)) {
 		stream->want_writable = true;
-		rc = SVC_E_AGAIN;
-	} else if (!end && mux->pending > mux_pending_limit(mux)) {
-		stream->want_writable = true;
-		mux->choked = true;
+		mux_burst_waits(stream);
 		rc = SVC_E_AGAIN;
 	} else {
 		rc = check_size(mux, part, err);
 	}
-	if (rc == SVC_OK)
+	if (rc == SVC_OK && !given)
 		rc = give_part(stream, part, true, err);
 	if (rc == SVC_OK && end) {
 		stream->sent_end = true;
 		if (stream->done && stream->pending == NULL)
 			mux_unlist(mux, stream);
 	}
-	if (rc == SVC_OK && !end && leave_to_loop(stream))
+	bool message = rc == SVC_OK && !end;
+	if (message && mux_burst_gathers(stream)) {
 		pthread_mutex_unlock(&mux->mutex);
-	else
-		mux_unlock_and_flush(mux);
+		return rc;
+	}
+	mux_unlock_and_flush(mux);
+	if (message)
+		mux_burst_written(stream);
+	return rc;
+}
+
+svc_err
+svc_mux_answer(struct svc_stream_handle *handle, const struct svc_part *part,
+    struct svc_error *err)
+{
+	struct svc_mux_stream *stream = stream_of(handle);
+	struct svc_mux *mux = stream->mux;
+	if (mux_batch == mux && !stream->left &&
+	    MUX_GET(mux->current) == stream &&
+	    svc_loop_leave(mux->config.loop)) {
+		/* The loop is still ours, so nobody else knows of it. */
+		stream->left = true;
+		pthread_mutex_lock(&mux->mutex);
+		svc_err rc = mux->failed ? svc_error_set(err, SVC_E_CLOSED,
+					       "the stream has ended")
+					 : check_size(mux, part, err);
+		if (rc == SVC_OK)
+			rc = give_part(stream, part, true, err);
+		if (rc == SVC_OK && stream->pending == NULL) {
+			MUX_SET(mux->current, NULL);
+			mux_take_whole(mux, stream->cost);
+			stream->answered = true;
+		} else if (rc == SVC_OK) {
+			mux_adopt(mux, stream);
+			stream->sent_end = true;
+			stream->released = true;
+		}
+		if (mux->close_due)
+			mux_unlock_and_flush(mux);
+		else
+			pthread_mutex_unlock(&mux->mutex);
+		return rc;
+	}
+	svc_err rc = svc_mux_send(handle, part, err);
+	if (rc == SVC_OK)
+		svc_mux_release(handle, SVC_OK);
 	return rc;
 }
 
@@ -524,6 +579,7 @@ svc_mux_wait(struct svc_stream_handle *handle, int64_t deadline_at_ms)
 	struct svc_mux_stream *stream = stream_of(handle);
 	svc_err rc = SVC_OK;
 	pthread_mutex_lock(&stream->mux->mutex);
+	mux_adopt(stream->mux, stream);
 	while (!stream->done && !stream->interrupted && rc == SVC_OK)
 		rc = svc_cond_wait(
 		    &stream->cond, &stream->mux->mutex, deadline_at_ms);
@@ -546,11 +602,11 @@ svc_mux_release(struct svc_stream_handle *handle, svc_err code)
 		return;
 	}
 	pthread_mutex_lock(&mux->mutex);
+	mux_adopt(mux, stream);
 	while (!mux_try_run(stream))
 		pthread_cond_wait(&mux->changed, &mux->mutex);
 	stream->released = true;
-	pthread_mutex_unlock(&mux->mutex);
-	mux_callback_done(stream);
+	mux_end_released(stream);
 }
 
 bool

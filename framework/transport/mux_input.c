@@ -4,6 +4,23 @@
 
 #include <string.h>
 
+#define TOGETHER 64 /* messages, handed over in one call */
+#define CHEAP 4     /* of them count as one other frame in a turn */
+
+/* What svc_mux_input was given. */
+struct input {
+	const uint8_t *data;
+	size_t len;
+	size_t *offset; /* behind the frame at hand */
+};
+
+/* Whether this thread runs the connection's loop; within svc_mux_input. */
+static bool
+on_loop(const struct svc_mux *mux)
+{
+	return mux_batch == mux && mux->config.loop != NULL;
+}
+
 /* Why a message or head is above our limit; NULL when it is not. */
 static const char *
 too_large(
@@ -24,6 +41,15 @@ too_large(
 	return why->text;
 }
 
+/* Without the mutex: whether streams are refused at this moment. */
+static bool
+refuses(const struct svc_mux *mux)
+{
+	return MUX_GET(mux->failed) || MUX_GET(mux->draining) ||
+	       MUX_GET(mux->n_held) >= mux->config.limits.max_streams ||
+	       MUX_GET(mux->pending) > mux_pending_limit(mux);
+}
+
 static svc_mux_result
 open_by_peer(struct svc_mux *mux, const struct frame *frame,
     const uint8_t *payload, struct svc_error *err)
@@ -41,9 +67,18 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 			return SVC_MUX_FAILED;
 	}
 	struct svc_mux_stream *stream = NULL;
+	if (!more && refused == NULL && rc == SVC_OK && on_loop(mux) &&
+	    (frame->flags & SVC_PART_END) && !refuses(mux))
+		stream = mux_begin_whole(mux, frame);
+	if (stream != NULL) {
+		svc_mux_result result = mux_deliver_whole(stream, &part);
+		if (headers != NULL)
+			svc_headers_destroy(headers);
+		return result;
+	}
+	pthread_mutex_lock(&mux->mutex);
 	if (refused == NULL && rc == SVC_OK)
 		stream = mux_stream_create(mux, frame->stream, false);
-	pthread_mutex_lock(&mux->mutex);
 	if (refused != NULL) {
 		;
 	} else if (mux->failed || mux->draining) {
@@ -75,9 +110,9 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 	}
 	if (refused != NULL) {
 		mux_queue_reset(mux, frame->stream, code, true, refused);
-		mux_unlock_and_flush(mux);
 		if (stream != NULL)
 			mux_stream_destroy(stream);
+		mux_unlock_and_flush(mux);
 		svc_headers_destroy(headers);
 		return SVC_MUX_OK;
 	}
@@ -179,108 +214,36 @@ out_of_place(const struct svc_mux_stream *stream, const struct frame *frame)
 	return NULL;
 }
 
-static svc_mux_result
-input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
-    const struct frame *frame, const uint8_t *payload, struct svc_error *err)
+/* Whether the frame is a whole reply to a whole request, on the loop, that
+ * nothing is in the way of: nobody else is going to deliver anything of the
+ * stream. With the mutex. */
+static bool
+is_reply(const struct svc_mux_stream *stream, const struct frame *frame)
 {
-	/* The mutex is held; the stream is listed. */
-	const char *wrong = out_of_place(stream, frame);
-	if (wrong == NULL && !mux_take(mux, stream, frame))
-		wrong = "more than it had credit for";
-	if (wrong != NULL) {
-		pthread_mutex_unlock(&mux->mutex);
-		svc_error_set(err, SVC_E_INVAL, "the peer sent %s", wrong);
-		return SVC_MUX_FAILED;
-	}
-	stream->ahead = 0;
-	stream->recv_end = (frame->flags & SVC_PART_END) != 0;
-	if (frame->flags & SVC_PART_HEADERS)
-		stream->got_headers = true;
-	if (stream->lingering) { /* nobody wants it */
-		mux_consume(stream, stream->unconsumed);
-		mux_unlock_and_flush(mux);
-		return SVC_MUX_OK;
-	}
-	struct svc_error why;
-	const char *refused = too_large(mux, frame, &why);
-	if (refused != NULL)
-		return reset(stream, why.code, refused);
-	if ((frame->flags & FRAME_MORE) || stream->assembly != NULL)
-		return input_piece(stream, frame, payload, err);
-	if (!mux_try_run(stream)) {
-		struct queued_part *queued = mux_queued(frame, payload);
-		if (queued == NULL)
-			return reset(stream, SVC_E_NOMEM, "out of memory");
-		*stream->last_part = queued;
-		stream->last_part = &queued->next;
-		pthread_mutex_unlock(&mux->mutex);
-		return SVC_MUX_OK;
-	}
-	struct svc_part part;
-	struct svc_headers *headers = NULL;
-	svc_err rc = part_decode(
-	    frame, mux->config.server, payload, &part, &headers, err);
-	if (rc != SVC_OK) {
-		mux_set_runner(stream, 0);
-		if (rc == SVC_E_NOMEM)
-			return reset(stream, rc, "out of memory");
-		pthread_mutex_unlock(&mux->mutex);
-		return SVC_MUX_FAILED;
-	}
-	stream->got_end = stream->recv_end;
-	mux_consume_part(stream, &part, FRAME_SIZE + (size_t)frame->length);
-	mux_unlock_and_flush(mux);
-	svc_mux_result result = mux_deliver_part(stream, &part, false);
-	svc_headers_destroy(headers);
-	return result;
+	const unsigned whole = SVC_PART_HEADERS | SVC_PART_END;
+	const struct svc_stream_events *events = stream->handle.events;
+	return (frame->flags & (whole | FRAME_MORE)) == whole &&
+	       mux_all_sent(stream) && !stream->got_headers && !stream->waits &&
+	       mux_runner(stream) == 0 && events != NULL && !events->holds &&
+	       on_loop(stream->mux);
 }
 
+/* The mutex is held; unlocks. */
 static svc_mux_result
-input_reset(struct svc_mux *mux, struct svc_mux_stream *stream,
-    const struct frame *frame, const uint8_t *payload)
+input_reply(struct svc_mux_stream *stream, const struct frame *frame,
+    const struct svc_part *part)
 {
-	bool deliver = mux_end_stream(stream, svc_err_from_number(frame->value),
-	    (frame->flags & FRAME_NOT_RUN) != 0, (const char *)payload,
-	    frame->length);
-	mux_unlock_and_flush(mux);
-	return deliver ? mux_deliver_closed(stream) : SVC_MUX_OK;
-}
-
-/* The peer takes no more streams; those after frame->stream it will not run. */
-static svc_mux_result
-input_drain(struct svc_mux *mux, const struct frame *frame)
-{
-	/* A client's says nothing: a server opens no streams. One that says
-	 * no more than the last is not worth a look at all streams. */
-	if (mux->config.server ||
-	    (mux->drained_id != 0 && frame->stream >= mux->drained_id))
-		return SVC_MUX_OK;
-	mux->drained_id = frame->stream != 0 ? frame->stream : 1;
-	for (;;) {
-		struct svc_mux_stream *found = NULL;
-		pthread_mutex_lock(&mux->mutex);
-		mux->draining = true;
-		for (uint32_t i = 0; i < mux->n_buckets && found == NULL &&
-				     frame->stream != UINT32_MAX;
-		     i++)
-			for (struct svc_mux_stream *stream = mux->buckets[i];
-			     stream != NULL; stream = stream->next)
-				if (stream->id > frame->stream) {
-					found = stream;
-					break;
-				}
-		static const char text[] = "the service is stopping";
-		bool deliver =
-		    found != NULL && mux_end_stream(found, SVC_E_UNAVAILABLE,
-					 true, text, sizeof(text) - 1);
+	struct svc_mux *mux = stream->mux;
+	stream->recv_end = stream->got_headers = stream->got_end = true;
+	mux_set_runner(stream, mux_self());
+	mux_take_whole(mux, FRAME_SIZE + (size_t)frame->length);
+	mux_unlist(mux, stream);
+	mux_take_back(mux);
+	if (mux->close_due || mux->unref_due)
 		mux_unlock_and_flush(mux);
-		if (found == NULL)
-			return SVC_MUX_OK;
-		/* After a take-over the rest is refused by the peer one by
-		 * one. */
-		if (deliver && mux_deliver_closed(found) == SVC_MUX_LOST)
-			return SVC_MUX_LOST;
-	}
+	else
+		pthread_mutex_unlock(&mux->mutex);
+	return mux_deliver_last(stream, part);
 }
 
 #define PART_FLAGS \
@@ -332,9 +295,188 @@ frame_valid(
 	return false;
 }
 
+/* A message alone, in one frame. */
+static bool
+is_plain(const struct frame *frame)
+{
+	return frame->type == FRAME_PART && frame->flags == SVC_PART_MESSAGE &&
+	       frame->head == 0;
+}
+
+/* The next frame of `rest` if it is whole and one more message of the same
+ * stream that may be taken: then it is, and its body returned. */
+static const uint8_t *
+next_message(
+    struct svc_mux_stream *stream, struct input *rest, struct frame *ret_frame)
+{
+	struct svc_mux *mux = stream->mux;
+	size_t left = rest->len - *rest->offset;
+	const uint8_t *at = rest->data + *rest->offset;
+	struct svc_error unused;
+	if (left < FRAME_SIZE)
+		return NULL;
+	frame_decode(at, ret_frame);
+	if (ret_frame->stream != stream->id || !is_plain(ret_frame) ||
+	    ret_frame->length > left - FRAME_SIZE ||
+	    !frame_valid(mux, ret_frame, &unused) ||
+	    ret_frame->length > mux->config.limits.max_message ||
+	    !mux_take(mux, stream, ret_frame))
+		return NULL;
+	*rest->offset += FRAME_SIZE + ret_frame->length;
+	return at + FRAME_SIZE;
+}
+
+/* A message and those that follow it, to a holder that takes them together.
+ * The mutex is held, and this thread is the stream's runner; unlocks. */
+static svc_mux_result
+input_messages(struct svc_mux_stream *stream, const struct frame *first,
+    const uint8_t *payload, struct input *rest)
+{
+	struct svc_mux *mux = stream->mux;
+	struct svc_span messages[TOGETHER];
+	struct frame frame = *first;
+	size_t n = 0, before = *rest->offset;
+	do {
+		messages[n++] = (struct svc_span){payload, frame.length};
+		stream->held += frame.length;
+		if (n == TOGETHER)
+			break;
+		payload = next_message(stream, rest, &frame);
+	} while (payload != NULL);
+	stream->held_messages += (uint32_t)n;
+	mux->left = rest->len - *rest->offset;
+	mux->unchecked += *rest->offset - before;
+	mux->share -= (int)n / CHEAP;
+	mux_unlock_and_flush(mux);
+	stream->handle.events->messages(&stream->handle, messages, n);
+	mux_callback_done(stream);
+	return SVC_MUX_OK;
+}
+
+static svc_mux_result
+input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
+    const struct frame *frame, const uint8_t *payload, struct input *rest,
+    struct svc_error *err)
+{
+	/* The mutex is held; the stream is listed. */
+	struct svc_error why;
+	struct svc_part part;
+	struct svc_headers *headers = NULL;
+	svc_mux_result result;
+	if (is_reply(stream, frame) && too_large(mux, frame, &why) == NULL &&
+	    part_decode(frame, false, payload, &part, &headers, err) ==
+		SVC_OK) {
+		result = input_reply(stream, frame, &part);
+		if (headers != NULL)
+			svc_headers_destroy(headers);
+		return result;
+	}
+	const char *wrong = out_of_place(stream, frame);
+	if (wrong == NULL && !mux_take(mux, stream, frame))
+		wrong = "more than it had credit for";
+	if (wrong != NULL) {
+		pthread_mutex_unlock(&mux->mutex);
+		svc_error_set(err, SVC_E_INVAL, "the peer sent %s", wrong);
+		return SVC_MUX_FAILED;
+	}
+	stream->ahead = 0;
+	stream->recv_end = (frame->flags & SVC_PART_END) != 0;
+	if (frame->flags & SVC_PART_HEADERS)
+		stream->got_headers = true;
+	if (stream->lingering) { /* nobody wants it */
+		mux_consume(stream, stream->unconsumed);
+		mux_unlock_and_flush(mux);
+		return SVC_MUX_OK;
+	}
+	const char *refused = too_large(mux, frame, &why);
+	if (refused != NULL)
+		return reset(stream, why.code, refused);
+	if ((frame->flags & FRAME_MORE) || stream->assembly != NULL)
+		return input_piece(stream, frame, payload, err);
+	if (!mux_try_run(stream)) {
+		struct queued_part *queued = mux_queued(frame, payload);
+		if (queued == NULL)
+			return reset(stream, SVC_E_NOMEM, "out of memory");
+		*stream->last_part = queued;
+		stream->last_part = &queued->next;
+		pthread_mutex_unlock(&mux->mutex);
+		return SVC_MUX_OK;
+	}
+	const struct svc_stream_events *events = stream->handle.events;
+	if (rest != NULL && is_plain(frame) && events != NULL &&
+	    events->holds && events->messages != NULL)
+		return input_messages(stream, frame, payload, rest);
+	svc_err rc = part_decode(
+	    frame, mux->config.server, payload, &part, &headers, err);
+	if (rc != SVC_OK) {
+		mux_set_runner(stream, 0);
+		if (rc == SVC_E_NOMEM)
+			return reset(stream, rc, "out of memory");
+		pthread_mutex_unlock(&mux->mutex);
+		return SVC_MUX_FAILED;
+	}
+	stream->got_end = stream->recv_end;
+	mux_consume_part(stream, &part, FRAME_SIZE + (size_t)frame->length);
+	mux_unlock_and_flush(mux);
+	result = mux_deliver_part(stream, &part, false);
+	if (headers != NULL)
+		svc_headers_destroy(headers);
+	return result;
+}
+
+static svc_mux_result
+input_reset(struct svc_mux *mux, struct svc_mux_stream *stream,
+    const struct frame *frame, const uint8_t *payload)
+{
+	bool deliver = mux_end_stream(stream, svc_err_from_number(frame->value),
+	    (frame->flags & FRAME_NOT_RUN) != 0, (const char *)payload,
+	    frame->length);
+	mux_unlock_and_flush(mux);
+	return deliver ? mux_deliver_closed(stream) : SVC_MUX_OK;
+}
+
+/* The peer takes no more streams; those after frame->stream it will not run. */
+static svc_mux_result
+input_drain(struct svc_mux *mux, const struct frame *frame)
+{
+	/* A client's says nothing: a server opens no streams. One that says
+	 * no more than the last is not worth a look at all streams. */
+	if (mux->config.server ||
+	    (mux->drained_id != 0 && frame->stream >= mux->drained_id))
+		return SVC_MUX_OK;
+	mux->drained_id = frame->stream != 0 ? frame->stream : 1;
+	for (;;) {
+		struct svc_mux_stream *found = NULL;
+		pthread_mutex_lock(&mux->mutex);
+		MUX_SET(mux->draining, true);
+		for (uint32_t i = 0; i < mux->n_buckets && found == NULL &&
+				     frame->stream != UINT32_MAX;
+		     i++)
+			for (struct svc_mux_stream *stream = mux->buckets[i];
+			     stream != NULL; stream = stream->next)
+				if (stream->id > frame->stream) {
+					found = stream;
+					break;
+				}
+		static const char text[] = "the service is stopping";
+		bool deliver =
+		    found != NULL && mux_end_stream(found, SVC_E_UNAVAILABLE,
+					 true, text, sizeof(text) - 1);
+		mux_unlock_and_flush(mux);
+		if (found == NULL)
+			return SVC_MUX_OK;
+		/* After a take-over the rest is refused by the peer one by
+		 * one. */
+		if (deliver && mux_deliver_closed(found) == SVC_MUX_LOST)
+			return SVC_MUX_LOST;
+	}
+}
+
+/* `locked`: the mutex is held, see may_handle. Unlocks. */
 static svc_mux_result
 input_frame(struct svc_mux *mux, const struct frame *frame,
-    const uint8_t *payload, struct svc_error *err)
+    const uint8_t *payload, bool locked, struct input *rest,
+    struct svc_error *err)
 {
 	if (frame->type == FRAME_PART && mux->config.server &&
 	    (frame->flags & SVC_PART_HEADERS)) {
@@ -344,11 +486,13 @@ input_frame(struct svc_mux *mux, const struct frame *frame,
 	}
 	if (frame->type == FRAME_DRAIN)
 		return input_drain(mux, frame);
-	pthread_mutex_lock(&mux->mutex);
+	if (!locked)
+		pthread_mutex_lock(&mux->mutex);
 	if (frame->type == FRAME_PART || frame->type == FRAME_RESET) {
 		struct svc_mux_stream *stream = mux_find(mux, frame->stream);
 		if (stream != NULL && frame->type == FRAME_PART)
-			return input_part(mux, stream, frame, payload, err);
+			return input_part(
+			    mux, stream, frame, payload, rest, err);
 		if (stream != NULL)
 			return input_reset(mux, stream, frame, payload);
 		/* It has ended here. */
@@ -375,9 +519,10 @@ input_frame(struct svc_mux *mux, const struct frame *frame,
 	return SVC_MUX_OK;
 }
 
-/* Whether a thread that only waits for its own reply may handle the frame. */
+/* Whether a thread that only waits for its own reply may handle the frame; then
+ * the mutex is held for a frame of a stream. */
 static bool
-may_handle(struct svc_mux *mux, const struct frame *frame)
+may_handle(struct svc_mux *mux, const struct frame *frame, bool *ret_locked)
 {
 	if (frame->type == FRAME_PING || frame->type == FRAME_PONG ||
 	    frame->type == FRAME_WINDOW)
@@ -385,15 +530,16 @@ may_handle(struct svc_mux *mux, const struct frame *frame)
 	if (mux->config.server)
 		return false;
 	pthread_mutex_lock(&mux->mutex);
-	struct svc_mux_stream *stream = NULL;
-	bool may = true;
+	bool may;
 	if (frame->type == FRAME_DRAIN) {
 		may = mux->n_streams == 0;
 	} else {
-		stream = mux_find(mux, frame->stream);
+		struct svc_mux_stream *stream = mux_find(mux, frame->stream);
 		may = stream == NULL || stream->waits;
+		*ret_locked = may;
 	}
-	pthread_mutex_unlock(&mux->mutex);
+	if (!*ret_locked)
+		pthread_mutex_unlock(&mux->mutex);
 	return may;
 }
 
@@ -438,11 +584,18 @@ svc_mux_result
 svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
     size_t *offset, struct svc_error *err)
 {
-	bool on_loop =
+	bool here =
 	    mux->config.loop == NULL || svc_loop_current() == mux->config.loop;
+	struct input rest = {data, len, offset};
 	svc_mux_result result = SVC_MUX_OK;
-	if (on_loop)
+	if (here) {
 		mux_batch = mux;
+		if (MUX_GET(mux->current) != NULL) {
+			pthread_mutex_lock(&mux->mutex);
+			mux_adopt_left(mux);
+			pthread_mutex_unlock(&mux->mutex);
+		}
+	}
 	if (len - *offset != mux->left)
 		count(&mux->received);
 	bool paused = false;
@@ -450,7 +603,7 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		/* Who does not read our answers gets no more of them. Only a
 		 * server stops reading: if both sides did, neither would ever
 		 * go on. */
-		if (on_loop && mux->config.server &&
+		if (here && mux->config.server &&
 		    mux->unchecked > BACKLOG / 64) {
 			mux->unchecked = 0;
 			if (svc_mux_backlog(mux) > BACKLOG) {
@@ -486,29 +639,43 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 			result = SVC_MUX_FAILED;
 			break;
 		}
-		if (on_loop && mux->config.loop != NULL && mux->share-- <= 0) {
+		if (here && mux->config.loop != NULL && mux->share-- <= 0) {
 			mux->share = SHARE;
 			result = SVC_MUX_SHARE;
 			break;
 		}
-		if (!on_loop && !may_handle(mux, &frame)) {
+		mux->need = FRAME_SIZE + frame.length;
+		if (left < mux->need && here)
+			break;
+		bool locked = false;
+		if (!here && !may_handle(mux, &frame, &locked)) {
 			result = SVC_MUX_YIELD;
 			break;
 		}
-		mux->need = FRAME_SIZE + frame.length;
-		if (left < mux->need)
+		if (left < mux->need) {
+			if (locked)
+				pthread_mutex_unlock(&mux->mutex);
 			break;
+		}
 		*offset += mux->need;
 		mux->left = len - *offset;
 		mux->unchecked += mux->need;
 		mux->need = FRAME_SIZE;
 		count(&mux->frames);
-		result = input_frame(mux, &frame, at + FRAME_SIZE, err);
+		result = input_frame(mux, &frame, at + FRAME_SIZE, locked,
+		    here ? &rest : NULL, err);
 	}
-	if (on_loop)
+	if (result == SVC_MUX_LOST) {
 		mux_batch = NULL;
-	if (result == SVC_MUX_LOST)
 		return result;
+	}
+	if (here && mux->returned != NULL) {
+		pthread_mutex_lock(&mux->mutex);
+		mux_take_back(mux);
+		mux_unlock_and_flush(mux);
+	}
+	if (here)
+		mux_batch = NULL;
 	mux->left = len - *offset;
 	bool half = result == SVC_MUX_OK && mux->left > 0;
 	__atomic_store_n(&mux->half, half, __ATOMIC_RELAXED);

@@ -5,13 +5,20 @@
 /*
  * Between mux.c (a connection and what is done to its streams from outside),
  * mux_stream.c (the table of streams and their callbacks), mux_send.c (messages
- * in pieces, and the credit that the peer gives), mux_input.c (what the peer
- * sends), mux_receive.c (messages that come in pieces, and the credit that we
- * give) and mux_timer.c (the hello's time, keepalive, idle time, lingering).
+ * in pieces, and the credit that the peer gives), mux_burst.c (when messages
+ * are written), mux_input.c (what the peer sends), mux_receive.c (messages that
+ * come in pieces, and the credit that we give) and mux_timer.c (the hello's
+ * time, keepalive, idle time, lingering).
  *
  * mux->mutex guards the table of streams, their state and the output; no
  * callback runs under it. What belongs to the reader (greeted, skip, need) is
  * used only by the thread that reads the connection at the time.
+ *
+ * A request that comes whole is mostly answered before its callback returns.
+ * Until then, or until anybody else wants to know of it, its stream is in no
+ * table: mux->current is all there is, and what the loop's thread does for it
+ * takes the mutex once. Whoever takes the loop over, or uses the stream
+ * otherwise, lists it first (mux_adopt).
  *
  * Callbacks of a stream run one at a time: `runner` is the thread in one. What
  * comes for the stream meanwhile (its handler was taken over and still runs)
@@ -54,12 +61,12 @@ struct pending_part {
 struct svc_mux_stream {
 	struct svc_stream_handle handle;
 	struct svc_mux *mux;
-	struct svc_mux_stream *next; /* in the bucket */
+	struct svc_mux_stream *next; /* in the bucket, or where it is kept */
+	/* Zeroed when it is used: from here */
 	/* The thread in a callback; 0: none. Set with the mutex; a thread may
 	 * ask without it whether it is the one. */
 	_Atomic(uintptr_t) runner;
 	_Atomic bool cancelled;
-	uint32_t id;
 	bool waits;
 	bool interrupted; /* a wait is to end */
 	bool listed;      /* in the table */
@@ -74,11 +81,24 @@ struct svc_mux_stream {
 	bool close_due;  /* `closed` is to be called */
 	bool got_closed; /* and has returned; only its runner writes it */
 	bool done;       /* the end was delivered */
+	bool left;       /* the loop, by svc_mux_answer */
+	bool answered;   /* by it, while only the loop's thread knew of it */
 	bool want_writable;
 	bool exempt; /* its first pending part, from the connection's credit */
 	svc_err release_code;
 	struct svc_task *cancel_task; /* of its holder, once it is cancelled */
 	uint64_t queued_to;           /* mux->queued behind its first part */
+	size_t unconsumed, loan;
+	uint32_t freed;
+	uint32_t held_messages; /* of a holder that holds */
+	size_t held;            /* and their bytes */
+	uint32_t moved;         /* mux->ticks at the last piece */
+	/* Messages sent in a row, and when that was looked at; see mux_burst.c.
+	 */
+	uint32_t ahead;
+	_Atomic int64_t looked_at_us;
+	/* to here; what follows is set, or NULL when it is forgotten. */
+	uint32_t id;
 	/* to the peer */
 	int64_t credit;
 	struct pending_part *pending, **last_pending;
@@ -86,21 +106,16 @@ struct svc_mux_stream {
 	struct svc_mux_node due_node;
 	/* from the peer */
 	int64_t window;
-	size_t unconsumed, loan;
-	uint32_t freed;
-	uint32_t held_messages; /* of a holder that holds */
-	size_t held;            /* and their bytes */
+	size_t cost; /* of the request, while it is mux->current */
 	struct queued_part *parts, **last_part;
 	struct queued_part *assembly;
 	struct svc_mux_node assembly_node;
-	uint32_t moved;      /* mux->ticks at the last piece */
-	uint32_t ahead;      /* messages sent since the last that came */
-	int64_t sent_at_us;  /* the last of those, if there are many */
 	pthread_cond_t cond; /* only with `waits` */
-	/* not zeroed when it is made */
 	struct svc_stream_end end;
 	char end_text[120];
 };
+#define MUX_ZEROED_FROM offsetof(struct svc_mux_stream, runner)
+#define MUX_ZEROED_TO offsetof(struct svc_mux_stream, id)
 
 /* The connection whose frames this thread handles on its loop: what it sends
  * there goes out in one write at the end. */
@@ -132,6 +147,11 @@ mux_set_runner(struct svc_mux_stream *stream, uintptr_t runner)
 	atomic_store_explicit(&stream->runner, runner, memory_order_relaxed);
 }
 
+/* Fields that are also looked at without the mutex. */
+#define MUX_SET(field, value) \
+	__atomic_store_n(&(field), (value), __ATOMIC_RELAXED)
+#define MUX_GET(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
+
 /* Becomes the runner unless there is one. */
 static inline bool
 mux_try_run(struct svc_mux_stream *stream)
@@ -150,11 +170,25 @@ svc_err mux_list(struct svc_mux *mux, struct svc_mux_stream *stream);
 void mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream);
 /* Takes it out of the table and all lists, with what is under way. */
 void mux_forget(struct svc_mux_stream *stream);
-/* Without the mutex. NULL when memory ran out. */
+/* NULL when memory ran out. */
 struct svc_mux_stream *mux_stream_create(
     struct svc_mux *mux, uint32_t id, bool waits);
-/* The stream was forgotten. With or without the mutex. */
+/* The stream is in no table or list, or was forgotten. */
 void mux_stream_destroy(struct svc_mux_stream *stream);
+/* With `handy` or `returned` by the loop's thread. A stream for a whole request
+ * whose callback is to run now, or NULL. Without the mutex. */
+struct svc_mux_stream *mux_begin_whole(
+    struct svc_mux *mux, const struct frame *frame);
+/* Lists the stream if it is mux->current. */
+void mux_adopt(struct svc_mux *mux, struct svc_mux_stream *stream);
+/* On the loop, outside callbacks: what a callback that lost the loop has left
+ * there. */
+void mux_adopt_left(struct svc_mux *mux);
+/* On the loop: frees the streams in `returned`. */
+void mux_take_back(struct svc_mux *mux);
+/* Streams that are kept for further use. With or without the mutex, by whoever
+ * is alone with it. */
+void mux_free_spare(struct svc_mux *mux);
 
 /* The stream ended early. True when the caller, who became its runner, is to
  * deliver that after unlocking; otherwise whoever runs a callback will. */
@@ -169,9 +203,17 @@ void mux_end_later(struct svc_mux_stream *stream, svc_err code, bool not_run,
 svc_mux_result mux_deliver_part(
     struct svc_mux_stream *stream, const struct svc_part *part, bool accept);
 svc_mux_result mux_deliver_closed(struct svc_mux_stream *stream);
+/* On the loop: the last part of a stream that is listed no more. */
+svc_mux_result mux_deliver_last(
+    struct svc_mux_stream *stream, const struct svc_part *part);
+/* The callback of mux->current. */
+svc_mux_result mux_deliver_whole(
+    struct svc_mux_stream *stream, const struct svc_part *part);
 /* Without the mutex, by the runner, after a callback: deliver what was queued
  * meanwhile, then let go of the stream. */
 void mux_callback_done(struct svc_mux_stream *stream);
+/* By the runner: the holder has given the stream back. Unlocks. */
+void mux_end_released(struct svc_mux_stream *stream);
 /* The stream has a callback to come, from the loop. */
 void mux_due(struct svc_mux_stream *stream);
 /* Without the mutex, where there is no loop: run them. */
@@ -188,13 +230,17 @@ void mux_queue_frame(struct svc_mux *mux, uint8_t type, uint8_t flags,
 void mux_queue_reset(struct svc_mux *mux, uint32_t stream, svc_err code,
     bool not_run, const char *text);
 void mux_fail(struct svc_mux *mux, svc_err code, const char *text);
-/* Unlocks, then sends what waits unless this thread is in a batch. */
+/* Unlocks, then sends what waits unless this thread is in a batch. After a
+ * stream was forgotten the connection may be gone. */
 void mux_unlock_and_flush(struct svc_mux *mux);
 
 /* ----------------------------------------------------------------- mux_send.c
  */
 /* Whether a frame with these flags may be sent now. */
 bool mux_may_send(const struct svc_mux_stream *stream, unsigned flags);
+/* If the stream's sender was made to wait: tells it that it may go on, once
+ * there is credit. */
+void mux_offer_room(struct svc_mux_stream *stream);
 /* Counts a frame of `len` bytes with its header. */
 void mux_charge(struct svc_mux_stream *stream, size_t len);
 /* Keeps a part to be sent in pieces.
@@ -212,6 +258,18 @@ uint64_t mux_pending_limit(const struct svc_mux *mux);
 void mux_greet(struct svc_mux *mux, const struct hello *hello);
 bool mux_credit(struct svc_mux *mux, const struct frame *frame);
 
+/* ---------------------------------------------------------------- mux_burst.c
+ */
+/* A message was added to the output: whether it waits there for more. */
+bool mux_burst_gathers(struct svc_mux_stream *stream);
+/* Whether what it sends gathers. */
+bool mux_in_burst(const struct svc_mux_stream *stream);
+/* What the stream sent was written. Without the mutex. */
+void mux_burst_written(struct svc_mux_stream *stream);
+/* The stream's sender is made to wait. */
+void mux_burst_waits(struct svc_mux_stream *stream);
+void mux_burst_detach(struct svc_mux *mux);
+
 /* -------------------------------------------------------------- mux_receive.c
  */
 /* A PART frame came, of a stream that is known or not (NULL): counts it. False
@@ -219,6 +277,8 @@ bool mux_credit(struct svc_mux *mux, const struct frame *frame);
 bool mux_take(struct svc_mux *mux, struct svc_mux_stream *stream,
     const struct frame *frame);
 void mux_consume(struct svc_mux_stream *stream, size_t bytes);
+/* A whole request of this cost has come and is consumed. */
+void mux_take_whole(struct svc_mux *mux, size_t cost);
 /* A part is about to be delivered, in frames of this cost. */
 void mux_consume_part(
     struct svc_mux_stream *stream, const struct svc_part *part, size_t cost);
