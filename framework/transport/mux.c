@@ -97,6 +97,7 @@ svc_mux_init(
 void
 svc_mux_fini(struct svc_mux *mux)
 {
+	mux_free_spare(mux);
 	svc_buf_fini(&mux->out);
 	svc_mem_free(mux->buckets);
 	pthread_cond_destroy(&mux->changed);
@@ -160,19 +161,19 @@ mux_unlock_and_flush(struct svc_mux *mux)
 	bool flush = has_output(mux) && !mux->flushing &&
 		     !(mux_batch == mux && svc_loop_kept());
 	bool close = mux->close_due;
+	bool unref = mux->unref_due;
 	mux->close_due = false;
-	if (!flush && !close) {
-		pthread_mutex_unlock(&mux->mutex);
-		return;
-	}
-	/* Without the mutex the stream that holds the connection may go. */
-	svc_mux_ref(mux);
+	mux->unref_due = false;
+	/* Without the mutex the streams that hold the connection may go. */
+	if ((flush || close) && !unref)
+		svc_mux_ref(mux);
 	pthread_mutex_unlock(&mux->mutex);
 	if (flush)
 		mux->config.ops->flush(mux);
 	if (close)
 		mux->config.ops->close(mux);
-	svc_mux_unref(mux);
+	if (flush || close || unref)
+		svc_mux_unref(mux);
 }
 
 bool
@@ -192,10 +193,14 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 		mux->flushing = true;
 	}
 	bool close = mux->close_due;
+	bool unref = mux->unref_due;
 	mux->close_due = false;
+	mux->unref_due = false;
 	pthread_mutex_unlock(&mux->mutex);
 	if (close)
 		mux->config.ops->close(mux);
+	if (unref) /* not the last: whoever flushes has one */
+		svc_mux_unref(mux);
 	return begin;
 }
 
@@ -385,13 +390,7 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
     const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err)
 {
-	struct svc_mux_stream *stream =
-	    mux_stream_create(mux, 0, (flags & SVC_OPEN_WAIT) != 0);
-	if (stream == NULL)
-		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
-	stream->handle.events = events;
-	stream->handle.user = user;
-
+	struct svc_mux_stream *stream = NULL;
 	svc_err rc = SVC_OK;
 	pthread_mutex_lock(&mux->mutex);
 	if (mux->failed || mux->draining || mux->next_id == 0)
@@ -410,15 +409,17 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	else
 		rc = check_size(mux, first, err);
 	if (rc == SVC_OK) {
-		stream->id = mux->next_id;
+		stream = mux_stream_create(
+		    mux, mux->next_id, (flags & SVC_OPEN_WAIT) != 0);
+		if (stream == NULL || mux_list(mux, stream) != SVC_OK)
+			rc = svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	}
+	if (rc == SVC_OK) {
+		stream->handle.events = events;
+		stream->handle.user = user;
 		stream->sent_end = (first->flags & SVC_PART_END) != 0;
 		stream->credit = mux->peer_window;
 		stream->window = mux->config.limits.stream_window;
-		rc = mux_list(mux, stream);
-		if (rc != SVC_OK)
-			svc_error_set(err, rc, "out of memory");
-	}
-	if (rc == SVC_OK) {
 		/* Streams must begin in the order of their numbers. */
 		rc = give_part(stream, first, mux->n_unopened == 0, err);
 		if (rc == SVC_OK) {
@@ -436,9 +437,9 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 			mux_forget(stream);
 		}
 	}
-	mux_unlock_and_flush(mux);
-	if (rc != SVC_OK)
+	if (rc != SVC_OK && stream != NULL)
 		mux_stream_destroy(stream);
+	mux_unlock_and_flush(mux);
 	return rc;
 }
 

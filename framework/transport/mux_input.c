@@ -41,9 +41,9 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 			return SVC_MUX_FAILED;
 	}
 	struct svc_mux_stream *stream = NULL;
+	pthread_mutex_lock(&mux->mutex);
 	if (refused == NULL && rc == SVC_OK)
 		stream = mux_stream_create(mux, frame->stream, false);
-	pthread_mutex_lock(&mux->mutex);
 	if (refused != NULL) {
 		;
 	} else if (mux->failed || mux->draining) {
@@ -75,9 +75,9 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 	}
 	if (refused != NULL) {
 		mux_queue_reset(mux, frame->stream, code, true, refused);
-		mux_unlock_and_flush(mux);
 		if (stream != NULL)
 			mux_stream_destroy(stream);
+		mux_unlock_and_flush(mux);
 		svc_headers_destroy(headers);
 		return SVC_MUX_OK;
 	}

@@ -150,11 +150,14 @@ svc_err mux_list(struct svc_mux *mux, struct svc_mux_stream *stream);
 void mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream);
 /* Takes it out of the table and all lists, with what is under way. */
 void mux_forget(struct svc_mux_stream *stream);
-/* Without the mutex. NULL when memory ran out. */
+/* NULL when memory ran out. */
 struct svc_mux_stream *mux_stream_create(
     struct svc_mux *mux, uint32_t id, bool waits);
-/* The stream was forgotten. With or without the mutex. */
+/* The stream is in no table or list, or was forgotten. */
 void mux_stream_destroy(struct svc_mux_stream *stream);
+/* Streams that are kept for further use. With or without the mutex, by whoever
+ * is alone with it. */
+void mux_free_spare(struct svc_mux *mux);
 
 /* The stream ended early. True when the caller, who became its runner, is to
  * deliver that after unlocking; otherwise whoever runs a callback will. */
@@ -188,7 +191,8 @@ void mux_queue_frame(struct svc_mux *mux, uint8_t type, uint8_t flags,
 void mux_queue_reset(struct svc_mux *mux, uint32_t stream, svc_err code,
     bool not_run, const char *text);
 void mux_fail(struct svc_mux *mux, svc_err code, const char *text);
-/* Unlocks, then sends what waits unless this thread is in a batch. */
+/* Unlocks, then sends what waits unless this thread is in a batch. After a
+ * stream was forgotten the connection may be gone. */
 void mux_unlock_and_flush(struct svc_mux *mux);
 
 /* ----------------------------------------------------------------- mux_send.c

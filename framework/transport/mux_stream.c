@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#define MAX_SPARE 64
+
 /* ------------------------------------------------------- the table of streams
  */
 
@@ -54,7 +56,8 @@ mux_list(struct svc_mux *mux, struct svc_mux_stream *stream)
 	*place = stream;
 	stream->listed = true;
 	mux->n_streams++;
-	mux->n_held++;
+	if (mux->n_held++ == 0)
+		svc_mux_ref(mux);
 	return SVC_OK;
 }
 
@@ -74,9 +77,15 @@ mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream)
 struct svc_mux_stream *
 mux_stream_create(struct svc_mux *mux, uint32_t id, bool waits)
 {
-	struct svc_mux_stream *stream = svc_mem_alloc(sizeof(*stream));
-	if (stream == NULL)
-		return NULL;
+	struct svc_mux_stream *stream = mux->spare;
+	if (stream != NULL) {
+		mux->spare = stream->next;
+		mux->n_spare--;
+	} else {
+		stream = svc_mem_alloc(sizeof(*stream));
+		if (stream == NULL)
+			return NULL;
+	}
 	memset(stream, 0, offsetof(struct svc_mux_stream, end));
 	stream->handle.ops = mux->config.transport;
 	stream->mux = mux;
@@ -86,7 +95,6 @@ mux_stream_create(struct svc_mux *mux, uint32_t id, bool waits)
 	stream->waits = waits;
 	if (waits)
 		svc_cond_init(&stream->cond);
-	svc_mux_ref(mux);
 	return stream;
 }
 
@@ -101,8 +109,24 @@ mux_stream_destroy(struct svc_mux_stream *stream)
 	}
 	if (stream->waits)
 		pthread_cond_destroy(&stream->cond);
-	svc_mem_free(stream);
-	svc_mux_unref(mux);
+	if (mux->n_spare < MAX_SPARE) {
+		stream->next = mux->spare;
+		mux->spare = stream;
+		mux->n_spare++;
+	} else {
+		svc_mem_free(stream);
+	}
+}
+
+void
+mux_free_spare(struct svc_mux *mux)
+{
+	while (mux->spare != NULL) {
+		struct svc_mux_stream *stream = mux->spare;
+		mux->spare = stream->next;
+		svc_mem_free(stream);
+	}
+	mux->n_spare = 0;
 }
 
 void
@@ -120,7 +144,8 @@ mux_forget(struct svc_mux_stream *stream)
 	mux_drop_assembly(stream);
 	if (stream->unconsumed > 0)
 		mux_consume(stream, stream->unconsumed);
-	mux->n_held--;
+	if (--mux->n_held == 0)
+		mux->unref_due = true;
 }
 
 void
@@ -223,8 +248,8 @@ end_released(struct svc_mux_stream *stream)
 		mux_queue_reset(
 		    mux, stream->id, stream->release_code, false, "");
 	mux_forget(stream);
-	mux_unlock_and_flush(mux);
 	mux_stream_destroy(stream);
+	mux_unlock_and_flush(mux);
 }
 
 void

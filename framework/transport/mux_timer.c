@@ -200,6 +200,7 @@ tick(struct svc_timer *timer)
 	} else {
 		mux->ticking = false;
 		mux->quiet = mux->stuck = 0;
+		mux_free_spare(mux);
 		if (mux->config.server) {
 			if (mux->idle_at_ms == INT64_MAX)
 				mux->idle_at_ms =

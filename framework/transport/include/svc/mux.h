@@ -74,7 +74,11 @@ struct svc_mux {
 	uint64_t queued, sent; /* bytes */
 	struct svc_mux_stream **buckets;
 	uint32_t n_buckets, n_streams;
-	uint32_t n_held; /* streams that exist, also those that have ended */
+	uint32_t n_held; /* streams that exist, also those that have ended:
+			  * together they have one reference */
+	struct svc_mux_stream *spare; /* to be used again */
+	uint32_t n_spare;
+	bool unref_due; /* the last stream has gone: whoever unlocks unrefs */
 	uint32_t next_id, last_id, drained_id;
 	uint32_t peer_streams, peer_window;
 	int64_t peer_message;
