@@ -53,8 +53,8 @@ reply(struct svc_stream_handle *stream, const struct svc_part *request)
 	    .data = request->data,
 	    .len = request->len,
 	};
-	stream->ops->send(stream, &part, NULL);
-	stream->ops->release(stream, SVC_E_CANCELLED);
+	if (stream->ops->answer(stream, &part, NULL) != SVC_OK)
+		stream->ops->release(stream, SVC_E_CANCELLED);
 }
 
 static void

@@ -49,6 +49,19 @@ svc_server_count_out(struct svc_server *server, struct svc_server_shard *shard)
 
 /* ----------------------------------------------------------------- answers */
 
+static svc_err
+give(struct svc_stream_handle *stream, const struct svc_part *part,
+    struct svc_error *why)
+{
+	const struct svc_transport_ops *ops = stream->ops;
+	if (SVC_OPS_HAS(ops, answer))
+		return ops->answer(stream, part, why);
+	svc_err code = ops->send(stream, part, why);
+	if (code == SVC_OK)
+		ops->release(stream, SVC_OK);
+	return code;
+}
+
 /* Sends the answer and gives the stream and the count back. An answer is one
  * part, for which a transport always has room. */
 static void
@@ -58,7 +71,7 @@ answer(struct svc_server *server, struct svc_server_shard *shard,
 	struct svc_error why;
 	struct svc_part instead;
 	why.text[0] = '\0';
-	svc_err code = stream->ops->send(stream, part, &why);
+	svc_err code = give(stream, part, &why);
 	if (code == SVC_E_EXHAUSTED && (part->flags & SVC_PART_MESSAGE)) {
 		/* More than the caller takes, by what it said itself. */
 		instead = (struct svc_part){
@@ -66,10 +79,10 @@ answer(struct svc_server *server, struct svc_server_shard *shard,
 		    .status = code,
 		    .status_text = why.text,
 		};
-		part = &instead;
-		code = stream->ops->send(stream, part, NULL);
+		code = give(stream, &instead, &why);
 	}
-	stream->ops->release(stream, code == SVC_OK ? SVC_OK : SVC_E_INTERNAL);
+	if (code != SVC_OK)
+		stream->ops->release(stream, SVC_E_INTERNAL);
 	svc_server_count_out(server, shard);
 }
 

@@ -727,4 +727,5 @@ const struct svc_transport_ops svc_transport_memory = {
     .direct = memory_direct,
     .on_cancel = svc_mux_on_cancel,
     .interrupt = svc_mux_interrupt,
+    .answer = svc_mux_answer,
 };

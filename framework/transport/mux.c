@@ -245,7 +245,7 @@ set_failed(struct svc_mux *mux, svc_err code, const char *text)
 {
 	if (mux->failed)
 		return;
-	mux->failed = true;
+	MUX_SET(mux->failed, true);
 	svc_error_set(&mux->failure, code, "%s", text);
 	svc_buf_clear(&mux->out);
 }
@@ -290,6 +290,7 @@ svc_mux_close_streams(struct svc_mux *mux)
 	for (;;) {
 		struct svc_mux_stream *stream = NULL;
 		pthread_mutex_lock(&mux->mutex);
+		mux_adopt_left(mux);
 		for (uint32_t i = 0; i < mux->n_buckets && stream == NULL; i++)
 			stream = mux->buckets[i];
 		bool deliver = stream != NULL && end_by_failure(mux, stream);
@@ -324,7 +325,7 @@ svc_mux_drain(struct svc_mux *mux)
 {
 	pthread_mutex_lock(&mux->mutex);
 	if (!mux->draining) {
-		mux->draining = true;
+		MUX_SET(mux->draining, true);
 		/* What the peer sent before it reads this is refused one by
 		 * one. */
 		mux_queue_frame(mux, FRAME_DRAIN, 0, UINT32_MAX, 0, NULL, 0);
@@ -337,7 +338,7 @@ void
 svc_mux_finish(struct svc_mux *mux)
 {
 	pthread_mutex_lock(&mux->mutex);
-	mux->draining = true;
+	MUX_SET(mux->draining, true);
 	mux->closing = true;
 	bool idle = mux->n_streams == 0;
 	pthread_mutex_unlock(&mux->mutex);
@@ -490,6 +491,7 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 	svc_err rc;
 	bool end = (part->flags & SVC_PART_END) != 0;
 	pthread_mutex_lock(&mux->mutex);
+	mux_adopt(mux, stream);
 	if (stream->sent_end) {
 		rc = svc_error_set(
 		    err, SVC_E_INVAL, "the stream's end has been sent");
@@ -520,11 +522,50 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 }
 
 svc_err
+svc_mux_answer(struct svc_stream_handle *handle, const struct svc_part *part,
+    struct svc_error *err)
+{
+	struct svc_mux_stream *stream = stream_of(handle);
+	struct svc_mux *mux = stream->mux;
+	if (mux_batch == mux && !stream->left &&
+	    MUX_GET(mux->current) == stream &&
+	    svc_loop_leave(mux->config.loop)) {
+		/* The loop is still ours, so nobody else knows of it. */
+		stream->left = true;
+		pthread_mutex_lock(&mux->mutex);
+		svc_err rc = mux->failed ? svc_error_set(err, SVC_E_CLOSED,
+					       "the stream has ended")
+					 : check_size(mux, part, err);
+		if (rc == SVC_OK)
+			rc = give_part(stream, part, true, err);
+		if (rc == SVC_OK && stream->pending == NULL) {
+			MUX_SET(mux->current, NULL);
+			mux_take_whole(mux, stream->cost);
+			stream->answered = true;
+		} else if (rc == SVC_OK) {
+			mux_adopt(mux, stream);
+			stream->sent_end = true;
+			stream->released = true;
+		}
+		if (mux->close_due)
+			mux_unlock_and_flush(mux);
+		else
+			pthread_mutex_unlock(&mux->mutex);
+		return rc;
+	}
+	svc_err rc = svc_mux_send(handle, part, err);
+	if (rc == SVC_OK)
+		svc_mux_release(handle, SVC_OK);
+	return rc;
+}
+
+svc_err
 svc_mux_wait(struct svc_stream_handle *handle, int64_t deadline_at_ms)
 {
 	struct svc_mux_stream *stream = stream_of(handle);
 	svc_err rc = SVC_OK;
 	pthread_mutex_lock(&stream->mux->mutex);
+	mux_adopt(stream->mux, stream);
 	while (!stream->done && !stream->interrupted && rc == SVC_OK)
 		rc = svc_cond_wait(
 		    &stream->cond, &stream->mux->mutex, deadline_at_ms);
@@ -547,6 +588,7 @@ svc_mux_release(struct svc_stream_handle *handle, svc_err code)
 		return;
 	}
 	pthread_mutex_lock(&mux->mutex);
+	mux_adopt(mux, stream);
 	while (!mux_try_run(stream))
 		pthread_cond_wait(&mux->changed, &mux->mutex);
 	stream->released = true;

@@ -4,6 +4,13 @@
 
 #include <string.h>
 
+/* Whether this thread runs the connection's loop; within svc_mux_input. */
+static bool
+on_loop(const struct svc_mux *mux)
+{
+	return mux_batch == mux && mux->config.loop != NULL;
+}
+
 /* Why a message or head is above our limit; NULL when it is not. */
 static const char *
 too_large(
@@ -24,6 +31,15 @@ too_large(
 	return why->text;
 }
 
+/* Without the mutex: whether streams are refused at this moment. */
+static bool
+refuses(const struct svc_mux *mux)
+{
+	return MUX_GET(mux->failed) || MUX_GET(mux->draining) ||
+	       MUX_GET(mux->n_held) >= mux->config.limits.max_streams ||
+	       MUX_GET(mux->pending) > mux_pending_limit(mux);
+}
+
 static svc_mux_result
 open_by_peer(struct svc_mux *mux, const struct frame *frame,
     const uint8_t *payload, struct svc_error *err)
@@ -41,6 +57,15 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 			return SVC_MUX_FAILED;
 	}
 	struct svc_mux_stream *stream = NULL;
+	if (!more && refused == NULL && rc == SVC_OK && on_loop(mux) &&
+	    (frame->flags & SVC_PART_END) && !refuses(mux))
+		stream = mux_begin_whole(mux, frame);
+	if (stream != NULL) {
+		svc_mux_result result = mux_deliver_whole(stream, &part);
+		if (headers != NULL)
+			svc_headers_destroy(headers);
+		return result;
+	}
 	pthread_mutex_lock(&mux->mutex);
 	if (refused == NULL && rc == SVC_OK)
 		stream = mux_stream_create(mux, frame->stream, false);
@@ -179,6 +204,21 @@ out_of_place(const struct svc_mux_stream *stream, const struct frame *frame)
 	return NULL;
 }
 
+/* The last part of a stream, which has nothing more to send either: nobody else
+ * is going to deliver anything of it. The mutex is held; unlocks. */
+static svc_mux_result
+input_last(struct svc_mux_stream *stream, const struct svc_part *part)
+{
+	struct svc_mux *mux = stream->mux;
+	mux_unlist(mux, stream);
+	mux_take_back(mux);
+	if (mux->close_due || mux->unref_due)
+		mux_unlock_and_flush(mux);
+	else
+		pthread_mutex_unlock(&mux->mutex);
+	return mux_deliver_last(stream, part);
+}
+
 static svc_mux_result
 input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
     const struct frame *frame, const uint8_t *payload, struct svc_error *err)
@@ -229,9 +269,16 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 	}
 	stream->got_end = stream->recv_end;
 	mux_consume_part(stream, &part, FRAME_SIZE + (size_t)frame->length);
-	mux_unlock_and_flush(mux);
-	svc_mux_result result = mux_deliver_part(stream, &part, false);
-	svc_headers_destroy(headers);
+	svc_mux_result result;
+	if (stream->recv_end && mux_all_sent(stream) && !stream->waits &&
+	    on_loop(mux)) {
+		result = input_last(stream, &part);
+	} else {
+		mux_unlock_and_flush(mux);
+		result = mux_deliver_part(stream, &part, false);
+	}
+	if (headers != NULL)
+		svc_headers_destroy(headers);
 	return result;
 }
 
@@ -259,7 +306,7 @@ input_drain(struct svc_mux *mux, const struct frame *frame)
 	for (;;) {
 		struct svc_mux_stream *found = NULL;
 		pthread_mutex_lock(&mux->mutex);
-		mux->draining = true;
+		MUX_SET(mux->draining, true);
 		for (uint32_t i = 0; i < mux->n_buckets && found == NULL &&
 				     frame->stream != UINT32_MAX;
 		     i++)
@@ -438,11 +485,17 @@ svc_mux_result
 svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
     size_t *offset, struct svc_error *err)
 {
-	bool on_loop =
+	bool here =
 	    mux->config.loop == NULL || svc_loop_current() == mux->config.loop;
 	svc_mux_result result = SVC_MUX_OK;
-	if (on_loop)
+	if (here) {
 		mux_batch = mux;
+		if (MUX_GET(mux->current) != NULL) {
+			pthread_mutex_lock(&mux->mutex);
+			mux_adopt_left(mux);
+			pthread_mutex_unlock(&mux->mutex);
+		}
+	}
 	if (len - *offset != mux->left)
 		count(&mux->received);
 	bool paused = false;
@@ -450,7 +503,7 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		/* Who does not read our answers gets no more of them. Only a
 		 * server stops reading: if both sides did, neither would ever
 		 * go on. */
-		if (on_loop && mux->config.server &&
+		if (here && mux->config.server &&
 		    mux->unchecked > BACKLOG / 64) {
 			mux->unchecked = 0;
 			if (svc_mux_backlog(mux) > BACKLOG) {
@@ -486,12 +539,12 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 			result = SVC_MUX_FAILED;
 			break;
 		}
-		if (on_loop && mux->config.loop != NULL && mux->share-- <= 0) {
+		if (here && mux->config.loop != NULL && mux->share-- <= 0) {
 			mux->share = SHARE;
 			result = SVC_MUX_SHARE;
 			break;
 		}
-		if (!on_loop && !may_handle(mux, &frame)) {
+		if (!here && !may_handle(mux, &frame)) {
 			result = SVC_MUX_YIELD;
 			break;
 		}
@@ -505,10 +558,17 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		count(&mux->frames);
 		result = input_frame(mux, &frame, at + FRAME_SIZE, err);
 	}
-	if (on_loop)
+	if (result == SVC_MUX_LOST) {
 		mux_batch = NULL;
-	if (result == SVC_MUX_LOST)
 		return result;
+	}
+	if (here && mux->returned != NULL) {
+		pthread_mutex_lock(&mux->mutex);
+		mux_take_back(mux);
+		mux_unlock_and_flush(mux);
+	}
+	if (here)
+		mux_batch = NULL;
 	mux->left = len - *offset;
 	bool half = result == SVC_MUX_OK && mux->left > 0;
 	__atomic_store_n(&mux->half, half, __ATOMIC_RELAXED);

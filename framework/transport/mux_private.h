@@ -13,6 +13,12 @@
  * callback runs under it. What belongs to the reader (greeted, skip, need) is
  * used only by the thread that reads the connection at the time.
  *
+ * A request that comes whole is mostly answered before its callback returns.
+ * Until then, or until anybody else wants to know of it, its stream is in no
+ * table: mux->current is all there is, and what the loop's thread does for it
+ * takes the mutex once. Whoever takes the loop over, or uses the stream
+ * otherwise, lists it first (mux_adopt).
+ *
  * Callbacks of a stream run one at a time: `runner` is the thread in one. What
  * comes for the stream meanwhile (its handler was taken over and still runs)
  * is queued in the stream and delivered by that thread.
@@ -74,6 +80,8 @@ struct svc_mux_stream {
 	bool close_due;  /* `closed` is to be called */
 	bool got_closed; /* and has returned; only its runner writes it */
 	bool done;       /* the end was delivered */
+	bool left;       /* the loop, by svc_mux_answer */
+	bool answered;   /* by it, while only the loop's thread knew of it */
 	bool want_writable;
 	bool exempt; /* its first pending part, from the connection's credit */
 	svc_err release_code;
@@ -86,6 +94,7 @@ struct svc_mux_stream {
 	struct svc_mux_node due_node;
 	/* from the peer */
 	int64_t window;
+	size_t cost; /* of the request, while it is mux->current */
 	size_t unconsumed, loan;
 	uint32_t freed;
 	uint32_t held_messages; /* of a holder that holds */
@@ -132,6 +141,11 @@ mux_set_runner(struct svc_mux_stream *stream, uintptr_t runner)
 	atomic_store_explicit(&stream->runner, runner, memory_order_relaxed);
 }
 
+/* Fields that are also looked at without the mutex. */
+#define MUX_SET(field, value) \
+	__atomic_store_n(&(field), (value), __ATOMIC_RELAXED)
+#define MUX_GET(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
+
 /* Becomes the runner unless there is one. */
 static inline bool
 mux_try_run(struct svc_mux_stream *stream)
@@ -155,6 +169,17 @@ struct svc_mux_stream *mux_stream_create(
     struct svc_mux *mux, uint32_t id, bool waits);
 /* The stream is in no table or list, or was forgotten. */
 void mux_stream_destroy(struct svc_mux_stream *stream);
+/* With `handy` or `returned` by the loop's thread. A stream for a whole request
+ * whose callback is to run now, or NULL. Without the mutex. */
+struct svc_mux_stream *mux_begin_whole(
+    struct svc_mux *mux, const struct frame *frame);
+/* Lists the stream if it is mux->current. */
+void mux_adopt(struct svc_mux *mux, struct svc_mux_stream *stream);
+/* On the loop, outside callbacks: what a callback that lost the loop has left
+ * there. */
+void mux_adopt_left(struct svc_mux *mux);
+/* On the loop: frees the streams in `returned`. */
+void mux_take_back(struct svc_mux *mux);
 /* Streams that are kept for further use. With or without the mutex, by whoever
  * is alone with it. */
 void mux_free_spare(struct svc_mux *mux);
@@ -172,6 +197,12 @@ void mux_end_later(struct svc_mux_stream *stream, svc_err code, bool not_run,
 svc_mux_result mux_deliver_part(
     struct svc_mux_stream *stream, const struct svc_part *part, bool accept);
 svc_mux_result mux_deliver_closed(struct svc_mux_stream *stream);
+/* On the loop: the last part of a stream that is listed no more. */
+svc_mux_result mux_deliver_last(
+    struct svc_mux_stream *stream, const struct svc_part *part);
+/* The callback of mux->current. */
+svc_mux_result mux_deliver_whole(
+    struct svc_mux_stream *stream, const struct svc_part *part);
 /* Without the mutex, by the runner, after a callback: deliver what was queued
  * meanwhile, then let go of the stream. */
 void mux_callback_done(struct svc_mux_stream *stream);
@@ -223,6 +254,8 @@ bool mux_credit(struct svc_mux *mux, const struct frame *frame);
 bool mux_take(struct svc_mux *mux, struct svc_mux_stream *stream,
     const struct frame *frame);
 void mux_consume(struct svc_mux_stream *stream, size_t bytes);
+/* A whole request of this cost has come and is consumed. */
+void mux_take_whole(struct svc_mux *mux, size_t cost);
 /* A part is about to be delivered, in frames of this cost. */
 void mux_consume_part(
     struct svc_mux_stream *stream, const struct svc_part *part, size_t cost);

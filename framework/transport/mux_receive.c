@@ -129,6 +129,16 @@ mux_take(struct svc_mux *mux, struct svc_mux_stream *stream,
 }
 
 void
+mux_take_whole(struct svc_mux *mux, size_t cost)
+{
+	bool had = mux->window > 0;
+	mux->window -= (int64_t)cost;
+	give_back(mux, cost);
+	if (had && mux->window <= 0)
+		grant_next(mux);
+}
+
+void
 mux_consume(struct svc_mux_stream *stream, size_t bytes)
 {
 	struct svc_mux *mux = stream->mux;
@@ -166,6 +176,7 @@ svc_mux_credit(struct svc_stream_handle *handle, size_t bytes)
 	struct svc_mux_stream *stream = stream_of(handle);
 	struct svc_mux *mux = stream->mux;
 	pthread_mutex_lock(&mux->mutex);
+	mux_adopt(mux, stream);
 	if (bytes > stream->held)
 		bytes = stream->held;
 	stream->held -= bytes;

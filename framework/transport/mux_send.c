@@ -78,7 +78,7 @@ mux_pend(struct svc_mux_stream *stream, const struct svc_part *part,
 		    pending->bytes + first_head + last_head, part->data, len);
 	*stream->last_pending = pending;
 	stream->last_pending = &pending->next;
-	mux->pending += len;
+	MUX_SET(mux->pending, mux->pending + len);
 	if (stream->send_node.list == NULL)
 		mux_append(&mux->sending, &stream->send_node);
 	return SVC_OK;
@@ -101,12 +101,13 @@ relieve(struct svc_mux *mux)
 static void
 drop_first(struct svc_mux_stream *stream)
 {
+	struct svc_mux *mux = stream->mux;
 	struct pending_part *part = stream->pending;
 	stream->pending = part->next;
 	stream->exempt = false;
 	if (stream->pending == NULL)
 		stream->last_pending = &stream->pending;
-	stream->mux->pending -= part->len;
+	MUX_SET(mux->pending, mux->pending - part->len);
 	svc_mem_free(part);
 }
 

@@ -25,39 +25,49 @@ mux_find(struct svc_mux *mux, uint32_t id)
 	return mux->n_buckets != 0 ? *find_place(mux, id) : NULL;
 }
 
+/* Room for one more; false when there is none at all. */
+static bool
+table_grow(struct svc_mux *mux)
+{
+	if (mux->n_streams < mux->n_buckets)
+		return true;
+	uint32_t n = mux->n_buckets != 0 ? mux->n_buckets * 2 : 4;
+	struct svc_mux_stream **old = mux->buckets;
+	uint32_t n_old = mux->n_buckets;
+	struct svc_mux_stream **buckets =
+	    svc_mem_calloc(n, sizeof(struct svc_mux_stream *));
+	if (buckets == NULL) /* it is fuller than it should be then */
+		return n_old != 0;
+	mux->buckets = buckets;
+	mux->n_buckets = n;
+	for (uint32_t i = 0; i < n_old; i++) {
+		while (old[i] != NULL) {
+			struct svc_mux_stream *moved = old[i];
+			old[i] = moved->next;
+			struct svc_mux_stream **place =
+			    &buckets[moved->id & (n - 1)];
+			moved->next = *place;
+			*place = moved;
+		}
+	}
+	svc_mem_free(old);
+	return true;
+}
+
 svc_err
 mux_list(struct svc_mux *mux, struct svc_mux_stream *stream)
 {
-	if (mux->n_streams >= mux->n_buckets) {
-		uint32_t n = mux->n_buckets != 0 ? mux->n_buckets * 2 : 4;
-		struct svc_mux_stream **old = mux->buckets;
-		uint32_t n_old = mux->n_buckets;
-		struct svc_mux_stream **buckets =
-		    svc_mem_calloc(n, sizeof(struct svc_mux_stream *));
-		if (buckets == NULL)
-			return SVC_E_NOMEM;
-		mux->buckets = buckets;
-		mux->n_buckets = n;
-		for (uint32_t i = 0; i < n_old; i++) {
-			while (old[i] != NULL) {
-				struct svc_mux_stream *moved = old[i];
-				old[i] = moved->next;
-				struct svc_mux_stream **place =
-				    &buckets[moved->id & (n - 1)];
-				moved->next = *place;
-				*place = moved;
-			}
-		}
-		svc_mem_free(old);
-	}
+	if (!table_grow(mux))
+		return SVC_E_NOMEM;
 	struct svc_mux_stream **place =
 	    &mux->buckets[stream->id & (mux->n_buckets - 1)];
 	stream->next = *place;
 	*place = stream;
 	stream->listed = true;
 	mux->n_streams++;
-	if (mux->n_held++ == 0)
+	if (mux->n_held == 0)
 		svc_mux_ref(mux);
+	MUX_SET(mux->n_held, mux->n_held + 1);
 	return SVC_OK;
 }
 
@@ -127,6 +137,8 @@ mux_free_spare(struct svc_mux *mux)
 		svc_mem_free(stream);
 	}
 	mux->n_spare = 0;
+	svc_mem_free(mux->handy);
+	mux->handy = NULL;
 }
 
 void
@@ -144,8 +156,74 @@ mux_forget(struct svc_mux_stream *stream)
 	mux_drop_assembly(stream);
 	if (stream->unconsumed > 0)
 		mux_consume(stream, stream->unconsumed);
-	if (--mux->n_held == 0)
+	MUX_SET(mux->n_held, mux->n_held - 1);
+	if (mux->n_held == 0)
 		mux->unref_due = true;
+}
+
+void
+mux_take_back(struct svc_mux *mux)
+{
+	while (mux->returned != NULL) {
+		struct svc_mux_stream *stream = mux->returned;
+		mux->returned = stream->next;
+		mux_forget(stream);
+		mux_stream_destroy(stream);
+	}
+}
+
+struct svc_mux_stream *
+mux_begin_whole(struct svc_mux *mux, const struct frame *frame)
+{
+	struct svc_mux_stream *stream = mux->handy;
+	if (stream == NULL) {
+		pthread_mutex_lock(&mux->mutex);
+		stream = mux_stream_create(mux, 0, false);
+		/* So that it can be listed whenever it must be. */
+		if (stream != NULL && !table_grow(mux)) {
+			mux_stream_destroy(stream);
+			stream = NULL;
+		}
+		pthread_mutex_unlock(&mux->mutex);
+		if (stream == NULL)
+			return NULL;
+		stream->accepted = true;
+		stream->got_headers = true;
+		stream->recv_end = true;
+		stream->got_end = true;
+	}
+	mux->handy = NULL;
+	stream->handle.events = NULL;
+	stream->handle.user = NULL;
+	stream->id = frame->stream;
+	stream->left = false;
+	stream->answered = false;
+	stream->credit = mux->peer_window;
+	stream->window = mux->config.limits.stream_window;
+	stream->cost = FRAME_SIZE + (size_t)frame->length;
+	mux_set_runner(stream, mux_self());
+	MUX_SET(mux->current, stream);
+	return stream;
+}
+
+void
+mux_adopt(struct svc_mux *mux, struct svc_mux_stream *stream)
+{
+	if (MUX_GET(mux->current) != stream)
+		return;
+	MUX_SET(mux->current, NULL);
+	mux_list(mux, stream);
+	mux_take_whole(mux, stream->cost);
+	if (!mux->ticking)
+		mux_arm(mux);
+}
+
+void
+mux_adopt_left(struct svc_mux *mux)
+{
+	struct svc_mux_stream *stream = MUX_GET(mux->current);
+	if (stream != NULL)
+		mux_adopt(mux, stream);
 }
 
 void
@@ -257,6 +335,7 @@ mux_callback_done(struct svc_mux_stream *stream)
 {
 	struct svc_mux *mux = stream->mux;
 	pthread_mutex_lock(&mux->mutex);
+	mux_adopt(mux, stream);
 	while (!stream->released) {
 		if (stream->parts != NULL) {
 			run_queued(stream);
@@ -326,6 +405,38 @@ mux_deliver_part(
 		run_part(stream, part);
 	}
 	bool owner = leave(entered);
+	mux_callback_done(stream);
+	return owner ? SVC_MUX_OK : SVC_MUX_LOST;
+}
+
+svc_mux_result
+mux_deliver_last(struct svc_mux_stream *stream, const struct svc_part *part)
+{
+	struct svc_mux *mux = stream->mux;
+	svc_loop_enter(mux->config.loop);
+	run_part(stream, part);
+	bool owner = leave(mux->config.loop);
+	if (owner && stream->released) {
+		stream->next = mux->returned;
+		mux->returned = stream;
+		return SVC_MUX_OK;
+	}
+	mux_callback_done(stream);
+	return owner ? SVC_MUX_OK : SVC_MUX_LOST;
+}
+
+svc_mux_result
+mux_deliver_whole(struct svc_mux_stream *stream, const struct svc_part *part)
+{
+	struct svc_mux *mux = stream->mux;
+	struct svc_loop *loop = mux->config.loop;
+	svc_loop_enter(loop);
+	mux->config.accept(&stream->handle, part, mux->config.accept_arg);
+	bool owner = stream->left || leave(loop);
+	if (stream->answered) {
+		mux->handy = stream;
+		return SVC_MUX_OK;
+	}
 	mux_callback_done(stream);
 	return owner ? SVC_MUX_OK : SVC_MUX_LOST;
 }

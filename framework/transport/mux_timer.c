@@ -131,7 +131,7 @@ mux_pong(struct svc_mux *mux, uint32_t value)
 	}
 	if (value != IDLE_PING || !mux->idle_asked)
 		return;
-	mux->draining = true;
+	MUX_SET(mux->draining, true);
 	mux->closing = true;
 	mux->close_due = mux->close_due || mux->n_streams == 0;
 }
@@ -167,6 +167,7 @@ tick(struct svc_timer *timer)
 	int64_t now_ms = svc_now_ms(), next_ms = INT64_MAX;
 	int64_t every_ms = interval(mux);
 	mux->ticks++;
+	mux_adopt_left(mux);
 	if (mux->leaving) {
 		linger_on(mux);
 		next_ms = now_ms + LINGER_MS;
@@ -288,20 +289,23 @@ svc_mux_detach(struct svc_mux *mux)
 	if (mux->attached)
 		svc_timer_stop(mux->config.loop, &mux->timer);
 	mux->attached = false;
-	pthread_mutex_unlock(&mux->mutex);
+	mux_adopt_left(mux);
+	mux_take_back(mux);
+	mux_unlock_and_flush(mux);
 }
 
 bool
 svc_mux_linger(struct svc_mux *mux)
 {
 	pthread_mutex_lock(&mux->mutex);
+	mux_adopt_left(mux);
 	bool first = !mux->leaving;
 	bool unsent = mux->out.len > 0 || mux->flushing || mux->n_lingering > 0;
 	if (first && mux->config.server && mux->draining && !mux->failed)
 		/* What came before this was run or refused; what comes behind
 		 * it never will be. */
 		mux_queue_frame(mux, FRAME_DRAIN, 0, mux->last_id, 0, NULL, 0);
-	mux->draining = true;
+	MUX_SET(mux->draining, true);
 	mux->leaving = true;
 	bool able =
 	    mux->config.server && mux->heard && mux->attached && !mux->failed;

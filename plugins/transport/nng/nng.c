@@ -276,6 +276,7 @@ const struct svc_transport_ops nng_ops = {
     .credit = svc_mux_credit,
     .on_cancel = svc_mux_on_cancel,
     .interrupt = svc_mux_interrupt,
+    .answer = svc_mux_answer,
 };
 
 SVC_PLUGIN(nng_ops);

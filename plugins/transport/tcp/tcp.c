@@ -197,6 +197,7 @@ const struct svc_transport_ops tcp_ops = {
     .peer = svc_mux_peer,
     .cancelled = svc_mux_cancelled,
     .credit = svc_mux_credit,
+    .answer = svc_mux_answer,
     .identity = conn_identity,
     .on_cancel = svc_mux_on_cancel,
     .interrupt = svc_mux_interrupt,

@@ -64,21 +64,25 @@ struct svc_mux {
 	int refs; /* atomic */
 	struct svc_buf out;
 	bool flushing;
-	bool draining;  /* by us or by the peer: no new streams */
+	bool draining;  /* atomic: by us or by the peer: no new streams */
 	bool closing;   /* close() when the last stream ends */
 	bool close_due; /* whoever unlocks calls close() */
-	bool failed;
-	bool foreign; /* the peer is no svc service */
-	bool heard;   /* the peer's hello */
+	bool failed;    /* atomic */
+	bool foreign;   /* the peer is no svc service */
+	bool heard;     /* the peer's hello */
 	struct svc_error failure;
 	uint64_t queued, sent; /* bytes */
 	struct svc_mux_stream **buckets;
 	uint32_t n_buckets, n_streams;
-	uint32_t n_held; /* streams that exist, also those that have ended:
-			  * together they have one reference */
+	uint32_t n_held; /* atomic: streams that exist, also those that have
+			  * ended; together they have one reference */
 	struct svc_mux_stream *spare; /* to be used again */
 	uint32_t n_spare;
 	bool unref_due; /* the last stream has gone: whoever unlocks unrefs */
+	/* Of the reader on the loop: streams given back in their last callback,
+	 * one for the next whole request, and (atomic) that of the request
+	 * whose callback runs, while nobody else knows of it. */
+	struct svc_mux_stream *returned, *handy, *current;
 	uint32_t next_id, last_id, drained_id;
 	uint32_t peer_streams, peer_window;
 	int64_t peer_message;
@@ -87,7 +91,7 @@ struct svc_mux {
 	/* What is sent in pieces, or waits for credit. */
 	uint32_t piece;
 	int64_t credit;   /* that the peer gave the connection */
-	uint64_t pending; /* bytes */
+	uint64_t pending; /* atomic: bytes */
 	uint32_t n_unopened, n_lingering;
 	bool choked; /* streams were refused for what is pending */
 	struct svc_mux_list sending, starved;
@@ -205,6 +209,8 @@ SVC_API svc_err svc_mux_open(struct svc_mux *mux, const struct svc_part *first,
     unsigned flags, const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err);
 SVC_API svc_err svc_mux_send(struct svc_stream_handle *stream,
+    const struct svc_part *part, struct svc_error *err);
+SVC_API svc_err svc_mux_answer(struct svc_stream_handle *stream,
     const struct svc_part *part, struct svc_error *err);
 SVC_API svc_err svc_mux_wait(
     struct svc_stream_handle *stream, int64_t deadline_at_ms);

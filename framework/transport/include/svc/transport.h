@@ -255,6 +255,13 @@ struct svc_transport_ops {
 	 * also one that begins later. Any thread, before the stream is
 	 * released. Optional, together with `on_cancel`. */
 	void (*interrupt)(struct svc_stream_handle *stream);
+	/** Send the last part of an accepted stream and give it back, in one:
+	 * as `send` and then `release`, for which it stands where it is
+	 * missing. In `accept` or `part` it ends the part of the callback that
+	 * may block; what follows must be short. Optional.
+	 * Errors: as send, and the stream is still the caller's */
+	svc_err (*answer)(struct svc_stream_handle *stream,
+	    const struct svc_part *part, struct svc_error *err);
 };
 
 extern SVC_API const struct svc_interface svc_transport_interface;
