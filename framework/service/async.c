@@ -140,9 +140,8 @@ next_waiter(struct svc_async *async, const char *service)
 {
 	struct svc_async_call *call = async->waiters;
 	for (; call != NULL; call = call->next_waiter) {
-		unsigned rests = 0;
 		if (strcmp(call->at.first.service, service) == 0 &&
-		    atomic_compare_exchange_strong(&call->state, &rests, BUSY))
+		    svc_async_take(call, BUSY))
 			return call;
 	}
 	return NULL;
@@ -181,7 +180,7 @@ wait_for_view(struct svc_async_call *call)
 	if (made == NULL) {
 		svc_error_set(&call->err, SVC_E_NOMEM, "out of memory");
 		call->at.last = (struct svc_exchange){.code = SVC_E_NOMEM};
-		atomic_store(&call->state, CLAIMED);
+		svc_async_own(call, CLAIMED);
 		post(call, TODO_FAIL);
 		return;
 	}
@@ -228,7 +227,7 @@ wait_for_view(struct svc_async_call *call)
 		svc_error_set(&call->err, code,
 		    "no thread is free to look for the service");
 		call->at.last = (struct svc_exchange){.code = code};
-		atomic_store(&call->state, CLAIMED);
+		svc_async_own(call, CLAIMED);
 		post(call, TODO_FAIL);
 	}
 }
@@ -243,7 +242,7 @@ retry(struct svc_async_call *call)
 	svc_reply_fini(&call->reply);
 	svc_reply_init(&call->reply, &call->err);
 	call->stream = NULL;
-	atomic_store(&call->state, BUSY);
+	svc_async_own(call, BUSY);
 	if (call->until_ms == 0) {
 		advance(call, true);
 		return;
@@ -342,7 +341,7 @@ advance(struct svc_async_call *call, bool dont_wait)
 			svc_attempt_end(at);
 		}
 		if (!svc_attempts_more(at, &call->until_ms)) {
-			atomic_store(&call->state, CLAIMED);
+			svc_async_own(call, CLAIMED);
 			post(call, TODO_FAIL);
 			return;
 		}
@@ -403,7 +402,7 @@ svc_async_run_task(struct svc_task *task)
 	if (call->todo == TODO_DUE && call->pausing && !left) {
 		call->pausing = false;
 		svc_async_due(call, call->at.deadline_at_ms);
-		atomic_store(&call->state, BUSY);
+		svc_async_own(call, BUSY);
 		advance(call, true);
 		return;
 	}

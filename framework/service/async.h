@@ -19,6 +19,12 @@
  * use again. shard->lock guards these, async->lock the shards' making and the
  * waiters for a view. Lock order: async->lock, shard->lock. Nothing foreign is
  * called under them.
+ *
+ * The next call is mostly made when the last one ends, and mostly its deadline
+ * is far away. So one call of a shard is kept in `spare`, whence it is taken
+ * without the lock, and it stays listed with its old deadline: the wheel looks
+ * at it in time to find the new one. The generation in its state keeps the
+ * wheel from taking the one for the other.
  */
 
 #include "attempt.h"
@@ -30,6 +36,8 @@
 #define BUSY 1u
 #define CLAIMED 2u
 #define HANDED 4u
+#define FLAGS (BUSY | CLAIMED | HANDED)
+#define GENERATION 8u /* what is above the flags counts these */
 
 enum todo {
 	TODO_NOTHING,
@@ -72,9 +80,11 @@ struct svc_shard {
 	pthread_mutex_t lock;
 	pthread_cond_t idle; /* no call is open, or the timer has stopped */
 	struct svc_wheel wheel;
-	struct svc_async_call *pool;
-	size_t n_pool, n_open;
-	struct svc_task arm; /* sets the timer */
+	/* A call that has ended and is listed still; CLOSED_SPARE: no more */
+	_Atomic(struct svc_async_call *) spare;
+	struct svc_async_call *pool; /* these are not listed */
+	size_t n_pool, n_calls;      /* all that exist */
+	struct svc_task arm;         /* sets the timer */
 	struct svc_timer timer;
 	int64_t armed_at_ms;
 	bool arming; /* the task is posted */
@@ -97,6 +107,23 @@ struct svc_async {
 	struct viewer *viewers;
 	_Atomic bool closing;
 };
+
+/* As the owner: the flags of the state become this. */
+static inline void
+svc_async_own(struct svc_async_call *call, unsigned flags)
+{
+	unsigned state =
+	    atomic_load_explicit(&call->state, memory_order_relaxed);
+	atomic_store(&call->state, (state & ~FLAGS) | flags);
+}
+/* Takes a call over that rests. */
+static inline bool
+svc_async_take(struct svc_async_call *call, unsigned flag)
+{
+	unsigned state = atomic_load(&call->state);
+	return (state & FLAGS) == 0 && atomic_compare_exchange_strong(
+					   &call->state, &state, state | flag);
+}
 
 /* A call that is BUSY and listed with its deadline; `now_ms` is now.
  * Errors: SVC_E_CLOSED, SVC_E_NOMEM */

@@ -4,6 +4,9 @@
 
 #define MAX_POOL 64 /* calls that a shard keeps */
 
+static struct svc_async_call closed_spare;
+#define CLOSED_SPARE (&closed_spare)
+
 static struct svc_async_call *
 call_of_entry(struct svc_wheel_entry *entry)
 {
@@ -21,17 +24,6 @@ timer_fired(struct svc_timer *timer)
 	shard->arm.run(&shard->arm);
 }
 
-/* On a call that rests: take it over for a task. */
-static bool
-claim(struct svc_async_call *call, enum todo todo)
-{
-	unsigned rests = 0;
-	if (!atomic_compare_exchange_strong(&call->state, &rests, CLAIMED))
-		return false;
-	call->todo = todo;
-	return true;
-}
-
 struct claimed {
 	struct svc_shard *shard;
 	struct svc_async_call *calls;
@@ -43,10 +35,17 @@ claim_due(struct svc_wheel_entry *entry, void *arg)
 {
 	struct claimed *claimed = arg;
 	struct svc_async_call *call = call_of_entry(entry);
-	if (claim(call, TODO_DUE)) {
+	/* The deadline is looked at once more, as that of this state. */
+	unsigned state = atomic_load(&call->state);
+	if ((state & CLAIMED) != 0 ||
+	    atomic_load(&entry->due_at_ms) > claimed->now_ms)
+		return;
+	if ((state & FLAGS) == 0 && atomic_compare_exchange_strong(&call->state,
+					&state, state | CLAIMED)) {
+		call->todo = TODO_DUE;
 		call->next = claimed->calls;
 		claimed->calls = call;
-	} else if ((atomic_load(&call->state) & CLAIMED) == 0) {
+	} else if ((state & CLAIMED) == 0) {
 		/* It is being sent: look again soon. */
 		svc_wheel_remove(entry);
 		svc_wheel_put(&claimed->shard->wheel, entry,
@@ -64,6 +63,45 @@ post_all(struct claimed *claimed)
 	}
 }
 
+static void
+call_free(struct svc_async_call *call)
+{
+	svc_mem_free(call->space);
+	svc_mem_free(call);
+}
+
+static bool
+is_open(const struct svc_shard *shard)
+{
+	return shard->n_calls > shard->n_pool;
+}
+
+/* With the lock: a call that has ended leaves the wheel. */
+static void
+put_away(struct svc_shard *shard, struct svc_async_call *call)
+{
+	svc_wheel_remove(&call->entry);
+	if (call->cap <= SVC_ASYNC_KEPT_SPACE && shard->n_pool < MAX_POOL) {
+		call->next = shard->pool;
+		shard->pool = call;
+		shard->n_pool++;
+	} else {
+		shard->n_calls--;
+		call_free(call);
+	}
+}
+
+/* NULL when there is none, or it is too late. */
+static struct svc_async_call *
+take_spare(struct svc_shard *shard)
+{
+	struct svc_async_call *call = atomic_load(&shard->spare);
+	if (call == NULL || call == CLOSED_SPARE ||
+	    !atomic_compare_exchange_strong(&shard->spare, &call, NULL))
+		return NULL;
+	return call;
+}
+
 /* On the shard's loop: turn the wheel and set the timer. */
 static void
 shard_turn(struct svc_task *task)
@@ -74,9 +112,13 @@ shard_turn(struct svc_task *task)
 	struct claimed claimed = {.shard = shard, .now_ms = svc_now_ms()};
 	pthread_mutex_lock(&shard->lock);
 	shard->arming = false;
+	/* When no more calls are made nothing is to be listed. */
+	struct svc_async_call *spare = take_spare(shard);
+	if (spare != NULL)
+		put_away(shard, spare);
 	svc_wheel_turn(&shard->wheel, claimed.now_ms, claim_due, &claimed);
 	int64_t at_ms = svc_wheel_next(&shard->wheel);
-	bool stop = shard->closed && shard->n_open == 0;
+	bool stop = shard->closed && !is_open(shard);
 	bool again = false;
 	if (stop || at_ms == INT64_MAX)
 		svc_timer_stop(shard->loop, &shard->timer);
@@ -172,11 +214,44 @@ svc_async_rest(struct svc_async_call *call)
 
 /* ------------------------------------------------------------ making calls */
 
-static void
-call_free(struct svc_async_call *call)
+/* From the pool, or a new one, and listed.
+ * Errors: SVC_E_CLOSED, SVC_E_NOMEM */
+static svc_err
+list_call(struct svc_shard *shard, int64_t now_ms, int64_t deadline_at_ms,
+    struct svc_async_call **ret_call)
 {
-	svc_mem_free(call->space);
-	svc_mem_free(call);
+	pthread_mutex_lock(&shard->lock);
+	struct svc_async_call *call = shard->pool;
+	if (call == NULL) {
+		pthread_mutex_unlock(&shard->lock);
+		call = svc_mem_calloc(1, sizeof(*call));
+		if (call == NULL)
+			return SVC_E_NOMEM;
+		call->shard = shard;
+		call->task.run = svc_async_run_task;
+		pthread_mutex_lock(&shard->lock);
+		shard->n_calls++;
+		shard->n_pool++;
+	} else {
+		shard->pool = call->next;
+	}
+	if (shard->closed) {
+		shard->n_calls--;
+		shard->n_pool--;
+		pthread_mutex_unlock(&shard->lock);
+		call_free(call);
+		return SVC_E_CLOSED;
+	}
+	if (!is_open(shard))
+		svc_wheel_start(&shard->wheel, now_ms);
+	shard->n_pool--;
+	svc_async_own(call, BUSY);
+	bool arm = put(shard, call, deadline_at_ms);
+	pthread_mutex_unlock(&shard->lock);
+	if (arm)
+		svc_loop_post(shard->loop, &shard->arm);
+	*ret_call = call;
+	return SVC_OK;
 }
 
 svc_err
@@ -189,32 +264,18 @@ svc_async_make(struct svc_async *async, int64_t now_ms, int64_t deadline_at_ms,
 	if (shard == NULL)
 		return atomic_load(&async->closing) ? SVC_E_CLOSED
 						    : SVC_E_NOMEM;
-	pthread_mutex_lock(&shard->lock);
-	struct svc_async_call *call = shard->pool;
-	if (call != NULL) {
-		shard->pool = call->next;
-		shard->n_pool--;
-	} else {
-		pthread_mutex_unlock(&shard->lock);
-		call = svc_mem_calloc(1, sizeof(*call));
-		if (call == NULL)
-			return SVC_E_NOMEM;
-		call->shard = shard;
-		call->task.run = svc_async_run_task;
-		pthread_mutex_lock(&shard->lock);
-	}
-	if (shard->closed) {
-		pthread_mutex_unlock(&shard->lock);
-		call_free(call);
-		return SVC_E_CLOSED;
-	}
-	atomic_store_explicit(&call->state, BUSY, memory_order_relaxed);
-	if (shard->n_open++ == 0)
-		svc_wheel_start(&shard->wheel, now_ms);
-	bool arm = put(shard, call, deadline_at_ms);
-	pthread_mutex_unlock(&shard->lock);
-	if (arm)
-		svc_loop_post(shard->loop, &shard->arm);
+	struct svc_async_call *call = take_spare(shard);
+	if (call == NULL)
+		return list_call(shard, now_ms, deadline_at_ms, ret_call);
+	bool far = deadline_at_ms - SVC_WHEEL_TURN_MS > now_ms;
+	if (far)
+		svc_wheel_put_off(&call->entry, deadline_at_ms);
+	unsigned state =
+	    atomic_load_explicit(&call->state, memory_order_relaxed);
+	atomic_store_explicit(&call->state,
+	    ((state & ~FLAGS) + GENERATION) | BUSY, memory_order_release);
+	if (!far)
+		svc_async_due(call, deadline_at_ms);
 	*ret_call = call;
 	return SVC_OK;
 }
@@ -231,21 +292,23 @@ svc_async_release(struct svc_async_call *call)
 	if (call->at.n_tried > 0)
 		svc_attempts_finish(&call->at);
 	svc_reply_fini(&call->reply);
-	bool keep = call->cap <= SVC_ASYNC_KEPT_SPACE;
+	unsigned state =
+	    atomic_load_explicit(&call->state, memory_order_relaxed);
+	atomic_store_explicit(
+	    &call->state, state | CLAIMED, memory_order_relaxed);
+	/* Without a deadline it is where the wheel does not look. */
+	bool timed = atomic_load_explicit(&call->entry.due_at_ms,
+			 memory_order_relaxed) != INT64_MAX;
+	struct svc_async_call *none = NULL;
+	if (timed && call->cap <= SVC_ASYNC_KEPT_SPACE &&
+	    atomic_load_explicit(&shard->spare, memory_order_relaxed) == NULL &&
+	    atomic_compare_exchange_strong(&shard->spare, &none, call))
+		return;
 	pthread_mutex_lock(&shard->lock);
-	svc_wheel_remove(&call->entry);
-	keep = keep && shard->n_pool < MAX_POOL;
-	if (keep) {
-		call->next = shard->pool;
-		shard->pool = call;
-		shard->n_pool++;
-	}
-	shard->n_open--;
-	if (shard->closed && shard->n_open == 0)
+	put_away(shard, call);
+	if (shard->closed && !is_open(shard))
 		pthread_cond_broadcast(&shard->idle);
 	pthread_mutex_unlock(&shard->lock);
-	if (!keep)
-		call_free(call);
 }
 
 /* --------------------------------------------------------- start and end */
@@ -269,8 +332,9 @@ claim_rest(struct svc_wheel_entry *entry, void *arg)
 {
 	struct claimed *claimed = arg;
 	struct svc_async_call *call = call_of_entry(entry);
-	if (!claim(call, TODO_CANCEL))
+	if (!svc_async_take(call, CLAIMED))
 		return;
+	call->todo = TODO_CANCEL;
 	call->next = claimed->calls;
 	claimed->calls = call;
 }
@@ -281,7 +345,11 @@ shard_close(struct svc_shard *shard)
 	struct claimed claimed = {.shard = shard};
 	pthread_mutex_lock(&shard->lock);
 	shard->closed = true;
-	while (shard->n_open > 0) {
+	struct svc_async_call *spare =
+	    atomic_exchange(&shard->spare, CLOSED_SPARE);
+	if (spare != NULL && spare != CLOSED_SPARE)
+		put_away(shard, spare);
+	while (is_open(shard)) {
 		svc_wheel_each(&shard->wheel, claim_rest, &claimed);
 		if (claimed.calls == NULL) {
 			svc_cond_wait(&shard->idle, &shard->lock, INT64_MAX);
@@ -331,6 +399,9 @@ svc_async_destroy(struct svc_async *async)
 		struct svc_shard *shard = atomic_load(&async->shards[i]);
 		if (shard == NULL)
 			continue;
+		struct svc_async_call *spare = take_spare(shard);
+		if (spare != NULL)
+			call_free(spare);
 		while (shard->pool != NULL) {
 			struct svc_async_call *call = shard->pool;
 			shard->pool = call->next;

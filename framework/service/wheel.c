@@ -35,7 +35,7 @@ svc_wheel_put(
 		at_ms = visit(wheel, slot) * SVC_WHEEL_TICK_MS;
 	}
 	struct svc_wheel_entry **head = &wheel->slots[slot];
-	entry->due_at_ms = due_at_ms;
+	svc_wheel_put_off(entry, due_at_ms);
 	entry->next = *head;
 	entry->link = head;
 	if (*head != NULL)
@@ -94,8 +94,14 @@ svc_wheel_turn(struct svc_wheel *wheel, int64_t now_ms,
 		struct svc_wheel_entry *entry = wheel->slots[slot];
 		while (entry != NULL) {
 			struct svc_wheel_entry *next = entry->next;
-			if (entry->due_at_ms <= now_ms)
+			int64_t at_ms = atomic_load_explicit(
+			    &entry->due_at_ms, memory_order_relaxed);
+			if (at_ms <= now_ms) {
 				due(entry, arg);
+			} else { /* perhaps it was put off */
+				svc_wheel_remove(entry);
+				svc_wheel_put(wheel, entry, at_ms);
+			}
 			entry = next;
 		}
 	}

@@ -6,20 +6,24 @@
  * Points in time for very many things that mostly end before: a ring of slots
  * of SVC_WHEEL_TICK_MS each. Putting and removing cost the same however many
  * there are; what lies further ahead than one turn of the ring is looked at
- * once a turn. No locks: the owner has one.
+ * once a turn, and so may be put off by changing its `due_at_ms`. No locks: the
+ * owner has one.
  */
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define SVC_WHEEL_TICK_MS 4
 #define SVC_WHEEL_SLOTS 256u
+/* Each entry is looked at within so long. */
+#define SVC_WHEEL_TURN_MS ((SVC_WHEEL_SLOTS + 1) * SVC_WHEEL_TICK_MS)
 
 struct svc_wheel_entry {
 	struct svc_wheel_entry *next;
 	struct svc_wheel_entry **link; /* what points to it */
-	int64_t due_at_ms;
+	_Atomic int64_t due_at_ms;
 };
 
 struct svc_wheel {
@@ -38,6 +42,14 @@ int64_t svc_wheel_put(
 void svc_wheel_remove(struct svc_wheel_entry *entry);
 /* When it is to be turned next; INT64_MAX: no need. */
 int64_t svc_wheel_next(struct svc_wheel *wheel);
+/* Put an entry off without the owner's lock: to a time that is more than
+ * SVC_WHEEL_TURN_MS ahead. */
+static inline void
+svc_wheel_put_off(struct svc_wheel_entry *entry, int64_t due_at_ms)
+{
+	atomic_store_explicit(
+	    &entry->due_at_ms, due_at_ms, memory_order_relaxed);
+}
 /* Calls `due` for the entries whose time has come, never before it and at most
  * a tick and a turn's lateness after. `due` may remove or put that entry. */
 void svc_wheel_turn(struct svc_wheel *wheel, int64_t now_ms,
