@@ -50,6 +50,7 @@ static SVC_THREAD_LOCAL struct {
 	struct svc_loop *loop; /* NULL when it owns none */
 	uint64_t token;        /* of the foreign code it is in */
 	bool entered;
+	int64_t looked_at_ms; /* at the descriptors */
 } self;
 
 static void
@@ -136,6 +137,13 @@ svc_loop_kept(void)
 {
 	return self.loop != NULL &&
 	       (!self.entered || svc_loop_token(self.loop) == self.token);
+}
+
+int64_t
+svc_loop_time_ms(void)
+{
+	return self.loop != NULL && !svc_clock_is_manual() ? self.looked_at_ms
+							   : svc_now_ms();
 }
 
 void
@@ -398,6 +406,7 @@ wait_for_events(struct svc_loop *loop)
 	if (loop->tasks != NULL || loop->yielded != NULL) {
 		/* Only a look: it does not go to sleep. */
 		int n = epoll_wait(loop->epoll, loop->events, EVENTS, 0);
+		self.looked_at_ms = svc_now_ms();
 		loop->n_events = n > 0 ? n : 0;
 		loop->next_event = 0;
 		return;
@@ -414,6 +423,7 @@ wait_for_events(struct svc_loop *loop)
 		timeout = 0;
 	int n = epoll_wait(loop->epoll, loop->events, EVENTS, timeout);
 	atomic_exchange(&loop->sleeping, false);
+	self.looked_at_ms = svc_now_ms();
 	svc_executor_busy(loop->executor);
 	loop->n_events = n > 0 ? n : 0;
 	loop->next_event = 0;
@@ -478,6 +488,7 @@ bool
 svc_loop_run(struct svc_loop *loop)
 {
 	self.loop = loop;
+	self.looked_at_ms = svc_now_ms();
 	loop->sequence = atomic_load(&loop->token) >> 1;
 	atomic_store(&loop->sleeping, false);
 	/* A loop that begins may have work already and never sleep before it

@@ -6,8 +6,8 @@
  * most one a loop. So as long as the threads that run something off the loops
  * and the loops together are no more than the limit, a call is let in without
  * a look at anything that other threads write. Near the limit the handlers are
- * counted: each call adds itself to the counter of its thread first and then
- * sums up all of them, so two calls may both be kept out of the last place,
+ * summed up: each call adds itself to the counter of its thread first and then
+ * looks at all of them, so two calls may both be kept out of the last place,
  * but never both get it.
  *
  * A call that is kept out is copied into the queue and holds neither thread
@@ -78,34 +78,50 @@ svc_admission_fini(struct svc_admission *admission)
 static int64_t
 handlers(struct svc_server *server)
 {
-	int64_t sum = 0;
+	uint64_t sum = 0;
 	for (size_t i = 0; i < SVC_SERVER_SHARDS; i++)
-		sum += atomic_load(&server->shards[i].handlers);
-	return sum;
+		sum +=
+		    atomic_load(&server->shards[i].counts) / SVC_COUNT_HANDLER;
+	return (int64_t)sum;
+}
+
+/* Of one that is counted: whether it is not too many. */
+static bool
+fits(struct svc_server *server)
+{
+	return (svc_loop_held() &&
+		   svc_executor_off_loop(server->admission.executor) <=
+		       server->admission.unseen) ||
+	       handlers(server) <= server->admission.limit;
 }
 
 /* Past those that wait. */
 static bool
 enter(struct svc_server *server, struct svc_server_shard *shard)
 {
-	atomic_fetch_add(&shard->handlers, 1);
-	if ((svc_loop_held() &&
-		svc_executor_off_loop(server->admission.executor) <=
-		    server->admission.unseen) ||
-	    handlers(server) <= server->admission.limit)
+	atomic_fetch_add(&shard->counts, SVC_COUNT_HANDLER);
+	if (fits(server))
 		return true;
-	atomic_fetch_sub(&shard->handlers, 1);
+	atomic_fetch_sub(&shard->counts, SVC_COUNT_HANDLER);
+	return false;
+}
+
+bool
+svc_admission_enter_counted(
+    struct svc_server *server, struct svc_server_shard *shard)
+{
+	if (server->admission.limit == 0 ||
+	    (atomic_load(&server->admission.n_waiting) == 0 && fits(server)))
+		return true;
+	atomic_fetch_sub(&shard->counts, SVC_COUNT_HANDLER);
 	return false;
 }
 
 bool
 svc_admission_enter(struct svc_server *server, struct svc_server_shard *shard)
 {
-	if (server->admission.limit == 0)
-		return true;
-	if (atomic_load(&server->admission.n_waiting) != 0)
-		return false;
-	return enter(server, shard);
+	atomic_fetch_add(&shard->counts, SVC_COUNT_HANDLER);
+	return svc_admission_enter_counted(server, shard);
 }
 
 /* The server whose calls this thread takes from the queue. */
@@ -124,13 +140,19 @@ call_next(struct svc_server *server)
 }
 
 void
+svc_admission_left(struct svc_server *server)
+{
+	/* Who works off the queue takes the next one itself. */
+	if (atomic_load(&server->admission.n_waiting) != 0 &&
+	    queue_of != server)
+		call_next(server);
+}
+
+void
 svc_admission_leave(struct svc_server *server, struct svc_server_shard *shard)
 {
-	if (server->admission.limit == 0)
-		return;
-	atomic_fetch_sub(&shard->handlers, 1);
-	if (queue_of != server) /* or it takes the next one itself */
-		call_next(server);
+	atomic_fetch_sub(&shard->counts, SVC_COUNT_HANDLER);
+	svc_admission_left(server);
 }
 
 /* -------------------------------------------------------------------- queue
@@ -189,7 +211,7 @@ waiting_closed(
 	if (!mine)
 		return;
 	stream->ops->release(stream, SVC_E_CANCELLED);
-	svc_server_count_out(server, waiting->shard);
+	svc_server_count_out(server, waiting->shard, SVC_COUNT_CALL);
 	waiting_free(waiting);
 }
 

@@ -28,9 +28,10 @@ svc_server_direct(
 	    server, first->endpoint != NULL ? first->endpoint : "");
 	if (endpoint == NULL || !endpoint->never_blocks)
 		return false;
-	struct svc_server_shard *shard = svc_server_count_in(server);
-	if (!svc_admission_enter(server, shard)) {
-		svc_server_count_out(server, shard);
+	struct svc_server_shard *shard =
+	    svc_server_count_in(server, SVC_COUNT_CALL + SVC_COUNT_HANDLER);
+	if (!svc_admission_enter_counted(server, shard)) {
+		svc_server_count_out(server, shard, SVC_COUNT_CALL);
 		return false;
 	}
 	bool message = (first->flags & SVC_PART_MESSAGE) != 0;

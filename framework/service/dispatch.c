@@ -26,20 +26,23 @@ unconst(const struct svc_headers *headers)
 /* --------------------------------------------------------- counting calls */
 
 struct svc_server_shard *
-svc_server_count_in(struct svc_server *server)
+svc_server_count_in(struct svc_server *server, uint64_t counts)
 {
 	struct svc_server_shard *shard =
 	    &server->shards[svc_thread_number() % SVC_SERVER_SHARDS];
-	atomic_fetch_add(&shard->running, 1);
+	atomic_fetch_add(&shard->counts, counts);
 	return shard;
 }
 
 /* The last touch of the server: it is freed only after the transport has
  * waited for its callbacks. */
 void
-svc_server_count_out(struct svc_server *server, struct svc_server_shard *shard)
+svc_server_count_out(
+    struct svc_server *server, struct svc_server_shard *shard, uint64_t counts)
 {
-	atomic_fetch_sub(&shard->running, 1);
+	atomic_fetch_sub(&shard->counts, counts);
+	if (counts >= SVC_COUNT_HANDLER)
+		svc_admission_left(server);
 	if (!atomic_load(&server->draining))
 		return;
 	pthread_mutex_lock(&server->lock);
@@ -66,7 +69,8 @@ give(struct svc_stream_handle *stream, const struct svc_part *part,
  * part, for which a transport always has room. */
 static void
 answer(struct svc_server *server, struct svc_server_shard *shard,
-    struct svc_stream_handle *stream, const struct svc_part *part)
+    struct svc_stream_handle *stream, const struct svc_part *part,
+    uint64_t counts)
 {
 	struct svc_error why;
 	struct svc_part instead;
@@ -83,7 +87,7 @@ answer(struct svc_server *server, struct svc_server_shard *shard,
 	}
 	if (code != SVC_OK)
 		stream->ops->release(stream, SVC_E_INTERNAL);
-	svc_server_count_out(server, shard);
+	svc_server_count_out(server, shard, counts);
 }
 
 void
@@ -97,7 +101,7 @@ svc_server_refuse(struct svc_server *server, struct svc_server_shard *shard,
 	    .status = code,
 	    .status_text = text,
 	};
-	answer(server, shard, stream, &part);
+	answer(server, shard, stream, &part, SVC_COUNT_CALL);
 }
 
 /* --------------------------------------------------------- running a call */
@@ -224,16 +228,22 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 	call.stream = stream;
 	call.req = &req;
 	if (first->timeout_ms > 0)
-		call.deadline_at_ms = svc_deadline(first->timeout_ms);
+		call.deadline_at_ms = svc_loop_time_ms() + first->timeout_ms;
 
+	bool held = false;
 	if (code == SVC_OK) {
 		bool on_loop = svc_pace_begin(&endpoint->pace);
 		code = endpoint->fn(&call, &req, &rsp, endpoint->arg);
-		svc_pace_end(&endpoint->pace, on_loop);
+		held = svc_pace_end(&endpoint->pace, on_loop);
 	}
 	if (endpoint->limit != 0)
 		atomic_fetch_sub(&endpoint->running, 1);
-	svc_admission_leave(server, shard);
+	/* On the loop the answer goes out after both are counted out. */
+	uint64_t counts = SVC_COUNT_CALL + SVC_COUNT_HANDLER;
+	if (!held) {
+		svc_admission_leave(server, shard);
+		counts = SVC_COUNT_CALL;
+	}
 	int64_t most = server->service->values.max_message_size;
 	if (code == SVC_OK && rsp.len > (uint64_t)most)
 		code = svc_fail(&call, SVC_E_EXHAUSTED,
@@ -256,17 +266,17 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 		part.status_text = call.fail.text;
 	}
 	svc_scope_end(&call);
-	answer(server, shard, stream, &part);
+	answer(server, shard, stream, &part, counts);
 	svc_call_end(&call);
 }
 
-/* Lets the call in, queues or refuses it. */
+/* Lets the call in, which is counted as a handler, queues or refuses it. */
 static void
 serve(struct svc_server *server, struct svc_server_shard *shard,
     struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
     const struct svc_part *first, const void *data, size_t len)
 {
-	if (svc_admission_enter(server, shard)) {
+	if (svc_admission_enter_counted(server, shard)) {
 		svc_server_serve(
 		    server, shard, endpoint, stream, first, data, len);
 		return;
@@ -317,6 +327,7 @@ gather_serve(struct svc_stream_handle *stream, struct gather *gather,
 	};
 	stream->user = NULL;
 	stream->events = &call_events;
+	atomic_fetch_add(&gather->shard->counts, SVC_COUNT_HANDLER);
 	serve(gather->server, gather->shard, gather->of, stream, &first, data,
 	    len);
 	gather_free(gather);
@@ -365,7 +376,7 @@ gather_closed(
 	struct svc_server *server = gather->server;
 	struct svc_server_shard *shard = gather->shard;
 	gather_free(gather);
-	svc_server_count_out(server, shard);
+	svc_server_count_out(server, shard, SVC_COUNT_CALL);
 }
 
 static const struct svc_stream_events gather_events = {
@@ -467,18 +478,22 @@ svc_server_accept(
     struct svc_stream_handle *stream, const struct svc_part *first, void *arg)
 {
 	struct svc_server *server = arg;
-	struct svc_server_shard *shard = svc_server_count_in(server);
+	bool whole = (first->flags & SVC_PART_END) != 0;
+	/* What runs at once is counted once. */
+	struct svc_server_shard *shard = svc_server_count_in(server,
+	    whole ? SVC_COUNT_CALL + SVC_COUNT_HANDLER : SVC_COUNT_CALL);
 	stream->user = NULL;
 	stream->events = &call_events;
 	if (!atomic_load_explicit(&server->open, memory_order_acquire))
 		wait_open(server);
-	struct svc_server_endpoint *endpoint = svc_server_find(
-	    server, first->endpoint != NULL ? first->endpoint : "");
-	bool whole = (first->flags & SVC_PART_END) != 0;
+	struct svc_server_endpoint *endpoint = svc_server_find_again(
+	    server, shard, first->endpoint != NULL ? first->endpoint : "");
 	/* What has more parts to come and no endpoint is refused at once. */
-	if (endpoint != NULL ? endpoint->stream_fn != NULL : !whole)
+	if (endpoint != NULL ? endpoint->stream_fn != NULL : !whole) {
+		if (whole)
+			svc_admission_leave(server, shard);
 		stream_start(server, shard, endpoint, stream, first);
-	else if (whole)
+	} else if (whole)
 		serve(server, shard, endpoint, stream, first,
 		    (first->flags & SVC_PART_MESSAGE) != 0 ? first->data : NULL,
 		    (first->flags & SVC_PART_MESSAGE) != 0 ? first->len : 0);

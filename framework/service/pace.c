@@ -67,11 +67,11 @@ count(struct svc_pace *pace, int32_t change)
 		     next, memory_order_relaxed, memory_order_relaxed));
 }
 
-void
+bool
 svc_pace_end(struct svc_pace *pace, bool on_loop)
 {
 	if (!on_loop)
-		return;
+		return false;
 	bool lost = !svc_loop_held();
 	if (is_slow(pace)) {
 		uint32_t every = atomic_load_explicit(
@@ -83,16 +83,17 @@ svc_pace_end(struct svc_pace *pace, bool on_loop)
 		    &pace->probe_every, every, memory_order_relaxed);
 		/* A probe stands for more calls than itself. */
 		count(pace, lost ? PROBE_MIN * LOST : -PROBE_MIN);
-		return;
+		return !lost;
 	}
 	if (lost) {
 		count(pace, LOST);
 		if (is_slow(pace))
 			atomic_store_explicit(&pace->probe_every, 4 * PROBE_MIN,
 			    memory_order_relaxed);
-		return;
+		return false;
 	}
 	if (atomic_load_explicit(&pace->score, memory_order_relaxed) > 0 &&
 	    svc_random_below(SAMPLE) == 0)
 		count(pace, -SAMPLE);
+	return true;
 }

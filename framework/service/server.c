@@ -33,6 +33,21 @@ svc_server_find(const struct svc_server *server, const char *name)
 	return at;
 }
 
+struct svc_server_endpoint *
+svc_server_find_again(const struct svc_server *server,
+    struct svc_server_shard *shard, const char *name)
+{
+	struct svc_server_endpoint *at =
+	    atomic_load_explicit(&shard->last, memory_order_acquire);
+	if (at == NULL || strcmp(at->name, name) != 0) {
+		at = svc_server_find(server, name);
+		if (at != NULL)
+			atomic_store_explicit(
+			    &shard->last, at, memory_order_release);
+	}
+	return at;
+}
+
 svc_err
 svc_server_create(struct svc_service *service)
 {
@@ -383,7 +398,7 @@ svc_server_running(struct svc_server *server)
 {
 	int64_t sum = 0;
 	for (size_t i = 0; i < SVC_SERVER_SHARDS; i++)
-		sum += atomic_load(&server->shards[i].running);
+		sum += (uint32_t)atomic_load(&server->shards[i].counts);
 	return sum;
 }
 

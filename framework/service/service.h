@@ -253,17 +253,20 @@ struct svc_server_endpoint {
 };
 
 #define SVC_SERVER_SHARDS 16
+#define SVC_COUNT_CALL UINT64_C(1)
+#define SVC_COUNT_HANDLER (UINT64_C(1) << 32)
 #define SVC_SERVER_BUCKETS 128
 struct svc_server {
 	struct svc_service *service;
 	struct svc_server_endpoint **endpoints;
 	size_t n_endpoints;
-	/* Calls that run, counted apart by thread so that they share nothing.
+	/* Calls that run, and how many of them are in their handler
+	 * (admission.c), counted apart by thread so that they share nothing.
 	 */
 	struct svc_server_shard {
-		_Atomic int64_t running;
-		_Atomic int64_t handlers; /* of those calls; admission.c */
-		char pad[64 - 2 * sizeof(int64_t)];
+		_Atomic uint64_t counts; /* in SVC_COUNT_... */
+		_Atomic(struct svc_server_endpoint *) last; /* called */
+		char pad[64 - 2 * sizeof(uint64_t)];
 	} shards[SVC_SERVER_SHARDS];
 	struct svc_server_endpoint *buckets[SVC_SERVER_BUCKETS];
 	struct svc_admission admission;

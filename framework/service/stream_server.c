@@ -192,7 +192,7 @@ run(void *arg)
 	svc_call_end(&call);
 	unlist(at);
 	destroy(at);
-	svc_server_count_out(server, shard);
+	svc_server_count_out(server, shard, SVC_COUNT_CALL);
 }
 
 /* ------------------------------------------------------------------- accept */

@@ -142,6 +142,11 @@ SVC_API svc_err svc_timer_start(
     struct svc_loop *loop, struct svc_timer *timer, int64_t at_ms);
 SVC_API void svc_timer_stop(struct svc_loop *loop, struct svc_timer *timer);
 
+/** When the loop that the calling thread runs last had a look at its
+ * descriptors: monotonic milliseconds, for what came then. On other threads,
+ * and with a manual clock, the time now. */
+SVC_API int64_t svc_loop_time_ms(void);
+
 /* Foreign code on a loop */
 
 /** The loop that the calling thread runs and owns, or NULL. */
