@@ -133,7 +133,7 @@ text_size(size_t len)
 	return 2 + len + 1;
 }
 
-static uint8_t *
+static inline uint8_t *
 put_text(uint8_t *out, const char *text, size_t len)
 {
 	put16(out, (uint16_t)len);
@@ -244,48 +244,82 @@ room_for(struct svc_buf *out, size_t have, size_t more, struct svc_error *err)
 	return rc;
 }
 
-/* In one pass: the frame's header goes in last. */
+/* Those of the part, behind `head` bytes of its head.
+ * Errors: SVC_E_EXHAUSTED, SVC_E_NOMEM */
+static svc_err
+put_headers(struct svc_buf *out, const struct svc_part *part, size_t *head,
+    size_t len, size_t max_head, struct svc_error *err)
+{
+	const char *name, *value;
+	size_t pairs = svc_headers_count(part->headers);
+	for (size_t i = 0; i < pairs; i++) {
+		svc_headers_at(part->headers, i, &name, &value);
+		size_t name_len = strlen(name), value_len = strlen(value);
+		size_t had = FRAME_SIZE + *head;
+		*head += text_size(name_len) + text_size(value_len);
+		svc_err rc = part_head_check(*head, max_head, err);
+		if (rc == SVC_OK)
+			rc = room_for(out, FRAME_SIZE + *head, len, err);
+		if (rc != SVC_OK)
+			return rc;
+		uint8_t *p =
+		    put_text(out->data + out->len + had, name, name_len);
+		put_text(p, value, value_len);
+	}
+	return SVC_OK;
+}
+
+/* In one pass, without the loops over texts: each call comes here twice. The
+ * frame's header goes in last. */
 svc_err
 part_encode(struct svc_buf *out, uint32_t stream, bool request,
     const struct svc_part *part, size_t max_head, struct svc_error *err)
 {
-	const char *texts[4], *name, *value;
-	size_t lens[4];
-	int n = part_texts(part, part->flags, request, texts);
-	size_t pairs = part_pairs(part, part->flags), head = 0;
-	size_t len = part->flags & SVC_PART_MESSAGE ? part->len : 0;
-	for (int i = 0; i < n; i++) {
-		lens[i] = length(texts[i]);
-		head += text_size(lens[i]);
+	unsigned flags = part->flags;
+	bool names = request && (flags & SVC_PART_HEADERS);
+	bool type = (flags & SVC_PART_HEADERS) != 0;
+	bool status = !request && (flags & SVC_PART_END);
+	size_t len = flags & SVC_PART_MESSAGE ? part->len : 0;
+	size_t service_len = 0, endpoint_len = 0, head = 0;
+	if (names) {
+		service_len = length(part->service);
+		endpoint_len = length(part->endpoint);
+		head = text_size(service_len) + text_size(endpoint_len);
 	}
-	svc_err rc = part_head_check(head, max_head, err);
-	if (rc == SVC_OK)
+	size_t type_len = type ? length(part->content_type) : 0;
+	if (type)
+		head += text_size(type_len);
+	size_t status_len = status ? length(part->status_text) : 0;
+	if (status)
+		head += text_size(status_len);
+	svc_err rc = SVC_OK;
+	if (head > max_head || head > FRAME_MAX_HEAD)
+		return part_head_check(head, max_head, err);
+	if (out->cap - out->len <= FRAME_SIZE + head + len)
 		rc = room_for(out, FRAME_SIZE + head, len, err);
 	if (rc != SVC_OK)
 		return rc;
 	uint8_t *p = out->data + out->len + FRAME_SIZE;
-	for (int i = 0; i < n; i++)
-		p = put_text(p, texts[i], lens[i]);
-	for (size_t i = 0; i < pairs; i++) {
-		svc_headers_at(part->headers, i, &name, &value);
-		size_t name_len = strlen(name), value_len = strlen(value);
-		size_t had = FRAME_SIZE + head;
-		head += text_size(name_len) + text_size(value_len);
-		rc = part_head_check(head, max_head, err);
-		if (rc == SVC_OK)
-			rc = room_for(out, FRAME_SIZE + head, len, err);
+	if (names) {
+		p = put_text(p, part->service, service_len);
+		p = put_text(p, part->endpoint, endpoint_len);
+	}
+	if (type)
+		p = put_text(p, part->content_type, type_len);
+	if (status)
+		p = put_text(p, part->status_text, status_len);
+	if (part->headers != NULL && part_pairs(part, flags) > 0) {
+		rc = put_headers(out, part, &head, len, max_head, err);
 		if (rc != SVC_OK)
 			return rc;
-		p = put_text(out->data + out->len + had, name, name_len);
-		put_text(p, value, value_len);
 	}
 	struct frame frame = {
 	    .length = (uint32_t)(head + len),
 	    .type = FRAME_PART,
-	    .flags = (uint8_t)part->flags,
+	    .flags = (uint8_t)flags,
 	    .head = (uint16_t)head,
 	    .stream = stream,
-	    .value = part_value(part, part->flags, request),
+	    .value = part_value(part, flags, request),
 	};
 	p = out->data + out->len;
 	frame_put(p, &frame);
@@ -305,7 +339,7 @@ get_text(const uint8_t **p, const uint8_t *end, const char **ret_text,
 	size_t len = get16(*p);
 	const char *text = (const char *)*p + 2;
 	if ((size_t)(end - *p) < text_size(len) || text[len] != 0 ||
-	    (len > 0 && memchr(text, 0, len) != NULL))
+	    (len > 0 && strlen(text) != len))
 		return false;
 	*p += text_size(len);
 	*ret_text = text;

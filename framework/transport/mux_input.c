@@ -204,12 +204,29 @@ out_of_place(const struct svc_mux_stream *stream, const struct frame *frame)
 	return NULL;
 }
 
-/* The last part of a stream, which has nothing more to send either: nobody else
- * is going to deliver anything of it. The mutex is held; unlocks. */
+/* Whether the frame is a whole reply to a whole request, on the loop, that
+ * nothing is in the way of: nobody else is going to deliver anything of the
+ * stream. With the mutex. */
+static bool
+is_reply(const struct svc_mux_stream *stream, const struct frame *frame)
+{
+	const unsigned whole = SVC_PART_HEADERS | SVC_PART_END;
+	const struct svc_stream_events *events = stream->handle.events;
+	return (frame->flags & (whole | FRAME_MORE)) == whole &&
+	       mux_all_sent(stream) && !stream->got_headers && !stream->waits &&
+	       mux_runner(stream) == 0 && events != NULL && !events->holds &&
+	       on_loop(stream->mux);
+}
+
+/* The mutex is held; unlocks. */
 static svc_mux_result
-input_last(struct svc_mux_stream *stream, const struct svc_part *part)
+input_reply(struct svc_mux_stream *stream, const struct frame *frame,
+    const struct svc_part *part)
 {
 	struct svc_mux *mux = stream->mux;
+	stream->recv_end = stream->got_headers = stream->got_end = true;
+	mux_set_runner(stream, mux_self());
+	mux_take_whole(mux, FRAME_SIZE + (size_t)frame->length);
 	mux_unlist(mux, stream);
 	mux_take_back(mux);
 	if (mux->close_due || mux->unref_due)
@@ -224,6 +241,18 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
     const struct frame *frame, const uint8_t *payload, struct svc_error *err)
 {
 	/* The mutex is held; the stream is listed. */
+	struct svc_error why;
+	struct svc_part part;
+	struct svc_headers *headers = NULL;
+	svc_mux_result result;
+	if (is_reply(stream, frame) && too_large(mux, frame, &why) == NULL &&
+	    part_decode(frame, false, payload, &part, &headers, err) ==
+		SVC_OK) {
+		result = input_reply(stream, frame, &part);
+		if (headers != NULL)
+			svc_headers_destroy(headers);
+		return result;
+	}
 	const char *wrong = out_of_place(stream, frame);
 	if (wrong == NULL && !mux_take(mux, stream, frame))
 		wrong = "more than it had credit for";
@@ -241,7 +270,6 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 		mux_unlock_and_flush(mux);
 		return SVC_MUX_OK;
 	}
-	struct svc_error why;
 	const char *refused = too_large(mux, frame, &why);
 	if (refused != NULL)
 		return reset(stream, why.code, refused);
@@ -256,8 +284,6 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 		pthread_mutex_unlock(&mux->mutex);
 		return SVC_MUX_OK;
 	}
-	struct svc_part part;
-	struct svc_headers *headers = NULL;
 	svc_err rc = part_decode(
 	    frame, mux->config.server, payload, &part, &headers, err);
 	if (rc != SVC_OK) {
@@ -269,14 +295,8 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 	}
 	stream->got_end = stream->recv_end;
 	mux_consume_part(stream, &part, FRAME_SIZE + (size_t)frame->length);
-	svc_mux_result result;
-	if (stream->recv_end && mux_all_sent(stream) && !stream->waits &&
-	    on_loop(mux)) {
-		result = input_last(stream, &part);
-	} else {
-		mux_unlock_and_flush(mux);
-		result = mux_deliver_part(stream, &part, false);
-	}
+	mux_unlock_and_flush(mux);
+	result = mux_deliver_part(stream, &part, false);
 	if (headers != NULL)
 		svc_headers_destroy(headers);
 	return result;

@@ -60,12 +60,12 @@ struct pending_part {
 struct svc_mux_stream {
 	struct svc_stream_handle handle;
 	struct svc_mux *mux;
-	struct svc_mux_stream *next; /* in the bucket */
+	struct svc_mux_stream *next; /* in the bucket, or where it is kept */
+	/* Zeroed when it is used: from here */
 	/* The thread in a callback; 0: none. Set with the mutex; a thread may
 	 * ask without it whether it is the one. */
 	_Atomic(uintptr_t) runner;
 	_Atomic bool cancelled;
-	uint32_t id;
 	bool waits;
 	bool interrupted; /* a wait is to end */
 	bool listed;      /* in the table */
@@ -86,7 +86,15 @@ struct svc_mux_stream {
 	bool exempt; /* its first pending part, from the connection's credit */
 	svc_err release_code;
 	struct svc_task *cancel_task; /* of its holder, once it is cancelled */
-	uint64_t queued_to;           /* mux->queued behind its first part */
+	uint64_t queued_to; /* mux->queued behind its first part */
+	size_t unconsumed, loan;
+	uint32_t freed;
+	uint32_t held_messages; /* of a holder that holds */
+	size_t held;            /* and their bytes */
+	uint32_t moved;         /* mux->ticks at the last piece */
+	uint32_t ahead;         /* messages sent since the last that came */
+	/* to here; what follows is set, or NULL when it is forgotten. */
+	uint32_t id;
 	/* to the peer */
 	int64_t credit;
 	struct pending_part *pending, **last_pending;
@@ -95,21 +103,16 @@ struct svc_mux_stream {
 	/* from the peer */
 	int64_t window;
 	size_t cost; /* of the request, while it is mux->current */
-	size_t unconsumed, loan;
-	uint32_t freed;
-	uint32_t held_messages; /* of a holder that holds */
-	size_t held;            /* and their bytes */
 	struct queued_part *parts, **last_part;
 	struct queued_part *assembly;
 	struct svc_mux_node assembly_node;
-	uint32_t moved;      /* mux->ticks at the last piece */
-	uint32_t ahead;      /* messages sent since the last that came */
 	int64_t sent_at_us;  /* the last of those, if there are many */
 	pthread_cond_t cond; /* only with `waits` */
-	/* not zeroed when it is made */
 	struct svc_stream_end end;
 	char end_text[120];
 };
+#define MUX_ZEROED_FROM offsetof(struct svc_mux_stream, runner)
+#define MUX_ZEROED_TO offsetof(struct svc_mux_stream, id)
 
 /* The connection whose frames this thread handles on its loop: what it sends
  * there goes out in one write at the end. */

@@ -29,8 +29,6 @@ mux_find(struct svc_mux *mux, uint32_t id)
 static bool
 table_grow(struct svc_mux *mux)
 {
-	if (mux->n_streams < mux->n_buckets)
-		return true;
 	uint32_t n = mux->n_buckets != 0 ? mux->n_buckets * 2 : 4;
 	struct svc_mux_stream **old = mux->buckets;
 	uint32_t n_old = mux->n_buckets;
@@ -57,7 +55,7 @@ table_grow(struct svc_mux *mux)
 svc_err
 mux_list(struct svc_mux *mux, struct svc_mux_stream *stream)
 {
-	if (!table_grow(mux))
+	if (mux->n_streams >= mux->n_buckets && !table_grow(mux))
 		return SVC_E_NOMEM;
 	struct svc_mux_stream **place =
 	    &mux->buckets[stream->id & (mux->n_buckets - 1)];
@@ -92,13 +90,16 @@ mux_stream_create(struct svc_mux *mux, uint32_t id, bool waits)
 		mux->spare = stream->next;
 		mux->n_spare--;
 	} else {
-		stream = svc_mem_alloc(sizeof(*stream));
+		stream = svc_mem_calloc(1, sizeof(*stream));
 		if (stream == NULL)
 			return NULL;
+		stream->handle.ops = mux->config.transport;
+		stream->mux = mux;
 	}
-	memset(stream, 0, offsetof(struct svc_mux_stream, end));
-	stream->handle.ops = mux->config.transport;
-	stream->mux = mux;
+	stream->handle.events = NULL;
+	stream->handle.user = NULL;
+	memset((char *)stream + MUX_ZEROED_FROM, 0,
+	    MUX_ZEROED_TO - MUX_ZEROED_FROM);
 	stream->id = id;
 	stream->last_part = &stream->parts;
 	stream->last_pending = &stream->pending;
@@ -167,8 +168,18 @@ mux_take_back(struct svc_mux *mux)
 	while (mux->returned != NULL) {
 		struct svc_mux_stream *stream = mux->returned;
 		mux->returned = stream->next;
-		mux_forget(stream);
-		mux_stream_destroy(stream);
+		if (stream->unconsumed > 0 || stream->parts != NULL ||
+		    stream->due_node.list != NULL ||
+		    mux->n_spare >= MAX_SPARE || mux->n_held == 1) {
+			mux_forget(stream);
+			mux_stream_destroy(stream);
+			continue;
+		}
+		/* Nearly always it has nothing left. */
+		MUX_SET(mux->n_held, mux->n_held - 1);
+		stream->next = mux->spare;
+		mux->spare = stream;
+		mux->n_spare++;
 	}
 }
 
@@ -180,7 +191,7 @@ mux_begin_whole(struct svc_mux *mux, const struct frame *frame)
 		pthread_mutex_lock(&mux->mutex);
 		stream = mux_stream_create(mux, 0, false);
 		/* So that it can be listed whenever it must be. */
-		if (stream != NULL && !table_grow(mux)) {
+		if (stream != NULL && mux->n_buckets == 0 && !table_grow(mux)) {
 			mux_stream_destroy(stream);
 			stream = NULL;
 		}
