@@ -28,6 +28,15 @@ if(SVC_FUZZ)
 	target_link_options(svc_warnings INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
+# The rooms call each other's small functions in each call of a service. Objects
+# are whole by themselves too, for the archive.
+set(SVC_LTO_OPTIONS "")
+if(SVC_LTO AND CMAKE_C_COMPILER_ID STREQUAL GNU AND NOT SVC_SANITIZE)
+	set(SVC_LTO_OPTIONS
+		$<$<CONFIG:Release,RelWithDebInfo>:-flto=auto>
+		$<$<CONFIG:Release,RelWithDebInfo>:-ffat-lto-objects>)
+endif()
+
 # svc_room(NAME SOURCES ... [ROOMS ...] [LIBS ...])
 # A room of the framework: objects that see the public headers of the rooms
 # they link and no others. All of them make up libsvc.
@@ -40,7 +49,8 @@ function(svc_room name)
 		${CMAKE_CURRENT_SOURCE_DIR}/include)
 	target_link_libraries(svc_${name} PRIVATE svc_warnings)
 	# Nobody replaces functions of libsvc: they call each other directly.
-	target_compile_options(svc_${name} PRIVATE -fno-semantic-interposition)
+	target_compile_options(svc_${name} PRIVATE -fno-semantic-interposition
+		${SVC_LTO_OPTIONS})
 	foreach(room ${arg_ROOMS})
 		target_include_directories(svc_${name} PUBLIC
 			${PROJECT_SOURCE_DIR}/framework/${room}/include)

@@ -11,7 +11,7 @@ static void retry(struct svc_async_call *call);
 
 /* ----------------------------------------------------- copying the request */
 
-#define MAX_TEXTS (6 + 2 * SVC_MAX_LABELS)
+#define MAX_TEXTS (3 + 2 * SVC_MAX_LABELS)
 
 /* Those of the options that were given; usually none. */
 static size_t
@@ -32,53 +32,71 @@ plan_texts(struct svc_call_plan *plan, const char **texts[])
 	return n;
 }
 
+static bool
+make_space(struct svc_async_call *call, size_t size)
+{
+	size_t cap = MIN_SPACE;
+	while (cap < size && cap < SVC_ASYNC_KEPT_SPACE)
+		cap *= 2;
+	if (cap < size)
+		cap = size;
+	svc_mem_free(call->space);
+	call->cap = 0;
+	call->space = svc_mem_alloc(cap);
+	if (call->space == NULL)
+		return false;
+	call->cap = cap;
+	return true;
+}
+
+/* Copies the text to *at, which is moved behind it. */
+static const char *
+own_text(char **at, const char *text, size_t size)
+{
+	char *copy = memcpy(*at, text, size);
+	*at += size;
+	return copy;
+}
+
 /* What the call needs for other tries becomes its own. */
 static bool
 own_request(struct svc_async_call *call)
 {
-	struct svc_call_plan *plan = &call->at.plan;
 	struct svc_part *first = &call->at.first;
 	const char **texts[MAX_TEXTS];
 	size_t sizes[MAX_TEXTS];
-	size_t n = 0, size = first->len;
-	texts[n++] = &first->service;
-	texts[n++] = &first->endpoint;
+	size_t service = strlen(first->service) + 1;
+	size_t endpoint = strlen(first->endpoint) + 1;
 	/* The default one outlives the call. */
-	if (first->content_type != call->at.client->service->values.codec)
-		texts[n++] = &first->content_type;
-	n += plan_texts(plan, texts + n);
+	bool own_type =
+	    first->content_type != call->at.client->service->values.codec;
+	size_t type = own_type ? strlen(first->content_type) + 1 : 0;
+	size_t size = service + endpoint + type + first->len;
+	size_t n = plan_texts(&call->at.plan, texts);
 	for (size_t i = 0; i < n; i++) {
 		sizes[i] = strlen(*texts[i]) + 1;
 		size += sizes[i];
 	}
-	if (size > call->cap) {
-		size_t cap = MIN_SPACE;
-		while (cap < size && cap < SVC_ASYNC_KEPT_SPACE)
-			cap *= 2;
-		if (cap < size)
-			cap = size;
-		svc_mem_free(call->space);
-		call->cap = 0;
-		call->space = svc_mem_alloc(cap);
-		if (call->space == NULL)
-			return false;
-		call->cap = cap;
-	}
+	if (size > call->cap && !make_space(call, size))
+		return false;
 	char *at = call->space;
-	for (size_t i = 0; i < n; i++) {
-		memcpy(at, *texts[i], sizes[i]);
-		*texts[i] = at;
-		at += sizes[i];
-	}
+	first->service = own_text(&at, first->service, service);
+	first->endpoint = own_text(&at, first->endpoint, endpoint);
+	if (own_type)
+		first->content_type = own_text(&at, first->content_type, type);
+	for (size_t i = 0; i < n; i++)
+		*texts[i] = own_text(&at, *texts[i], sizes[i]);
 	if (first->len > 0)
 		memcpy(at, first->data, first->len);
 	first->data = at;
-	if (svc_headers_count(first->headers) > 0) {
-		call->headers = svc_headers_copy(first->headers);
-		if (call->headers == NULL)
-			return false;
+	if (first->headers != NULL) {
+		if (svc_headers_count(first->headers) > 0) {
+			call->headers = svc_headers_copy(first->headers);
+			if (call->headers == NULL)
+				return false;
+		}
+		first->headers = call->headers;
 	}
-	first->headers = call->headers;
 	return true;
 }
 

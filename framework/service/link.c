@@ -184,7 +184,7 @@ svc_link_open(struct svc_link *link, const struct svc_part *first,
 	/* A kept connection may be closed by now, and so may be the one that
 	 * another thread dialled at the same time. */
 	for (int i = 0; i < 3; i++) {
-		struct conn *conn;
+		struct conn *conn = NULL;
 		svc_err code = conn_enter(link, dial_timeout_ms, &conn, err);
 		if (code != SVC_OK)
 			return code;

@@ -332,7 +332,7 @@ svc_peers_deliver(struct svc_peers *peers, const char *node_id,
 	if (peer == NULL)
 		return svc_error_set(
 		    err, SVC_E_NOT_FOUND, "node %s is gone", node_id);
-	struct svc_link *link;
+	struct svc_link *link = NULL;
 	svc_err code = link_of(peers, peer, &link, err);
 	if (code == SVC_OK) {
 		struct svc_part first = *event;
