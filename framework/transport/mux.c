@@ -245,8 +245,8 @@ set_failed(struct svc_mux *mux, svc_err code, const char *text)
 {
 	if (mux->failed)
 		return;
-	MUX_SET(mux->failed, true);
 	svc_error_set(&mux->failure, code, "%s", text);
+	MUX_SET(mux->failed, true);
 	svc_buf_clear(&mux->out);
 }
 
@@ -268,10 +268,7 @@ svc_mux_fail(struct svc_mux *mux, svc_err code, const char *text)
 bool
 svc_mux_failed(struct svc_mux *mux)
 {
-	pthread_mutex_lock(&mux->mutex);
-	bool failed = mux->failed;
-	pthread_mutex_unlock(&mux->mutex);
-	return failed;
+	return __atomic_load_n(&mux->failed, __ATOMIC_ACQUIRE);
 }
 
 /* With the mutex held. */
@@ -592,8 +589,7 @@ svc_mux_release(struct svc_stream_handle *handle, svc_err code)
 	while (!mux_try_run(stream))
 		pthread_cond_wait(&mux->changed, &mux->mutex);
 	stream->released = true;
-	pthread_mutex_unlock(&mux->mutex);
-	mux_callback_done(stream);
+	mux_end_released(stream);
 }
 
 bool

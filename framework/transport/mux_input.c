@@ -399,9 +399,10 @@ frame_valid(
 	return false;
 }
 
+/* `locked`: the mutex is held, see may_handle. Unlocks. */
 static svc_mux_result
 input_frame(struct svc_mux *mux, const struct frame *frame,
-    const uint8_t *payload, struct svc_error *err)
+    const uint8_t *payload, bool locked, struct svc_error *err)
 {
 	if (frame->type == FRAME_PART && mux->config.server &&
 	    (frame->flags & SVC_PART_HEADERS)) {
@@ -411,7 +412,8 @@ input_frame(struct svc_mux *mux, const struct frame *frame,
 	}
 	if (frame->type == FRAME_DRAIN)
 		return input_drain(mux, frame);
-	pthread_mutex_lock(&mux->mutex);
+	if (!locked)
+		pthread_mutex_lock(&mux->mutex);
 	if (frame->type == FRAME_PART || frame->type == FRAME_RESET) {
 		struct svc_mux_stream *stream = mux_find(mux, frame->stream);
 		if (stream != NULL && frame->type == FRAME_PART)
@@ -442,9 +444,10 @@ input_frame(struct svc_mux *mux, const struct frame *frame,
 	return SVC_MUX_OK;
 }
 
-/* Whether a thread that only waits for its own reply may handle the frame. */
+/* Whether a thread that only waits for its own reply may handle the frame; then
+ * the mutex is held for a frame of a stream. */
 static bool
-may_handle(struct svc_mux *mux, const struct frame *frame)
+may_handle(struct svc_mux *mux, const struct frame *frame, bool *ret_locked)
 {
 	if (frame->type == FRAME_PING || frame->type == FRAME_PONG ||
 	    frame->type == FRAME_WINDOW)
@@ -452,15 +455,16 @@ may_handle(struct svc_mux *mux, const struct frame *frame)
 	if (mux->config.server)
 		return false;
 	pthread_mutex_lock(&mux->mutex);
-	struct svc_mux_stream *stream = NULL;
-	bool may = true;
+	bool may;
 	if (frame->type == FRAME_DRAIN) {
 		may = mux->n_streams == 0;
 	} else {
-		stream = mux_find(mux, frame->stream);
+		struct svc_mux_stream *stream = mux_find(mux, frame->stream);
 		may = stream == NULL || stream->waits;
+		*ret_locked = may;
 	}
-	pthread_mutex_unlock(&mux->mutex);
+	if (!*ret_locked)
+		pthread_mutex_unlock(&mux->mutex);
 	return may;
 }
 
@@ -564,19 +568,25 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 			result = SVC_MUX_SHARE;
 			break;
 		}
-		if (!here && !may_handle(mux, &frame)) {
+		mux->need = FRAME_SIZE + frame.length;
+		if (left < mux->need && here)
+			break;
+		bool locked = false;
+		if (!here && !may_handle(mux, &frame, &locked)) {
 			result = SVC_MUX_YIELD;
 			break;
 		}
-		mux->need = FRAME_SIZE + frame.length;
-		if (left < mux->need)
+		if (left < mux->need) {
+			if (locked)
+				pthread_mutex_unlock(&mux->mutex);
 			break;
+		}
 		*offset += mux->need;
 		mux->left = len - *offset;
 		mux->unchecked += mux->need;
 		mux->need = FRAME_SIZE;
 		count(&mux->frames);
-		result = input_frame(mux, &frame, at + FRAME_SIZE, err);
+		result = input_frame(mux, &frame, at + FRAME_SIZE, locked, err);
 	}
 	if (result == SVC_MUX_LOST) {
 		mux_batch = NULL;

@@ -209,6 +209,8 @@ svc_mux_result mux_deliver_whole(
 /* Without the mutex, by the runner, after a callback: deliver what was queued
  * meanwhile, then let go of the stream. */
 void mux_callback_done(struct svc_mux_stream *stream);
+/* By the runner: the holder has given the stream back. Unlocks. */
+void mux_end_released(struct svc_mux_stream *stream);
 /* The stream has a callback to come, from the loop. */
 void mux_due(struct svc_mux_stream *stream);
 /* Without the mutex, where there is no loop: run them. */

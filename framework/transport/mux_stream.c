@@ -314,9 +314,8 @@ run_queued(struct svc_mux_stream *stream)
 	pthread_mutex_lock(&mux->mutex);
 }
 
-/* The holder has given the stream back. With the mutex; unlocks. */
-static void
-end_released(struct svc_mux_stream *stream)
+void
+mux_end_released(struct svc_mux_stream *stream)
 {
 	struct svc_mux *mux = stream->mux;
 	if (stream->listed && mux->config.server && stream->sent_end &&
@@ -363,7 +362,7 @@ mux_callback_done(struct svc_mux_stream *stream)
 		}
 	}
 	if (stream->released) {
-		end_released(stream);
+		mux_end_released(stream);
 		return;
 	}
 	mux_set_runner(stream, 0);

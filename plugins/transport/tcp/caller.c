@@ -86,12 +86,11 @@ conn_open(struct conn *conn, const struct svc_part *first, unsigned flags,
 	return rc;
 }
 
-/* The caller is through: let the loop read if anybody else waits. */
+/* The caller is through: let the loop read if anybody else waits. With the
+ * mutex held; unlocks. */
 static void
-give_back(struct conn *conn, struct svc_stream_handle *stream)
+give_back_locked(struct conn *conn, struct svc_stream_handle *stream)
 {
-	conn_drop_block(conn);
-	lock(conn);
 	bool failed = conn->mux.failed || conn->aborted;
 	bool left = conn->block != NULL || conn_more(conn);
 	uint32_t own = svc_mux_done(stream) ? 0 : 1;
@@ -105,31 +104,45 @@ give_back(struct conn *conn, struct svc_stream_handle *stream)
 		conn_kick(conn);
 }
 
+static void
+give_back(struct conn *conn, struct svc_stream_handle *stream)
+{
+	conn_drop_block(conn);
+	lock(conn);
+	give_back_locked(conn, stream);
+}
+
 static svc_err
 read_as_caller(
     struct conn *conn, struct svc_stream_handle *stream, int64_t deadline_at_ms)
 {
+	/* Of what was read before; mostly nothing. */
+	bool handled = conn->block != NULL;
 	for (;;) {
-		svc_mux_result result = conn_handle(conn);
-		if (result == SVC_MUX_YIELD) {
+		if (handled && conn_handle(conn) == SVC_MUX_YIELD) {
 			give_back(conn, stream);
 			return svc_mux_wait(stream, deadline_at_ms);
 		}
-		lock(conn);
-		bool done = svc_mux_done(stream);
-		bool failed = conn->mux.failed || conn->aborted;
-		bool interrupted = svc_mux_interrupted(stream);
-		unlock(conn);
-		if (interrupted && !done) {
-			give_back(conn, stream);
-			return SVC_E_CANCELLED;
+		conn_drop_block(conn);
+		if (handled) {
+			lock(conn);
+			bool done = svc_mux_done(stream);
+			bool failed = conn->mux.failed || conn->aborted;
+			bool interrupted = svc_mux_interrupted(stream);
+			if (done || failed || interrupted) {
+				give_back_locked(conn, stream);
+				if (done)
+					return SVC_OK;
+				/* After a failure the loop closes the
+				 * streams. */
+				return interrupted
+					   ? SVC_E_CANCELLED
+					   : svc_mux_wait(
+						 stream, deadline_at_ms);
+			}
+			unlock(conn);
 		}
-		if (done || failed) {
-			give_back(conn, stream);
-			/* After a failure the loop closes the streams. */
-			return done ? SVC_OK
-				    : svc_mux_wait(stream, deadline_at_ms);
-		}
+		handled = true;
 		bool drained;
 		int64_t left = svc_remaining(deadline_at_ms);
 		if (left == 0) {

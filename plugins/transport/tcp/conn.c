@@ -48,6 +48,44 @@ block_unref(struct block *block)
 		svc_mem_free(block);
 }
 
+static struct block **
+block_place(struct tcp *tcp)
+{
+	return &tcp->kept[svc_thread_number() % TCP_KEPT];
+}
+
+/* An empty one with room for `cap`. NULL when memory ran out. */
+static struct block *
+block_create(struct tcp *tcp, size_t cap)
+{
+	struct block **place = block_place(tcp);
+	struct block *block = NULL;
+	if (__atomic_load_n(place, __ATOMIC_RELAXED) != NULL)
+		block = __atomic_exchange_n(place, NULL, __ATOMIC_ACQUIRE);
+	if (block == NULL || block->cap < cap) {
+		svc_mem_free(block);
+		block = svc_mem_alloc(sizeof(*block) + cap);
+		if (block == NULL)
+			return NULL;
+		block->cap = cap;
+	}
+	block->refs = 1;
+	block->len = 0;
+	return block;
+}
+
+/* Of which nothing is needed any more. */
+static void
+block_keep(struct tcp *tcp, struct block *block)
+{
+	struct block *none = NULL;
+	if (__atomic_load_n(&block->refs, __ATOMIC_ACQUIRE) != 1 ||
+	    block->cap > MAX_BLOCK ||
+	    !__atomic_compare_exchange_n(block_place(tcp), &none, block, false,
+		__ATOMIC_RELEASE, __ATOMIC_RELAXED))
+		block_unref(block);
+}
+
 /* A kick holds a reference until the loop is through with it. */
 void
 conn_kick(struct conn *conn)
@@ -190,11 +228,9 @@ make_room(struct conn *conn)
 		return true;
 	}
 	size_t cap = conn->block_size > need ? conn->block_size : need;
-	struct block *fresh = svc_mem_alloc(sizeof(*fresh) + cap);
+	struct block *fresh = block_create(conn->tcp, cap);
 	if (fresh == NULL)
 		return false;
-	fresh->refs = 1;
-	fresh->cap = cap;
 	fresh->len = left;
 	if (left > 0)
 		memcpy(fresh->data, block->data + conn->offset, left);
@@ -272,7 +308,7 @@ void
 conn_drop_block(struct conn *conn)
 {
 	if (conn->block != NULL && conn->offset == conn->block->len) {
-		block_unref(conn->block);
+		block_keep(conn->tcp, conn->block);
 		conn->block = NULL;
 		conn->offset = 0;
 	}
@@ -431,62 +467,11 @@ finish(struct conn *conn)
 	svc_mux_unref(&conn->mux);
 }
 
+/* The end of a turn on the loop. `run`: it was the reader; `waits`: for its
+ * turn, which is to come. */
 static void
-conn_ready(struct svc_source *source, unsigned events)
+after_reading(struct conn *conn, bool run, bool waits)
 {
-	struct conn *conn =
-	    (struct conn *)(void *)((char *)source -
-				    offsetof(struct conn, source));
-	bool resume = (events & SVC_IO_RESUME) != 0;
-	if (events & SVC_IO_KICK)
-		conn->kicked = true;
-	if (events & SVC_IO_HANGUP)
-		conn->hung_up = true;
-	if (events & (SVC_IO_KICK | SVC_IO_RESUME))
-		conn->shares = false;
-	bool waits = conn->shares; /* for its turn to read, which is to come */
-	if (!conn->timed && !conn->finished) {
-		conn->timed = true;
-		svc_mux_attach(&conn->mux);
-	}
-
-	lock(conn);
-	bool run = resume;
-	if (!resume && !waits && !conn->connecting &&
-	    (conn->reader == READER_LOOP || conn->reader == READER_NONE)) {
-		conn->reader = READER_RUNNING;
-		run = true;
-	} else if (resume) {
-		run = conn->reader == READER_RUNNING;
-	}
-	bool connecting = conn->connecting;
-	bool shaking = conn->shake != SHAKE_NONE;
-	bool writes = (events & SVC_IO_WRITE) != 0 && conn->write_blocked;
-	if (writes)
-		conn->write_blocked = false;
-	bool aborted = conn->aborted;
-	unlock(conn);
-
-	if (resume) {
-		leave_block(conn);
-		conn_flush(&conn->mux);
-	}
-	if (aborted && !conn->finished && !svc_mux_linger(&conn->mux))
-		svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
-	if (shaking && !aborted)
-		conn_shake(conn, events);
-	else if (connecting && (events & SVC_IO_WRITE))
-		connected(conn);
-	if (writes)
-		write_on_loop(conn);
-	if (run && !svc_mux_failed(&conn->mux)) {
-		lock(conn);
-		bool paused = conn->paused;
-		unlock(conn);
-		if (!paused && !read_on_loop(conn))
-			return;
-		conn_flush(&conn->mux);
-	}
 	bool failed = svc_mux_failed(&conn->mux);
 	if (failed && svc_mux_close_streams(&conn->mux) == SVC_MUX_LOST)
 		return;
@@ -515,6 +500,81 @@ conn_ready(struct svc_source *source, unsigned events)
 		finish(conn);
 	if (kicked)
 		svc_mux_unref(&conn->mux);
+}
+
+/* A server's bare connection has bytes to read and nothing else is to be done:
+ * only its loop reads it. False when there is more to it. */
+static bool
+read_plainly(struct conn *conn, unsigned events)
+{
+	if (events != SVC_IO_READ || conn->listener == NULL ||
+	    conn->tls != NULL || !conn->timed || conn->finished ||
+	    conn->shares || conn->paused || svc_mux_failed(&conn->mux))
+		return false;
+	if (!read_on_loop(conn))
+		return true;
+	conn_flush(&conn->mux);
+	if (conn->shares || conn->paused || svc_mux_failed(&conn->mux))
+		after_reading(conn, true, false);
+	return true;
+}
+
+static void
+conn_ready(struct svc_source *source, unsigned events)
+{
+	struct conn *conn =
+	    (struct conn *)(void *)((char *)source -
+				    offsetof(struct conn, source));
+	if (read_plainly(conn, events))
+		return;
+	bool resume = (events & SVC_IO_RESUME) != 0;
+	if (events & SVC_IO_KICK)
+		conn->kicked = true;
+	if (events & SVC_IO_HANGUP)
+		conn->hung_up = true;
+	if (events & (SVC_IO_KICK | SVC_IO_RESUME))
+		conn->shares = false;
+	bool waits = conn->shares; /* for its turn to read, which is to come */
+	if (!conn->timed && !conn->finished) {
+		conn->timed = true;
+		svc_mux_attach(&conn->mux);
+	}
+
+	lock(conn);
+	bool run = resume;
+	if (!resume && !waits && !conn->connecting &&
+	    (conn->reader == READER_LOOP || conn->reader == READER_NONE)) {
+		conn->reader = READER_RUNNING;
+		run = true;
+	} else if (resume) {
+		run = conn->reader == READER_RUNNING || conn->listener != NULL;
+	}
+	bool connecting = conn->connecting;
+	bool shaking = conn->shake != SHAKE_NONE;
+	bool writes = (events & SVC_IO_WRITE) != 0 && conn->write_blocked;
+	if (writes)
+		conn->write_blocked = false;
+	bool aborted = conn->aborted;
+	unlock(conn);
+
+	if (resume) {
+		leave_block(conn);
+		conn_flush(&conn->mux);
+	}
+	if (aborted && !conn->finished && !svc_mux_linger(&conn->mux))
+		svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
+	if (shaking && !aborted)
+		conn_shake(conn, events);
+	else if (connecting && (events & SVC_IO_WRITE))
+		connected(conn);
+	if (writes)
+		write_on_loop(conn);
+	if (run && !svc_mux_failed(&conn->mux)) {
+		if (!conn->paused && !read_on_loop(conn))
+			return;
+		conn_flush(&conn->mux);
+	}
+	after_reading(conn, run, waits);
 }
 
 /* ------------------------------------------------------ making and ending */

@@ -112,6 +112,8 @@ tcp_destroy(void *self)
 	while (tcp->n_conns > 0)
 		pthread_cond_wait(&tcp->changed, &tcp->mutex);
 	pthread_mutex_unlock(&tcp->mutex);
+	for (int i = 0; i < TCP_KEPT; i++)
+		svc_mem_free(tcp->kept[i]);
 	tcp_shaker_destroy(tcp->shaker);
 	tls_files_destroy(tcp->tls);
 	pthread_cond_destroy(&tcp->changed);

@@ -11,8 +11,13 @@
 #include <svc/mux.h>
 #include <sys/socket.h>
 
+#define TCP_KEPT 4
+
 struct tcp {
 	struct svc_transport_config config;
+	/* Storage for reading, which idle connections leave to others; atomic,
+	 * each used by some of the threads. */
+	struct block *kept[TCP_KEPT];
 	struct tls_files *tls;     /* NULL: connections are bare */
 	struct tcp_shaker *shaker; /* with tls */
 	pthread_mutex_t mutex;
