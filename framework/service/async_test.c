@@ -554,6 +554,62 @@ deadlines_keep_the_clock(void **state)
 	assert_int_equal(gate_count(&never.gate), 1);
 }
 
+static void
+greet_often(struct svc_client *client, int64_t ms)
+{
+	struct svc_message req = {.data = "bob", .len = 3};
+	struct ends ends;
+	ends_init(&ends);
+	for (int i = 1; i <= 20; i++) {
+		assert_int_equal(
+		    svc_call_async(client, "student", "Student.Greet", &req,
+			on_end, &ends, timeout_ms(ms)),
+		    SVC_OK);
+		gate_wait(&ends.gate, i);
+		assert_int_equal(ends.code, SVC_OK);
+	}
+}
+
+/* A call takes the place of one that has ended, whatever deadline that had. */
+static void
+each_call_has_its_own_deadline(void **state)
+{
+	(void)state;
+	struct slow slow;
+	slow_init(&slow);
+	struct svc_service *s = make("student", NULL);
+	svc_handle(s, "Student.Slow", waits, &slow);
+	svc_handle(s, "Student.Greet", greet, NULL);
+	must_start(s);
+	struct svc_service *c = make_client();
+	struct svc_client *client = svc_client_of(c);
+	struct ends far, near;
+	ends_init(&far);
+	ends_init(&near);
+	greet_often(client, 2500);
+	assert_int_equal(svc_call_async(client, "student", "Student.Slow", NULL,
+			     on_end, &far, timeout_ms(3600000)),
+	    SVC_OK);
+	greet_often(client, 3600000);
+	assert_int_equal(svc_call_async(client, "student", "Student.Slow", NULL,
+			     on_end, &near, timeout_ms(5000)),
+	    SVC_OK);
+	gate_wait(&slow.entered, 2);
+	svc_clock_advance(4999);
+	greet_often(client, 3600000);
+	assert_int_equal(gate_count(&near.gate), 0);
+	svc_clock_advance(1 + 4);
+	gate_wait(&near.gate, 1);
+	assert_int_equal(near.code, SVC_E_TIMEDOUT);
+	assert_int_equal(gate_count(&far.gate), 0);
+	svc_clock_advance(3600000);
+	gate_wait(&far.gate, 1);
+	assert_int_equal(far.code, SVC_E_TIMEDOUT);
+	gate_wait(&slow.left, 2);
+	svc_free(c);
+	svc_free(s);
+}
+
 /* ------------------------------------------------------------- other nodes */
 
 static void
@@ -756,6 +812,8 @@ main(void)
 	    TEST(a_deadline_ends_a_call),
 	    cmocka_unit_test_setup_teardown(
 		deadlines_keep_the_clock, use_manual_clock, use_real_clock),
+	    cmocka_unit_test_setup_teardown(each_call_has_its_own_deadline,
+		use_manual_clock, use_real_clock),
 	    TEST(calls_go_to_another_node),
 	    TEST(open_calls_end_with_their_client),
 	    TEST(a_client_ends_amid_calls),
