@@ -307,7 +307,7 @@ part_encode(struct svc_buf *out, uint32_t stream, bool request,
 	if (type)
 		p = put_text(p, part->content_type, type_len);
 	if (status)
-		p = put_text(p, part->status_text, status_len);
+		put_text(p, part->status_text, status_len);
 	if (part->headers != NULL && part_pairs(part, flags) > 0) {
 		rc = put_headers(out, part, &head, len, max_head, err);
 		if (rc != SVC_OK)
