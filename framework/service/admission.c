@@ -350,7 +350,7 @@ run_waiting(void *arg)
 		queue_of = server;
 		svc_server_serve(server, waiting->shard, waiting->endpoint,
 		    waiting->stream, &waiting->first, waiting->first.data,
-		    waiting->first.len);
+		    waiting->first.len, svc_now_ms());
 		queue_of = outer;
 		waiting_free(waiting);
 	}

@@ -37,7 +37,8 @@ svc_server_direct(
 	bool message = (first->flags & SVC_PART_MESSAGE) != 0;
 	depth++;
 	svc_server_serve(server, shard, endpoint, stream, first,
-	    message ? first->data : NULL, message ? first->len : 0);
+	    message ? first->data : NULL, message ? first->len : 0,
+	    svc_now_ms());
 	depth--;
 	return true;
 }

@@ -203,7 +203,7 @@ admit(struct svc_server *server, struct svc_server_endpoint *endpoint,
 void
 svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
     struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
-    const struct svc_part *first, const void *data, size_t len)
+    const struct svc_part *first, const void *data, size_t len, int64_t came_ms)
 {
 	svc_err code = SVC_OK;
 	bool not_run;
@@ -228,7 +228,7 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 	call.stream = stream;
 	call.req = &req;
 	if (first->timeout_ms > 0)
-		call.deadline_at_ms = svc_loop_time_ms() + first->timeout_ms;
+		call.deadline_at_ms = came_ms + first->timeout_ms;
 
 	bool held = false;
 	if (code == SVC_OK) {
@@ -277,8 +277,8 @@ serve(struct svc_server *server, struct svc_server_shard *shard,
     const struct svc_part *first, const void *data, size_t len)
 {
 	if (svc_admission_enter_counted(server, shard)) {
-		svc_server_serve(
-		    server, shard, endpoint, stream, first, data, len);
+		svc_server_serve(server, shard, endpoint, stream, first, data,
+		    len, svc_loop_time_ms());
 		return;
 	}
 	char text[sizeof(((struct svc_error *)0)->text)];

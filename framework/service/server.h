@@ -31,10 +31,11 @@ svc_err svc_server_stream_start(struct svc_server *server,
     struct svc_stream_handle *handle, const struct svc_part *first,
     const char **ret_why);
 /* Runs a call that was let in, on the calling thread, and answers it; without
- * an endpoint it is refused. */
+ * an endpoint it is refused. Its time counts from `came_ms` on. */
 void svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
     struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
-    const struct svc_part *first, const void *data, size_t len);
+    const struct svc_part *first, const void *data, size_t len,
+    int64_t came_ms);
 /* Answers with an error and gives the stream and the count back. */
 void svc_server_refuse(struct svc_server *server,
     struct svc_server_shard *shard, struct svc_stream_handle *stream,

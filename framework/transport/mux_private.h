@@ -86,7 +86,7 @@ struct svc_mux_stream {
 	bool exempt; /* its first pending part, from the connection's credit */
 	svc_err release_code;
 	struct svc_task *cancel_task; /* of its holder, once it is cancelled */
-	uint64_t queued_to; /* mux->queued behind its first part */
+	uint64_t queued_to;           /* mux->queued behind its first part */
 	size_t unconsumed, loan;
 	uint32_t freed;
 	uint32_t held_messages; /* of a holder that holds */

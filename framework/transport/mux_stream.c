@@ -207,6 +207,7 @@ mux_begin_whole(struct svc_mux *mux, const struct frame *frame)
 	stream->handle.events = NULL;
 	stream->handle.user = NULL;
 	stream->id = frame->stream;
+	stream->cancel_task = NULL;
 	stream->left = false;
 	stream->answered = false;
 	stream->credit = mux->peer_window;

@@ -135,10 +135,9 @@ read_as_caller(
 					return SVC_OK;
 				/* After a failure the loop closes the
 				 * streams. */
-				return interrupted
-					   ? SVC_E_CANCELLED
-					   : svc_mux_wait(
-						 stream, deadline_at_ms);
+				return interrupted ? SVC_E_CANCELLED
+						   : svc_mux_wait(stream,
+							 deadline_at_ms);
 			}
 			unlock(conn);
 		}
