@@ -104,6 +104,9 @@ int64_t bench_idle_ns(struct bench_load *load, int64_t now);
  * is over. The callbacks use bench_again. */
 void bench_run(
     struct bench_load *load, void (*start)(void *arg, int slot), void *arg);
+/* For streams: how many messages to send, about 64 KiB of them, before they are
+ * counted: the counting is not what is measured. */
+int bench_batch(const struct bench_options *options);
 /* For streams: count messages that were sent; false once it is over. */
 bool bench_sent(struct bench_load *load, int messages);
 /* For streams: the peer has got all. */

@@ -312,6 +312,12 @@ bench_run(
 	pthread_mutex_unlock(&load->lock);
 }
 
+int
+bench_batch(const struct bench_options *options)
+{
+	return (int)(65536 / (16 + options->size)) + 1;
+}
+
 bool
 bench_sent(struct bench_load *load, int messages)
 {

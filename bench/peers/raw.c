@@ -168,7 +168,7 @@ drive_stream(const struct bench_options *options, struct bench_load *load)
 	struct bench_link link;
 	void *tls = bench_tls_create(options, false);
 	size_t message = sizeof(struct header) + options->size;
-	int batch = (int)(BUFFER / 4 / message) + 1;
+	int batch = bench_batch(options);
 	uint8_t *out = bench_alloc((size_t)batch * message);
 	bench_link_open(&link, bench_connect(options->address), tls);
 	for (int i = 0; i < batch; i++)

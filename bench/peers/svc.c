@@ -213,9 +213,12 @@ drive_stream(struct client *client)
 	if (stream == NULL)
 		bench_die("%s", err.text);
 	svc_err code;
+	int n = bench_batch(client->options);
 	do {
-		code = svc_stream_send(stream, &message);
-	} while (code == SVC_OK && bench_sent(client->load, 1));
+		code = SVC_OK;
+		for (int i = 0; i < n && code == SVC_OK; i++)
+			code = svc_stream_send(stream, &message);
+	} while (code == SVC_OK && bench_sent(client->load, n));
 	if (code == SVC_OK)
 		code = svc_stream_close_send(stream);
 	if (code == SVC_OK)

@@ -267,6 +267,7 @@ drive_stream(struct client *client)
 	struct svc_error err;
 	svc_err code;
 	bool more = true;
+	int n = 0, batch = bench_batch(client->options);
 	struct svc_stream_handle *stream =
 	    open_stream(client, 0, SVC_PART_END, 0, &events, &flow);
 	while (part.flags != 0) {
@@ -279,7 +280,10 @@ drive_stream(struct client *client)
 			bench_die("%s", err.text);
 		if (part.flags & SVC_PART_END)
 			break;
-		more = bench_sent(client->load, 1);
+		if (++n < batch)
+			continue;
+		more = bench_sent(client->load, n);
+		n = 0;
 		if (!more)
 			part.flags = SVC_PART_END;
 	}

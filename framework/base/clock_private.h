@@ -4,10 +4,6 @@
 
 #include <svc/clock.h>
 
-/** Whether svc_clock_manual is in force: then a timed wait of the operating
- * system must not be used to wait for a point of svc's clock. */
-bool svc_clock_is_manual(void);
-
 /**
  * Call `fn(arg)` whenever the clock was moved by hand or exchanged, so that
  * what waits by other means than svc_cond_wait can look at it again. `fn` may

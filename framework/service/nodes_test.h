@@ -34,11 +34,11 @@ dies(struct svc_call *call, const struct svc_message *req,
 	return SVC_OK;
 }
 
-/* A node in a process of its own, which can be killed. */
+/* A node in a process of its own, which can be killed; `serve` gives it its
+ * handlers. */
 static UNUSED pid_t
-start_child(char address[64])
+start_child_with(void (*serve)(struct svc_service *service), char address[64])
 {
-	/* Dies in the middle of a call of Student.Die. */
 	int pipes[2];
 	assert_int_equal(pipe(pipes), 0);
 	pid_t pid = fork();
@@ -46,8 +46,7 @@ start_child(char address[64])
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		struct svc_service *s = make("student", MORE(id("killed")));
-		svc_handle(s, "Student.Name", name_of_node, NULL);
-		svc_handle(s, "Student.Die", dies, NULL);
+		serve(s);
 		if (svc_start(s) != SVC_OK)
 			_exit(1);
 		const char *bound = svc_options_of(s)->address;
@@ -60,6 +59,20 @@ start_child(char address[64])
 	assert_true(read(pipes[0], address, 64) > 0);
 	close(pipes[0]);
 	return pid;
+}
+
+static UNUSED void
+serve_name_and_death(struct svc_service *service)
+{
+	svc_handle(service, "Student.Name", name_of_node, NULL);
+	svc_handle(service, "Student.Die", dies, NULL);
+}
+
+/* Dies in the middle of a call of Student.Die. */
+static UNUSED pid_t
+start_child(char address[64])
+{
+	return start_child_with(serve_name_and_death, address);
 }
 
 #endif

@@ -8,6 +8,11 @@
  * The events take the lock too, so giving back, which waits for them, is done
  * without it.
  *
+ * A sender that has nothing else to look at, which is most of them, goes by the
+ * gate without the lock. Its lowest bit is set by a message sent with the lock
+ * that found the next one to be a matter of the transport alone, and cleared
+ * with the lock by whatever changes that; the rest of it counts who is inside.
+ *
  * A thread that waits says so (reader_waits, writers_waiting) and is woken only
  * then: a message for a receiver that is at work, or behind another message,
  * wakes nobody.
@@ -20,6 +25,9 @@
 /* Credit is given in steps of so many bytes, and before waiting. */
 #define CREDIT_STEP ((size_t)16 << 10)
 
+#define GATE_OPEN 1u
+#define GATE_ONE 2u
+
 svc_err
 svc_stream_init(struct svc_stream *stream, struct svc_service *service,
     bool server, int64_t deadline_at_ms)
@@ -29,6 +37,7 @@ svc_stream_init(struct svc_stream *stream, struct svc_service *service,
 	stream->deadline_at_ms = deadline_at_ms;
 	stream->max_message = service->values.max_message_size;
 	atomic_init(&stream->cut, false);
+	atomic_init(&stream->gate, 0);
 	pthread_mutex_init(&stream->lock, NULL);
 	svc_cond_init(&stream->readable);
 	svc_cond_init(&stream->writable);
@@ -75,6 +84,7 @@ svc_stream_end(
 		return;
 	stream->ended = true;
 	stream->in_done = true;
+	svc_stream_close_gate(stream);
 	svc_error_set(&stream->end, code, "%s",
 	    text != NULL && text[0] != '\0' ? text : svc_err_text(code));
 	if (cut) {
@@ -135,16 +145,34 @@ svc_stream_error(struct svc_stream *stream, struct svc_error *ret)
 
 /* --------------------------------------------------------------- the handle */
 
-static void
-leave(struct svc_stream *stream)
+void
+svc_stream_close_gate(struct svc_stream *stream)
 {
-	stream->busy--;
-	if (stream->busy > 0)
+	atomic_fetch_and(&stream->gate, ~GATE_OPEN);
+}
+
+bool
+svc_stream_is_busy(struct svc_stream *stream)
+{
+	return stream->busy > 0 || atomic_load(&stream->gate) >= GATE_ONE;
+}
+
+static void
+left(struct svc_stream *stream)
+{
+	if (svc_stream_is_busy(stream))
 		return;
 	if (stream->release_due)
 		svc_stream_release(stream, stream->release_code);
 	else if (stream->moving)
 		pthread_cond_signal(&stream->calm);
+}
+
+static void
+leave(struct svc_stream *stream)
+{
+	stream->busy--;
+	left(stream);
 }
 
 void
@@ -153,7 +181,8 @@ svc_stream_release(struct svc_stream *stream, svc_err code)
 	struct svc_stream_handle *handle = stream->handle;
 	if (handle == NULL)
 		return;
-	if (stream->busy > 0) {
+	svc_stream_close_gate(stream);
+	if (svc_stream_is_busy(stream)) {
 		stream->release_due = true;
 		stream->release_code = code;
 		return;
@@ -217,19 +246,23 @@ svc_stream_take_headers(struct svc_stream *stream, const struct svc_part *part)
 }
 
 void
-svc_stream_take_message(struct svc_stream *stream, const struct svc_part *part)
+svc_stream_take_messages(
+    struct svc_stream *stream, const struct svc_span *messages, size_t n)
 {
-	if (stream->in_done)
-		return;
-	bool first = stream->queue.first == NULL;
-	size_t cost = svc_stream_queue_cost(part->len);
-	if (stream->queue.held > SVC_STREAM_HELD + (size_t)stream->max_message)
-		svc_stream_end(stream, SVC_E_EXHAUSTED,
-		    "more arrived than may wait to be received", false);
-	else if (cost == SIZE_MAX ||
-		 !svc_stream_queue_push(&stream->queue, part->data, part->len))
-		no_memory(stream, "a message");
-	else if (first && stream->reader_waits)
+	struct svc_stream_queue *queue = &stream->queue;
+	bool first = queue->first == NULL;
+	size_t most = SVC_STREAM_HELD + (size_t)stream->max_message;
+	for (size_t i = 0; i < n && !stream->in_done; i++) {
+		size_t cost = svc_stream_queue_cost(messages[i].len);
+		if (queue->held > most)
+			svc_stream_end(stream, SVC_E_EXHAUSTED,
+			    "more arrived than may wait to be received", false);
+		else if (cost == SIZE_MAX ||
+			 !svc_stream_queue_push(
+			     queue, messages[i].data, messages[i].len))
+			no_memory(stream, "a message");
+	}
+	if (first && queue->first != NULL && stream->reader_waits)
 		pthread_cond_signal(&stream->readable);
 }
 
@@ -280,6 +313,23 @@ give_credit(struct svc_stream *stream)
 	return true;
 }
 
+/* The thread is going to wait: what it sent goes out, and the loop it may be on
+ * is given away. With the lock, which is let go meanwhile. */
+static void
+prepare_to_wait(struct svc_stream *stream)
+{
+	struct svc_stream_handle *handle = stream->handle;
+	bool flush = handle != NULL && SVC_OPS_HAS(handle->ops, flush);
+	stream->busy += flush;
+	pthread_mutex_unlock(&stream->lock);
+	if (flush)
+		handle->ops->flush(handle);
+	svc_will_block();
+	pthread_mutex_lock(&stream->lock);
+	if (flush)
+		leave(stream);
+}
+
 /* Waits for messages and takes them, or says why there are none. */
 static svc_err
 await(struct svc_stream *stream)
@@ -313,9 +363,7 @@ await(struct svc_stream *stream)
 			continue; /* something may have come meanwhile */
 		} else if (!told) {
 			told = true;
-			pthread_mutex_unlock(&stream->lock);
-			svc_will_block();
-			pthread_mutex_lock(&stream->lock);
+			prepare_to_wait(stream);
 		} else {
 			stream->reader_waits = true;
 			svc_cond_wait(&stream->readable, &stream->lock,
@@ -387,6 +435,7 @@ svc_stream_put_end(struct svc_stream *stream, svc_err code, const char *text)
 		return;
 	stream->sent_status = true;
 	stream->sent_end = true;
+	svc_stream_close_gate(stream);
 	struct svc_part part = {
 	    .flags = SVC_PART_HEADERS,
 	    .content_type = stream->sent_type,
@@ -454,6 +503,45 @@ wait_for_move(struct svc_stream *stream)
 	}
 }
 
+/* After a message was sent. With the lock. */
+static void
+open_gate(struct svc_stream *stream)
+{
+	if (stream->handle != NULL && !stream->release_due && !stream->ended &&
+	    !stream->sent_end && !stream->lost && !stream->moving &&
+	    (stream->server || svc_stream_is_forgotten(stream)))
+		atomic_fetch_or(&stream->gate, GATE_OPEN);
+}
+
+/* Sends it by the gate; false when it must go the long way. */
+static bool
+send_quickly(struct svc_stream *stream, const struct svc_message *message)
+{
+	unsigned was = atomic_fetch_add(&stream->gate, GATE_ONE);
+	bool sent = false;
+	if ((was & GATE_OPEN) != 0 &&
+	    message->len <= (uint64_t)stream->max_message &&
+	    (message->content_type == NULL ||
+		strcmp(message->content_type, stream->sent_type) == 0) &&
+	    (stream->deadline_at_ms == INT64_MAX ||
+		svc_now_ms() < stream->deadline_at_ms)) {
+		struct svc_part part = {
+		    .flags = SVC_PART_MESSAGE,
+		    .data = message->data,
+		    .len = message->len,
+		};
+		struct svc_stream_handle *handle = stream->handle;
+		sent = handle->ops->send(handle, &part, NULL) == SVC_OK;
+	}
+	was = atomic_fetch_sub(&stream->gate, GATE_ONE);
+	if (was == GATE_ONE) { /* closed meanwhile; somebody may wait */
+		pthread_mutex_lock(&stream->lock);
+		left(stream);
+		pthread_mutex_unlock(&stream->lock);
+	}
+	return sent;
+}
+
 static svc_err
 send(struct svc_stream *stream, const struct svc_message *message,
     bool *mislabelled)
@@ -498,6 +586,7 @@ send(struct svc_stream *stream, const struct svc_message *message,
 			if (!stream->server)
 				svc_stream_remember(
 				    stream, message->data, message->len);
+			open_gate(stream);
 			return SVC_OK;
 		}
 		if (code != SVC_E_AGAIN && code != SVC_E_CLOSED)
@@ -515,6 +604,10 @@ svc_stream_send(struct svc_stream *stream, const struct svc_message *message)
 		return SVC_E_INVAL;
 	svc_err code;
 	bool mislabelled = false;
+	if ((atomic_load_explicit(&stream->gate, memory_order_relaxed) &
+		GATE_OPEN) != 0 &&
+	    send_quickly(stream, message))
+		return SVC_OK;
 	pthread_mutex_lock(&stream->lock);
 	if (message->len > (uint64_t)stream->max_message)
 		code = fail(stream, SVC_E_EXHAUSTED,
@@ -546,6 +639,7 @@ svc_stream_close_send(struct svc_stream *stream)
 	} else if (!stream->sent_end && !stream->ended) {
 		/* A handler's end goes with its status, when it returns. */
 		stream->sent_end = true;
+		svc_stream_close_gate(stream);
 		struct svc_part part = {
 		    .flags = SVC_PART_END,
 		    .headers = stream->own_trailers,

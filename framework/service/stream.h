@@ -57,10 +57,12 @@ struct svc_stream {
 	int64_t max_message;
 
 	/* NULL for a client between two attempts, and once given back. Who
-	 * uses it without the lock counts itself in `busy`. */
+	 * uses it without the lock counts itself in `busy`, or, who only sends
+	 * one more message, in `gate`. */
 	struct svc_stream_handle *handle;
 	int busy;
-	bool release_due; /* once nobody is busy, with this code: */
+	_Atomic unsigned gate; /* see stream.c */
+	bool release_due;      /* once nobody is busy, with this code: */
 	svc_err release_code;
 	bool lost;   /* a client's: this attempt failed, another may follow */
 	bool moving; /* a client's: a thread makes the next attempt */
@@ -106,12 +108,15 @@ void svc_stream_wake(struct svc_stream *stream);
  * ends the stream. */
 void svc_stream_take_headers(
     struct svc_stream *stream, const struct svc_part *part);
-void svc_stream_take_message(
-    struct svc_stream *stream, const struct svc_part *part);
+void svc_stream_take_messages(
+    struct svc_stream *stream, const struct svc_span *messages, size_t n);
 void svc_stream_take_trailers(
     struct svc_stream *stream, const struct svc_part *part);
 /* The `writable` event of both sides. */
 void svc_stream_writable(struct svc_stream_handle *handle);
+/* With the lock: sends take the long way again, and whoever is in an op. */
+void svc_stream_close_gate(struct svc_stream *stream);
+bool svc_stream_is_busy(struct svc_stream *stream);
 /* With the lock, which is let go meanwhile: give the handle back now or when
  * the last thread in an op leaves it. */
 void svc_stream_release(struct svc_stream *stream, svc_err code);
@@ -130,6 +135,8 @@ void svc_stream_move(struct svc_stream *stream);
 /* A message was sent: keep it for another attempt. */
 void svc_stream_remember(
     struct svc_stream *stream, const void *data, size_t len);
+/* It will not be sent again to another node: nothing need be remembered. */
+bool svc_stream_is_forgotten(struct svc_stream *stream);
 void svc_stream_client_free(struct svc_stream *stream);
 
 #endif

@@ -56,6 +56,7 @@ lose(struct client_stream *client, svc_err code, bool replied, bool not_run,
 	svc_error_set(&client->why, code, "%s",
 	    text != NULL && text[0] != '\0' ? text : svc_err_text(code));
 	stream->lost = true;
+	svc_stream_close_gate(stream);
 	svc_stream_wake(stream);
 }
 
@@ -91,13 +92,26 @@ on_part(struct svc_stream_handle *handle, const struct svc_part *part)
 	if (!stream->heard)
 		settle(client);
 	if ((part->flags & SVC_PART_MESSAGE) != 0)
-		svc_stream_take_message(stream, part);
+		svc_stream_take_messages(
+		    stream, &(struct svc_span){part->data, part->len}, 1);
 	if ((part->flags & SVC_PART_END) != 0) {
 		svc_stream_take_trailers(stream, part);
 		client->at.last = (struct svc_exchange){
 		    .code = part->status, .replied = true};
 		svc_stream_end(stream, part->status, part->status_text, false);
 	}
+	pthread_mutex_unlock(&stream->lock);
+}
+
+static void
+on_messages(
+    struct svc_stream_handle *handle, const struct svc_span *messages, size_t n)
+{
+	struct svc_stream *stream = handle->user;
+	pthread_mutex_lock(&stream->lock);
+	if (!stream->heard)
+		settle(client_of(stream));
+	svc_stream_take_messages(stream, messages, n);
 	pthread_mutex_unlock(&stream->lock);
 }
 
@@ -118,6 +132,7 @@ static const struct svc_stream_events events = {
     .closed = on_closed,
     .writable = svc_stream_writable,
     .holds = true,
+    .messages = on_messages,
 };
 
 /* ---------------------------------------------------------------- attempts */
@@ -219,7 +234,8 @@ svc_stream_move(struct svc_stream *stream)
 {
 	struct client_stream *client = client_of(stream);
 	stream->moving = true;
-	while (stream->busy > 0)
+	svc_stream_close_gate(stream);
+	while (svc_stream_is_busy(stream))
 		svc_cond_wait(&stream->calm, &stream->lock, INT64_MAX);
 	svc_stream_release(stream, SVC_E_CANCELLED);
 	struct svc_error why = client->why;
@@ -268,6 +284,12 @@ svc_stream_remember(struct svc_stream *stream, const void *data, size_t len)
 		return;
 	svc_buf_fini(&client->remembered);
 	client->forgotten = true;
+}
+
+bool
+svc_stream_is_forgotten(struct svc_stream *stream)
+{
+	return client_of(stream)->forgotten;
 }
 
 /* ------------------------------------------------------------ open and free */

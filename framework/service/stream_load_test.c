@@ -1,46 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Streams under load, and when things go wrong: many messages, slow readers,
  * lost nodes, failing allocations. */
-#include "service_test.h"
+#include "nodes_test.h"
+#include "stream_test.h"
 
 #include <malloc.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-static struct svc_client *
-client_of(struct svc_service **ret_service)
-{
-	*ret_service = make("caller", NULL);
-	assert_int_equal(svc_init(*ret_service, 0, NULL), SVC_OK);
-	return svc_client_of(*ret_service);
-}
-
-static svc_err
-echo(struct svc_stream *stream, void *arg)
-{
-	(void)arg;
-	struct svc_message m;
-	svc_err code;
-	while ((code = svc_stream_recv(stream, &m)) == SVC_OK) {
-		code = svc_stream_send(stream, &m);
-		if (code != SVC_OK)
-			break;
-	}
-	return code;
-}
-
-static void
-must(struct svc_stream *stream, svc_err code)
-{
-	if (code != SVC_OK) {
-		struct svc_error err;
-		svc_stream_error(stream, &err);
-		print_error("%s: %s\n", svc_err_name(code), err.text);
-	}
-	assert_int_equal(code, SVC_OK);
-}
 
 /* -------------------------------------------------------- order and count */
 
@@ -354,30 +318,10 @@ streams_move_from_a_dead_node(void **state)
 	svc_free(s);
 }
 
-/* A node in a process of its own, which can be killed. */
-static pid_t
-start_child(char address[64])
+static void
+serve_echo(struct svc_service *service)
 {
-	int pipes[2];
-	assert_int_equal(pipe(pipes), 0);
-	pid_t pid = fork();
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		struct svc_service *s = make("student", MORE(id("killed")));
-		svc_handle_stream(s, "Student.Echo", echo, NULL);
-		if (svc_start(s) != SVC_OK)
-			_exit(1);
-		const char *bound = svc_options_of(s)->address;
-		if (write(pipes[1], bound, strlen(bound) + 1) < 0)
-			_exit(1);
-		svc_run(s);
-		_exit(0);
-	}
-	close(pipes[1]);
-	assert_true(read(pipes[0], address, 64) > 0);
-	close(pipes[0]);
-	return pid;
+	svc_handle_stream(service, "Student.Echo", echo, NULL);
 }
 
 static void
@@ -385,7 +329,7 @@ a_killed_node_is_told(void **state)
 {
 	(void)state;
 	char address[64];
-	pid_t pid = start_child(address);
+	pid_t pid = start_child_with(serve_echo, address);
 	struct svc_service *c;
 	struct svc_client *client = client_of(&c);
 	announce(c, "student", "killed", address, false);

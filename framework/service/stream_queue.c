@@ -6,7 +6,7 @@
 
 #define CHUNK ((size_t)16 << 10)
 #define ALIGN ((size_t)16)
-#define MAX_SPARE 4
+#define MAX_SPARE 12
 /* Taken at once: what is taken is given back only when all of it was read. */
 #define MAX_TAKEN ((size_t)64 << 10)
 

@@ -24,22 +24,45 @@ struct svc_server_stream {
 
 /* ------------------------------------------------------------------ events */
 
+/* With the lock. */
+static void
+take(struct svc_stream *stream, const struct svc_span *messages, size_t n)
+{
+	bool over = stream->ended;
+	svc_stream_take_messages(stream, messages, n);
+	if (over || !stream->ended)
+		return;
+	/* Too much, or no memory: the handler may take long to see it. What
+	 * might have to wait is left out. */
+	if (!stream->sent_status) {
+		svc_headers_destroy(stream->own_trailers);
+		stream->own_trailers = NULL;
+	}
+	svc_stream_put_end(stream, stream->end.code, stream->end.text);
+}
+
 static void
 on_part(struct svc_stream_handle *handle, const struct svc_part *part)
 {
 	struct svc_stream *stream = handle->user;
 	pthread_mutex_lock(&stream->lock);
-	bool over = stream->ended;
 	if ((part->flags & SVC_PART_MESSAGE) != 0)
-		svc_stream_take_message(stream, part);
-	/* Too much, or no memory: the handler may take long to see it. */
-	if (stream->ended && !over)
-		svc_stream_put_end(stream, stream->end.code, stream->end.text);
+		take(stream, &(struct svc_span){part->data, part->len}, 1);
 	if ((part->flags & SVC_PART_END) != 0 && !stream->in_done) {
 		svc_stream_take_trailers(stream, part);
 		stream->in_done = true;
 		svc_stream_wake(stream);
 	}
+	pthread_mutex_unlock(&stream->lock);
+}
+
+static void
+on_messages(
+    struct svc_stream_handle *handle, const struct svc_span *messages, size_t n)
+{
+	struct svc_stream *stream = handle->user;
+	pthread_mutex_lock(&stream->lock);
+	take(stream, messages, n);
 	pthread_mutex_unlock(&stream->lock);
 }
 
@@ -67,6 +90,7 @@ static const struct svc_stream_events events = {
     .closed = on_closed,
     .writable = svc_stream_writable,
     .holds = true,
+    .messages = on_messages,
 };
 
 /* --------------------------------------------------------------------- list */
@@ -219,7 +243,8 @@ svc_server_stream_start(struct svc_server *server,
 		pthread_mutex_lock(&stream->lock);
 		svc_stream_take_headers(stream, first);
 		if ((first->flags & SVC_PART_MESSAGE) != 0)
-			svc_stream_take_message(stream, first);
+			svc_stream_take_messages(stream,
+			    &(struct svc_span){first->data, first->len}, 1);
 		code = stream->end.code;
 		stream->heard = true;
 		stream->in_done = (first->flags & SVC_PART_END) != 0;

@@ -728,4 +728,5 @@ const struct svc_transport_ops svc_transport_memory = {
     .on_cancel = svc_mux_on_cancel,
     .interrupt = svc_mux_interrupt,
     .answer = svc_mux_answer,
+    .flush = svc_mux_flush,
 };

@@ -5,11 +5,6 @@
 #include <string.h>
 
 #define KEEP_OUTPUT 4096 /* output storage an idle connection keeps */
-/* A stream that sends is busy after so many messages in a row, when they are
- * less than so long apart. */
-#define AHEAD 4
-#define BUSY_US 20
-#define MUCH 65536 /* is written by whoever adds to it */
 
 SVC_THREAD_LOCAL struct svc_mux *mux_batch;
 
@@ -30,7 +25,7 @@ svc_transport_limits_fill(const struct svc_transport_limits *limits)
 	if (filled.handshake_ms <= 0)
 		filled.handshake_ms = 10000;
 	if (filled.stream_window == 0)
-		filled.stream_window = 256u << 10;
+		filled.stream_window = 512u << 10;
 	if (filled.conn_window == 0)
 		filled.conn_window = 4u << 20;
 	if (filled.stream_window < HELLO_MIN_WINDOW)
@@ -186,6 +181,7 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 		begin = mux->out.len > 0;
 	}
 	if (begin) {
+		mux->gathered_at_us = 0;
 		struct svc_buf empty = *into;
 		empty.max = mux->out.max;
 		*into = mux->out;
@@ -441,41 +437,58 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	return rc;
 }
 
-static void
-flush_run(struct svc_task *task)
-{
-	struct svc_mux *mux =
-	    (struct svc_mux *)(void *)((char *)task -
-				       offsetof(struct svc_mux, flush_task));
-	pthread_mutex_lock(&mux->mutex);
-	mux->flush_posted = false;
-	mux_unlock_and_flush(mux);
-	svc_mux_unref(mux);
-}
-
-/* Who sends one message after the other without an answer only fills the
- * output, and the loop writes it meanwhile: a system call for many messages.
- * When the loop does not keep up he writes it himself. With the mutex. */
+/* Whether what is no end must be sent later. With the mutex. */
 static bool
-leave_to_loop(struct svc_mux_stream *stream)
+must_wait(struct svc_mux_stream *stream, const struct svc_part *part)
 {
 	struct svc_mux *mux = stream->mux;
-	if (stream->ahead < AHEAD) {
-		stream->ahead++;
-		return false;
+	if (stream->pending != NULL)
+		return true;
+	if (mux->pending > mux_pending_limit(mux)) {
+		mux->choked = true;
+		return true;
 	}
-	int64_t now_us = svc_now_us();
-	bool busy = now_us - stream->sent_at_us < BUSY_US;
-	stream->sent_at_us = now_us;
-	if (!busy || mux->config.loop == NULL || mux->close_due ||
-	    mux->out.len > MUCH || svc_loop_kept())
+	/* One message more is taken without credit, so that a sender of one
+	 * need not know of it; in a burst that would only be a copy, and a
+	 * write of its own when the credit comes. */
+	if (part->flags != SVC_PART_MESSAGE || !mux_in_burst(stream) ||
+	    mux_may_send(stream, part->flags))
 		return false;
-	if (!mux->flush_posted && !mux->flushing) {
-		mux->flush_posted = true;
-		mux->flush_task.run = flush_run;
-		svc_mux_ref(mux); /* of the task */
-		svc_loop_post(mux->config.loop, &mux->flush_task);
-	}
+	if (stream->credit > 0)
+		mux->choked = true;
+	return true;
+}
+
+/* What most of a stream is: a message in one frame, without a head, that goes
+ * to the output as it is. False when there is more to look at; with the mutex.
+ */
+static bool
+give_message(struct svc_mux_stream *stream, const struct svc_part *part)
+{
+	struct svc_mux *mux = stream->mux;
+	struct svc_buf *out = &mux->out;
+	if (part->flags != SVC_PART_MESSAGE || stream->sent_end ||
+	    !stream->listed || mux->failed || stream->pending != NULL ||
+	    part->len > mux->piece ||
+	    (int64_t)part->len > mux->config.limits.max_message ||
+	    (int64_t)part->len > mux->peer_message || out->len > BACKLOG ||
+	    out->cap - out->len <= FRAME_SIZE + part->len ||
+	    mux->pending > mux_pending_limit(mux) ||
+	    !mux_may_send(stream, part->flags))
+		return false;
+	struct frame frame = {
+	    .length = (uint32_t)part->len,
+	    .type = FRAME_PART,
+	    .flags = SVC_PART_MESSAGE,
+	    .stream = stream->id,
+	};
+	uint8_t *at = out->data + out->len;
+	frame_put(at, &frame);
+	if (part->len > 0)
+		memcpy(at + FRAME_SIZE, part->data, part->len);
+	out->len += FRAME_SIZE + part->len;
+	mux->queued += FRAME_SIZE + part->len;
+	mux_charge(stream, part->len);
 	return true;
 }
 
@@ -489,32 +502,36 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 	bool end = (part->flags & SVC_PART_END) != 0;
 	pthread_mutex_lock(&mux->mutex);
 	mux_adopt(mux, stream);
-	if (stream->sent_end) {
+	bool given = give_message(stream, part);
+	if (given) {
+		rc = SVC_OK;
+	} else if (stream->sent_end) {
 		rc = svc_error_set(
 		    err, SVC_E_INVAL, "the stream's end has been sent");
 	} else if (!stream->listed || mux->failed) {
 		rc = svc_error_set(err, SVC_E_CLOSED, "the stream has ended");
-	} else if (!end && stream->pending != NULL) {
+	} else if (!end && must_wait(stream, part)) {
 		stream->want_writable = true;
-		rc = SVC_E_AGAIN;
-	} else if (!end && mux->pending > mux_pending_limit(mux)) {
-		stream->want_writable = true;
-		mux->choked = true;
+		mux_burst_waits(stream);
 		rc = SVC_E_AGAIN;
 	} else {
 		rc = check_size(mux, part, err);
 	}
-	if (rc == SVC_OK)
+	if (rc == SVC_OK && !given)
 		rc = give_part(stream, part, true, err);
 	if (rc == SVC_OK && end) {
 		stream->sent_end = true;
 		if (stream->done && stream->pending == NULL)
 			mux_unlist(mux, stream);
 	}
-	if (rc == SVC_OK && !end && leave_to_loop(stream))
+	bool message = rc == SVC_OK && !end;
+	if (message && mux_burst_gathers(stream)) {
 		pthread_mutex_unlock(&mux->mutex);
-	else
-		mux_unlock_and_flush(mux);
+		return rc;
+	}
+	mux_unlock_and_flush(mux);
+	if (message)
+		mux_burst_written(stream);
 	return rc;
 }
 

@@ -4,6 +4,16 @@
 
 #include <string.h>
 
+#define TOGETHER 64 /* messages, handed over in one call */
+#define CHEAP 4     /* of them count as one other frame in a turn */
+
+/* What svc_mux_input was given. */
+struct input {
+	const uint8_t *data;
+	size_t len;
+	size_t *offset; /* behind the frame at hand */
+};
+
 /* Whether this thread runs the connection's loop; within svc_mux_input. */
 static bool
 on_loop(const struct svc_mux *mux)
@@ -236,9 +246,117 @@ input_reply(struct svc_mux_stream *stream, const struct frame *frame,
 	return mux_deliver_last(stream, part);
 }
 
+#define PART_FLAGS \
+	(SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END | FRAME_MORE)
+
+/* What is wrong with a PART frame by itself. */
+static const char *
+part_wrong(const struct svc_mux *mux, const struct frame *frame)
+{
+	uint32_t body = frame->length - frame->head;
+	if ((frame->flags & ~PART_FLAGS) != 0 ||
+	    (frame->flags & (PART_FLAGS & ~FRAME_MORE)) == 0)
+		return "flags that are not allowed";
+	if (body > PIECE)
+		return "a piece that is too large";
+	if (body > 0 && !(frame->flags & SVC_PART_MESSAGE))
+		return "a body without a message";
+	if ((frame->flags & FRAME_MORE) &&
+	    (body == 0 || (frame->flags & SVC_PART_END)))
+		return "an empty or last piece that says there is more";
+	if (mux->config.server && (frame->flags & SVC_PART_HEADERS) &&
+	    frame->stream <= mux->last_id)
+		return "a stream number out of order";
+	return NULL;
+}
+
+static bool
+frame_valid(
+    const struct svc_mux *mux, const struct frame *frame, struct svc_error *err)
+{
+	const char *what = NULL;
+	if (frame->type < FRAME_PART || frame->type > FRAME_WINDOW)
+		what = "an unknown type";
+	else if (frame->head > frame->length)
+		what = "a head longer than the frame";
+	else if (frame->type != FRAME_PART &&
+		 (frame->length > 1024 || frame->head != 0))
+		what = "a control frame that is too long";
+	else if ((frame->type == FRAME_PART || frame->type == FRAME_RESET) &&
+		 frame->stream == 0)
+		what = "stream number 0";
+	else if (frame->type == FRAME_WINDOW && frame->value == 0)
+		what = "a credit of 0";
+	else if (frame->type == FRAME_PART)
+		what = part_wrong(mux, frame);
+	if (what == NULL)
+		return true;
+	svc_error_set(err, SVC_E_INVAL, "the peer sent a frame with %s", what);
+	return false;
+}
+
+/* A message alone, in one frame. */
+static bool
+is_plain(const struct frame *frame)
+{
+	return frame->type == FRAME_PART && frame->flags == SVC_PART_MESSAGE &&
+	       frame->head == 0;
+}
+
+/* The next frame of `rest` if it is whole and one more message of the same
+ * stream that may be taken: then it is, and its body returned. */
+static const uint8_t *
+next_message(
+    struct svc_mux_stream *stream, struct input *rest, struct frame *ret_frame)
+{
+	struct svc_mux *mux = stream->mux;
+	size_t left = rest->len - *rest->offset;
+	const uint8_t *at = rest->data + *rest->offset;
+	struct svc_error unused;
+	if (left < FRAME_SIZE)
+		return NULL;
+	frame_decode(at, ret_frame);
+	if (ret_frame->stream != stream->id || !is_plain(ret_frame) ||
+	    ret_frame->length > left - FRAME_SIZE ||
+	    !frame_valid(mux, ret_frame, &unused) ||
+	    ret_frame->length > mux->config.limits.max_message ||
+	    !mux_take(mux, stream, ret_frame))
+		return NULL;
+	*rest->offset += FRAME_SIZE + ret_frame->length;
+	return at + FRAME_SIZE;
+}
+
+/* A message and those that follow it, to a holder that takes them together.
+ * The mutex is held, and this thread is the stream's runner; unlocks. */
+static svc_mux_result
+input_messages(struct svc_mux_stream *stream, const struct frame *first,
+    const uint8_t *payload, struct input *rest)
+{
+	struct svc_mux *mux = stream->mux;
+	struct svc_span messages[TOGETHER];
+	struct frame frame = *first;
+	size_t n = 0, before = *rest->offset;
+	do {
+		messages[n++] = (struct svc_span){payload, frame.length};
+		stream->held += frame.length;
+		if (n == TOGETHER)
+			break;
+		payload = next_message(stream, rest, &frame);
+	} while (payload != NULL);
+	stream->held_messages += (uint32_t)n;
+	mux->left = rest->len - *rest->offset;
+	mux->unchecked += *rest->offset - before;
+	mux->share -= (int)n / CHEAP;
+	mux_unlock_and_flush(mux);
+	stream->handle.events->messages(&stream->handle, messages, n);
+	mux_callback_done(stream);
+	return SVC_MUX_OK;
+}
+
 static svc_mux_result
 input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
-    const struct frame *frame, const uint8_t *payload, struct svc_error *err)
+    const struct frame *frame, const uint8_t *payload, struct input *rest,
+    struct svc_error *err)
 {
 	/* The mutex is held; the stream is listed. */
 	struct svc_error why;
@@ -284,6 +402,10 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 		pthread_mutex_unlock(&mux->mutex);
 		return SVC_MUX_OK;
 	}
+	const struct svc_stream_events *events = stream->handle.events;
+	if (rest != NULL && is_plain(frame) && events != NULL &&
+	    events->holds && events->messages != NULL)
+		return input_messages(stream, frame, payload, rest);
 	svc_err rc = part_decode(
 	    frame, mux->config.server, payload, &part, &headers, err);
 	if (rc != SVC_OK) {
@@ -350,59 +472,11 @@ input_drain(struct svc_mux *mux, const struct frame *frame)
 	}
 }
 
-#define PART_FLAGS \
-	(SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END | FRAME_MORE)
-
-/* What is wrong with a PART frame by itself. */
-static const char *
-part_wrong(const struct svc_mux *mux, const struct frame *frame)
-{
-	uint32_t body = frame->length - frame->head;
-	if ((frame->flags & ~PART_FLAGS) != 0 ||
-	    (frame->flags & (PART_FLAGS & ~FRAME_MORE)) == 0)
-		return "flags that are not allowed";
-	if (body > PIECE)
-		return "a piece that is too large";
-	if (body > 0 && !(frame->flags & SVC_PART_MESSAGE))
-		return "a body without a message";
-	if ((frame->flags & FRAME_MORE) &&
-	    (body == 0 || (frame->flags & SVC_PART_END)))
-		return "an empty or last piece that says there is more";
-	if (mux->config.server && (frame->flags & SVC_PART_HEADERS) &&
-	    frame->stream <= mux->last_id)
-		return "a stream number out of order";
-	return NULL;
-}
-
-static bool
-frame_valid(
-    const struct svc_mux *mux, const struct frame *frame, struct svc_error *err)
-{
-	const char *what = NULL;
-	if (frame->type < FRAME_PART || frame->type > FRAME_WINDOW)
-		what = "an unknown type";
-	else if (frame->head > frame->length)
-		what = "a head longer than the frame";
-	else if (frame->type != FRAME_PART &&
-		 (frame->length > 1024 || frame->head != 0))
-		what = "a control frame that is too long";
-	else if ((frame->type == FRAME_PART || frame->type == FRAME_RESET) &&
-		 frame->stream == 0)
-		what = "stream number 0";
-	else if (frame->type == FRAME_WINDOW && frame->value == 0)
-		what = "a credit of 0";
-	else if (frame->type == FRAME_PART)
-		what = part_wrong(mux, frame);
-	if (what == NULL)
-		return true;
-	svc_error_set(err, SVC_E_INVAL, "the peer sent a frame with %s", what);
-	return false;
-}
-
 /* `locked`: the mutex is held, see may_handle. Unlocks. */
 static svc_mux_result
 input_frame(struct svc_mux *mux, const struct frame *frame,
-    const uint8_t *payload, bool locked, struct svc_error *err)
+    const uint8_t *payload, bool locked, struct input *rest,
+    struct svc_error *err)
 {
 	if (frame->type == FRAME_PART && mux->config.server &&
 	    (frame->flags & SVC_PART_HEADERS)) {
@@ -417,7 +491,8 @@ input_frame(struct svc_mux *mux, const struct frame *frame,
 	if (frame->type == FRAME_PART || frame->type == FRAME_RESET) {
 		struct svc_mux_stream *stream = mux_find(mux, frame->stream);
 		if (stream != NULL && frame->type == FRAME_PART)
-			return input_part(mux, stream, frame, payload, err);
+			return input_part(
+			    mux, stream, frame, payload, rest, err);
 		if (stream != NULL)
 			return input_reset(mux, stream, frame, payload);
 		/* It has ended here. */
@@ -511,6 +586,7 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 {
 	bool here =
 	    mux->config.loop == NULL || svc_loop_current() == mux->config.loop;
+	struct input rest = {data, len, offset};
 	svc_mux_result result = SVC_MUX_OK;
 	if (here) {
 		mux_batch = mux;
@@ -586,7 +662,8 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		mux->unchecked += mux->need;
 		mux->need = FRAME_SIZE;
 		count(&mux->frames);
-		result = input_frame(mux, &frame, at + FRAME_SIZE, locked, err);
+		result = input_frame(mux, &frame, at + FRAME_SIZE, locked,
+		    here ? &rest : NULL, err);
 	}
 	if (result == SVC_MUX_LOST) {
 		mux_batch = NULL;

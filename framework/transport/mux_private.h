@@ -5,9 +5,10 @@
 /*
  * Between mux.c (a connection and what is done to its streams from outside),
  * mux_stream.c (the table of streams and their callbacks), mux_send.c (messages
- * in pieces, and the credit that the peer gives), mux_input.c (what the peer
- * sends), mux_receive.c (messages that come in pieces, and the credit that we
- * give) and mux_timer.c (the hello's time, keepalive, idle time, lingering).
+ * in pieces, and the credit that the peer gives), mux_burst.c (when messages
+ * are written), mux_input.c (what the peer sends), mux_receive.c (messages that
+ * come in pieces, and the credit that we give) and mux_timer.c (the hello's
+ * time, keepalive, idle time, lingering).
  *
  * mux->mutex guards the table of streams, their state and the output; no
  * callback runs under it. What belongs to the reader (greeted, skip, need) is
@@ -92,7 +93,10 @@ struct svc_mux_stream {
 	uint32_t held_messages; /* of a holder that holds */
 	size_t held;            /* and their bytes */
 	uint32_t moved;         /* mux->ticks at the last piece */
-	uint32_t ahead;         /* messages sent since the last that came */
+	/* Messages sent in a row, and when that was looked at; see mux_burst.c.
+	 */
+	uint32_t ahead;
+	_Atomic int64_t looked_at_us;
 	/* to here; what follows is set, or NULL when it is forgotten. */
 	uint32_t id;
 	/* to the peer */
@@ -106,7 +110,6 @@ struct svc_mux_stream {
 	struct queued_part *parts, **last_part;
 	struct queued_part *assembly;
 	struct svc_mux_node assembly_node;
-	int64_t sent_at_us;  /* the last of those, if there are many */
 	pthread_cond_t cond; /* only with `waits` */
 	struct svc_stream_end end;
 	char end_text[120];
@@ -235,6 +238,9 @@ void mux_unlock_and_flush(struct svc_mux *mux);
  */
 /* Whether a frame with these flags may be sent now. */
 bool mux_may_send(const struct svc_mux_stream *stream, unsigned flags);
+/* If the stream's sender was made to wait: tells it that it may go on, once
+ * there is credit. */
+void mux_offer_room(struct svc_mux_stream *stream);
 /* Counts a frame of `len` bytes with its header. */
 void mux_charge(struct svc_mux_stream *stream, size_t len);
 /* Keeps a part to be sent in pieces.
@@ -251,6 +257,18 @@ uint64_t mux_pending_limit(const struct svc_mux *mux);
 /* The peer's hello and its WINDOW frames; false: more than there can be. */
 void mux_greet(struct svc_mux *mux, const struct hello *hello);
 bool mux_credit(struct svc_mux *mux, const struct frame *frame);
+
+/* ---------------------------------------------------------------- mux_burst.c
+ */
+/* A message was added to the output: whether it waits there for more. */
+bool mux_burst_gathers(struct svc_mux_stream *stream);
+/* Whether what it sends gathers. */
+bool mux_in_burst(const struct svc_mux_stream *stream);
+/* What the stream sent was written. Without the mutex. */
+void mux_burst_written(struct svc_mux_stream *stream);
+/* The stream's sender is made to wait. */
+void mux_burst_waits(struct svc_mux_stream *stream);
+void mux_burst_detach(struct svc_mux *mux);
 
 /* -------------------------------------------------------------- mux_receive.c
  */

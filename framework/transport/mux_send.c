@@ -23,6 +23,18 @@ mux_may_send(const struct svc_mux_stream *stream, unsigned flags)
 }
 
 void
+mux_offer_room(struct svc_mux_stream *stream)
+{
+	struct svc_mux *mux = stream->mux;
+	if (!stream->want_writable || stream->pending != NULL || mux->choked)
+		return;
+	if (mux_may_send(stream, SVC_PART_MESSAGE))
+		mux_due(stream);
+	else if (stream->credit > 0)
+		mux->choked = true; /* until the connection has credit */
+}
+
+void
 mux_charge(struct svc_mux_stream *stream, size_t len)
 {
 	int64_t cost = (int64_t)(FRAME_SIZE + len);
@@ -88,14 +100,14 @@ mux_pend(struct svc_mux_stream *stream, const struct svc_part *part,
 static void
 relieve(struct svc_mux *mux)
 {
-	if (!mux->choked || mux->pending > mux_pending_limit(mux) / 2)
+	if (!mux->choked || mux->credit <= 0 ||
+	    mux->pending > mux_pending_limit(mux) / 2)
 		return;
 	mux->choked = false;
 	for (uint32_t i = 0; i < mux->n_buckets; i++)
 		for (struct svc_mux_stream *stream = mux->buckets[i];
 		     stream != NULL; stream = stream->next)
-			if (stream->want_writable && stream->pending == NULL)
-				mux_due(stream);
+			mux_offer_room(stream);
 }
 
 static void
@@ -248,7 +260,9 @@ mux_greet(struct svc_mux *mux, const struct hello *hello)
 			if (stream->pending != NULL &&
 			    stream->send_node.list == NULL)
 				mux_append(&mux->sending, &stream->send_node);
+			mux_offer_room(stream);
 		}
+	relieve(mux);
 }
 
 bool
@@ -256,6 +270,7 @@ mux_credit(struct svc_mux *mux, const struct frame *frame)
 {
 	if (frame->stream == 0) {
 		mux->credit += frame->value;
+		relieve(mux);
 		return mux->credit <= UINT32_MAX;
 	}
 	struct svc_mux_stream *stream = mux_find(mux, frame->stream);
@@ -270,5 +285,6 @@ mux_credit(struct svc_mux *mux, const struct frame *frame)
 			mux_append(&mux->sending, &stream->send_node);
 		}
 	}
+	mux_offer_room(stream);
 	return stream->credit <= UINT32_MAX;
 }

@@ -374,8 +374,7 @@ mux_callback_done(struct svc_mux_stream *stream)
 	if (stream->done && stream->waits)
 		pthread_cond_signal(&stream->cond);
 	/* The loop may have passed it over while the callback ran. */
-	if (stream->want_writable && stream->pending == NULL && !mux->choked)
-		mux_due(stream);
+	mux_offer_room(stream);
 	pthread_cond_broadcast(&mux->changed);
 	mux_unlock_and_flush(mux);
 }
@@ -546,10 +545,12 @@ run_due(struct svc_mux *mux)
 	pthread_mutex_unlock(&mux->mutex);
 	if (stream == NULL)
 		return false;
-	struct svc_loop *entered = enter(mux);
-	if (writable && stream->handle.events != NULL &&
-	    stream->handle.events->writable != NULL)
-		stream->handle.events->writable(&stream->handle);
+	const struct svc_stream_events *events = stream->handle.events;
+	bool quick =
+	    events != NULL && events->messages != NULL && stream->parts == NULL;
+	struct svc_loop *entered = quick ? NULL : enter(mux);
+	if (writable && events != NULL && events->writable != NULL)
+		events->writable(&stream->handle);
 	mux_callback_done(stream);
 	leave(entered);
 	return true;

@@ -65,6 +65,74 @@ a_writer_stops_when_its_reader_does(void **state)
 	free(data);
 }
 
+/* Sends until it is made to wait; the messages that were taken. */
+static uint32_t
+send_many(struct seen *seen, const uint8_t *data, size_t len)
+{
+	uint32_t n = 0;
+	while (send_part(seen, SVC_PART_MESSAGE, data, len) == SVC_OK)
+		n++;
+	assert_null(stream_of(seen->stream)->pending);
+	return n;
+}
+
+/* Under a clock that stands still all that is sent is one burst. */
+static void
+a_burst_waits_for_credit(void **state)
+{
+	(void)state;
+	enum { LEN = 984, COST = LEN + 16, WINDOW = 40 * COST };
+	static const struct svc_transport_limits limits = {
+	    .stream_window = WINDOW, .conn_window = 60 * COST};
+	struct end client, server;
+	struct seen first, second;
+	uint8_t *data = pattern(LEN);
+	svc_clock_manual();
+	pair(&client, &server, &limits);
+	server_holds = true;
+	assert_int_equal(
+	    open_with(&client, &first, &events, 0, NULL, 0), SVC_OK);
+	assert_int_equal(
+	    open_with(&client, &second, &events, 0, NULL, 0), SVC_OK);
+	exchange(&client, &server);
+	/* The stream's own credit is used up. */
+	uint32_t n = send_many(&first, data, LEN);
+	assert_in_range(n, 39, 40);
+	exchange(&client, &server);
+	assert_int_equal(first.writable, 0);
+	assert_int_equal(served[0].messages, n);
+	/* The connection's, while the stream has some. */
+	uint32_t rest = send_many(&second, data, LEN);
+	assert_in_range(n + rest, 59, 60);
+	exchange(&client, &server);
+	exchange(&client, &server);
+	assert_int_equal(first.writable, 0);
+	assert_int_equal(second.writable, 0);
+	/* Both are told once, when there is credit for them. */
+	svc_mux_credit(served[0].stream, SIZE_MAX);
+	exchange(&client, &server);
+	assert_int_equal(first.writable, 1);
+	assert_int_equal(second.writable, 1);
+	assert_true(send_many(&second, data, LEN) > 0);
+	assert_true(send_many(&first, data, LEN) > 0);
+	exchange(&client, &server);
+	exchange(&client, &server);
+	assert_int_equal(first.writable, 1);
+	assert_int_equal(second.writable, 1);
+	/* An end waits for nothing. */
+	assert_int_equal(send_part(&first, SVC_PART_END, NULL, 0), SVC_OK);
+	exchange(&client, &server);
+	assert_true(served[0].ended);
+	let_go(&served[0]);
+	let_go(&served[1]);
+	let_go(&first);
+	let_go(&second);
+	end_finish(&client);
+	end_finish(&server);
+	svc_clock_real();
+	free(data);
+}
+
 static void
 credit_costs_a_unary_call_nothing(void **state)
 {
@@ -512,6 +580,7 @@ main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_writer_stops_when_its_reader_does),
+	    cmocka_unit_test(a_burst_waits_for_credit),
 	    cmocka_unit_test(credit_costs_a_unary_call_nothing),
 	    cmocka_unit_test(large_messages_pass_small_windows),
 	    cmocka_unit_test(both_ways_at_once_with_slow_readers),

@@ -286,8 +286,10 @@ void
 svc_mux_detach(struct svc_mux *mux)
 {
 	pthread_mutex_lock(&mux->mutex);
-	if (mux->attached)
+	if (mux->attached) {
 		svc_timer_stop(mux->config.loop, &mux->timer);
+		mux_burst_detach(mux);
+	}
 	mux->attached = false;
 	mux_adopt_left(mux);
 	mux_take_back(mux);

@@ -115,6 +115,23 @@ static const struct svc_stream_events keeps = {.part = side_part,
     .closed = side_closed,
     .writable = side_writable,
     .holds = true};
+static void
+side_messages(
+    struct svc_stream_handle *stream, const struct svc_span *messages, size_t n)
+{
+	assert_true(n > 0);
+	for (size_t i = 0; i < n; i++)
+		side_part(stream, &(struct svc_part){
+				      .flags = SVC_PART_MESSAGE,
+				      .data = messages[i].data,
+				      .len = messages[i].len,
+				  });
+}
+static const struct svc_stream_events keeps_many = {.part = side_part,
+    .closed = side_closed,
+    .writable = side_writable,
+    .holds = true,
+    .messages = side_messages};
 static const struct svc_stream_events reads = {
     .part = side_part, .closed = side_closed, .writable = side_writable};
 
@@ -272,7 +289,7 @@ a_slow_reader_stops_the_writer(void **state)
 	enum { LEN = 1000, MESSAGES = 5000 };
 	struct side mine;
 	static uint8_t data[LEN];
-	start(&limits, &keeps);
+	start(&limits, &keeps_many);
 	if (!has_credit()) {
 		stop(NULL);
 		test_lacks("credit");
@@ -374,16 +391,14 @@ write_all(void *arg)
 }
 
 static void
-both_sides_pour_through_tiny_windows(void **state)
+both_sides_pour(const struct svc_transport_limits *limits,
+    const struct svc_stream_events *events)
 {
-	(void)state;
-	static const struct svc_transport_limits limits = {
-	    .stream_window = 1024, .conn_window = 2048};
 	enum { STREAMS = 3, MESSAGES = 300 };
 	static struct side mine[STREAMS];
 	struct side *theirs[STREAMS];
 	struct writer writers[2 * STREAMS];
-	start(&limits, &keeps);
+	start(limits, events);
 	if (!has_credit()) {
 		stop(NULL);
 		test_lacks("credit");
@@ -391,7 +406,7 @@ both_sides_pour_through_tiny_windows(void **state)
 	void *conn = dial(here.ops->listener_address(here.listener));
 	for (int i = 0; i < STREAMS; i++) {
 		assert_int_equal(
-		    open_to(conn, "take", 0, NULL, 0, &keeps, &mine[i]),
+		    open_to(conn, "take", 0, NULL, 0, events, &mine[i]),
 		    SVC_OK);
 		struct side *last = i > 0 ? theirs[i - 1] : NULL;
 		AWAIT(here.accepted != last);
@@ -429,6 +444,25 @@ both_sides_pour_through_tiny_windows(void **state)
 		here.ops->release(mine[i].stream, SVC_E_CANCELLED);
 	}
 	stop(conn);
+}
+
+static void
+both_sides_pour_through_tiny_windows(void **state)
+{
+	(void)state;
+	static const struct svc_transport_limits limits = {
+	    .stream_window = 1024, .conn_window = 2048};
+	both_sides_pour(&limits, &keeps);
+	both_sides_pour(&limits, &keeps_many);
+}
+
+/* With room for many, they come many at a time. */
+static void
+both_sides_pour_through_wide_windows(void **state)
+{
+	(void)state;
+	both_sides_pour(NULL, &keeps);
+	both_sides_pour(NULL, &keeps_many);
 }
 
 static void
@@ -714,6 +748,7 @@ svc_conformance_transport_flow(const struct svc_conformance_transport *with)
 	    cmocka_unit_test(a_slow_reader_stops_the_writer),
 	    cmocka_unit_test(a_burst_arrives_though_nothing_follows),
 	    cmocka_unit_test(both_sides_pour_through_tiny_windows),
+	    cmocka_unit_test(both_sides_pour_through_wide_windows),
 	    cmocka_unit_test(a_small_call_does_not_wait_for_a_huge_message),
 	    cmocka_unit_test(trailers_arrive),
 	    cmocka_unit_test(a_peer_that_falls_silent_is_noticed),

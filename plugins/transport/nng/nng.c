@@ -277,6 +277,7 @@ const struct svc_transport_ops nng_ops = {
     .on_cancel = svc_mux_on_cancel,
     .interrupt = svc_mux_interrupt,
     .answer = svc_mux_answer,
+    .flush = svc_mux_flush,
 };
 
 SVC_PLUGIN(nng_ops);

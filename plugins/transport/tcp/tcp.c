@@ -200,6 +200,7 @@ const struct svc_transport_ops tcp_ops = {
     .cancelled = svc_mux_cancelled,
     .credit = svc_mux_credit,
     .answer = svc_mux_answer,
+    .flush = svc_mux_flush,
     .identity = conn_identity,
     .on_cancel = svc_mux_on_cancel,
     .interrupt = svc_mux_interrupt,

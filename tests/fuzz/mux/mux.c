@@ -49,6 +49,19 @@ on_part(struct svc_stream_handle *stream, const struct svc_part *part)
 }
 
 static void
+on_messages(
+    struct svc_stream_handle *stream, const struct svc_span *messages, size_t n)
+{
+	if (n == 0)
+		abort();
+	for (size_t i = 0; i < n; i++)
+		on_part(stream, &(struct svc_part){
+				    .data = messages[i].data,
+				    .len = messages[i].len,
+				});
+}
+
+static void
 on_closed(struct svc_stream_handle *stream, const struct svc_stream_end *end)
 {
 	if (strlen(end->text) > 4096)
@@ -64,12 +77,17 @@ on_writable(struct svc_stream_handle *stream)
 	svc_mux_send(stream, &part, NULL);
 }
 
-static const struct svc_stream_events kinds[2] = {
+static const struct svc_stream_events kinds[3] = {
     {.part = on_part, .closed = on_closed, .writable = on_writable},
     {.part = on_part,
 	.closed = on_closed,
 	.writable = on_writable,
 	.holds = true},
+    {.part = on_part,
+	.closed = on_closed,
+	.writable = on_writable,
+	.holds = true,
+	.messages = on_messages},
 };
 
 static void
@@ -78,7 +96,7 @@ on_accept(
 {
 	(void)arg;
 	on_part(stream, first);
-	stream->events = &kinds[first->len % 2];
+	stream->events = &kinds[first->len % 3];
 	if (n_open < sizeof(open_streams) / sizeof(open_streams[0]))
 		open_streams[n_open++] = stream;
 	else

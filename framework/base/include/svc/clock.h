@@ -39,6 +39,10 @@ SVC_API int64_t svc_remaining(int64_t deadline_at_ms);
 SVC_API void svc_clock_manual(void);
 SVC_API void svc_clock_advance(int64_t ms);
 SVC_API void svc_clock_real(void);
+/** Whether svc_clock_manual is in force: then a timed wait of the operating
+ * system must not be used to wait for a point of svc's clock, and that no time
+ * passes means nothing. */
+SVC_API bool svc_clock_is_manual(void);
 
 /**
  * Wait on a condition until it is signalled or `deadline_at_ms` passes, by the

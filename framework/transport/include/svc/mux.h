@@ -93,7 +93,7 @@ struct svc_mux {
 	int64_t credit;   /* that the peer gave the connection */
 	uint64_t pending; /* atomic: bytes */
 	uint32_t n_unopened, n_lingering;
-	bool choked; /* streams were refused for what is pending */
+	bool choked; /* streams wait for less pending, or for credit of all */
 	struct svc_mux_list sending, starved;
 	/* What the peer sends. */
 	int64_t window;  /* the credit we gave that it has not used */
@@ -105,8 +105,12 @@ struct svc_mux {
 	struct svc_mux_list due;
 	struct svc_task due_task;
 	bool due_posted;
-	struct svc_task flush_task; /* writes what a busy sender adds */
-	bool flush_posted;
+	/* What bursts gather in the output; see mux_burst.c. */
+	int64_t gathered_at_us; /* since then; 0: there is none */
+	struct svc_timer sweep;
+	struct svc_task sweep_task;
+	bool sweeping;
+	uint64_t swept; /* `queued` then */
 	/* The timer; see mux_timer.c. */
 	struct svc_timer timer;
 	struct svc_task arm_task;
@@ -162,10 +166,10 @@ SVC_API struct svc_transport_limits svc_transport_limits_fill(
  * Handle the whole frames in data[*offset .. len). *offset is advanced before
  * any callback runs, so that after a take-over the new owner of the loop can
  * continue there; the bytes before it must stay in place until this returns.
- * On the loop's own thread callbacks run between enter and leave, and after 64
- * frames it is the others' turn (SVC_MUX_SHARE). From another
- * thread (one that waits for its reply) only frames of streams opened with
- * SVC_OPEN_WAIT are handled, others give SVC_MUX_YIELD.
+ * On the loop's own thread callbacks that may block run between enter and
+ * leave, and after some 64 frames it is the others' turn (SVC_MUX_SHARE). From
+ * another thread (one that waits for its reply) only frames of streams opened
+ * with SVC_OPEN_WAIT are handled, others give SVC_MUX_YIELD.
  */
 SVC_API svc_mux_result svc_mux_input(struct svc_mux *mux, const uint8_t *data,
     size_t len, size_t *offset, struct svc_error *err);
@@ -216,6 +220,7 @@ SVC_API svc_err svc_mux_wait(
     struct svc_stream_handle *stream, int64_t deadline_at_ms);
 SVC_API void svc_mux_release(struct svc_stream_handle *stream, svc_err code);
 SVC_API void svc_mux_credit(struct svc_stream_handle *stream, size_t bytes);
+SVC_API void svc_mux_flush(struct svc_stream_handle *stream);
 SVC_API bool svc_mux_cancelled(struct svc_stream_handle *stream);
 /** Needs a loop. */
 SVC_API bool svc_mux_on_cancel(

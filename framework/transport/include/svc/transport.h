@@ -52,6 +52,11 @@ struct svc_stream_end {
 	const char *text; /* borrowed for the call */
 };
 
+struct svc_span {
+	const void *data;
+	size_t len;
+};
+
 struct svc_stream_handle;
 
 /**
@@ -75,6 +80,11 @@ struct svc_stream_events {
 	 * peer credit for more itself, by the op `credit`. Otherwise a message
 	 * is consumed by being delivered. */
 	bool holds;
+	/** Optional, for a holder that holds: messages that came in a row and
+	 * have neither headers nor an end, instead of a `part` for each. It and
+	 * the `writable` of such a holder must not block. */
+	void (*messages)(struct svc_stream_handle *stream,
+	    const struct svc_span *messages, size_t n);
 };
 
 struct svc_transport_ops;
@@ -93,7 +103,7 @@ struct svc_transport_limits {
 	int64_t handshake_ms;     /* until a new connection has said hello;
 				   * 0: 10,000 */
 	/* Bytes a peer may send that are not consumed yet, on one stream and
-	 * on all streams of a connection. 0: 256 KiB and 4 MiB */
+	 * on all streams of a connection. 0: 512 KiB and 4 MiB */
 	uint32_t stream_window, conn_window;
 	/* A peer that says nothing for so long while streams are open, though
 	 * it is asked, is dead. 0: 10,000; SVC_FOREVER: never */
@@ -193,8 +203,9 @@ struct svc_transport_ops {
 	/** Send one more part, or the answer. A part that cannot go at once is
 	 * copied and waits; a part with END is always taken, also when the
 	 * stream is released next.
-	 * Errors: SVC_E_AGAIN (one waits already: nothing was taken,
-	 * `writable` follows), SVC_E_CLOSED (the stream has ended),
+	 * Errors: SVC_E_AGAIN (one waits already, or after many in a row there
+	 * is no credit for this one: nothing was taken, `writable` follows),
+	 * SVC_E_CLOSED (the stream has ended),
 	 * SVC_E_EXHAUSTED (a limit), SVC_E_INVAL (after our END), SVC_E_NOMEM
 	 */
 	svc_err (*send)(struct svc_stream_handle *stream,
@@ -262,6 +273,11 @@ struct svc_transport_ops {
 	 * Errors: as send, and the stream is still the caller's */
 	svc_err (*answer)(struct svc_stream_handle *stream,
 	    const struct svc_part *part, struct svc_error *err);
+
+	/** Messages that were sent in a quick row may wait a moment for more,
+	 * at most 2 ms. For a holder that is about to wait itself: write them
+	 * now. Optional. */
+	void (*flush)(struct svc_stream_handle *stream);
 };
 
 extern SVC_API const struct svc_interface svc_transport_interface;

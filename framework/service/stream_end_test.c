@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How streams end before their time: cancelled, late, or with their service.
+ * Over every transport. */
+#include "stream_test.h"
+
+/* -------------------------------------------------------- cancel, deadlines */
+
+static void *
+cancel_it(void *arg)
+{
+	svc_stream_cancel(arg);
+	return NULL;
+}
+
+static void
+a_client_cancels(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL), *c;
+	struct seen seen;
+	seen_init(&seen);
+	svc_handle_stream(s, "Student.Waits", waits, &seen);
+	must_start(s);
+	struct svc_client *client = client_of(&c);
+	/* By freeing. */
+	struct svc_stream *stream =
+	    svc_open(client, "student", "Student.Waits");
+	gate_wait(&seen.in, 1);
+	svc_stream_free(stream);
+	gate_wait(&seen.out, 1);
+	assert_int_equal(seen.recv, SVC_E_CANCELLED);
+	assert_int_equal(seen.send, SVC_E_CANCELLED);
+	assert_string_equal(
+	    seen.err.text, "the caller has cancelled the stream or is gone");
+	assert_true(seen.cancelled);
+
+	/* By another thread, while this one receives. */
+	stream = svc_open(client, "student", "Student.Waits");
+	gate_wait(&seen.in, 2);
+	pthread_t thread;
+	assert_int_equal(
+	    svc_thread_start(&thread, "cancel", cancel_it, stream), SVC_OK);
+	must_end(stream, SVC_E_CANCELLED, "svc_stream_cancel was called");
+	svc_thread_join(thread);
+	svc_stream_cancel(stream);
+	assert_true(svc_stream_cancelled(stream));
+	assert_int_equal(send_text(stream, "x"), SVC_E_CANCELLED);
+	gate_wait(&seen.out, 2);
+	assert_int_equal(seen.recv, SVC_E_CANCELLED);
+	svc_stream_free(stream);
+
+	/* With the connection. */
+	stream = svc_open(client, "student", "Student.Waits");
+	gate_wait(&seen.in, 3);
+	svc_stream_free(stream);
+	svc_free(c);
+	gate_wait(&seen.out, 3);
+	assert_int_equal(seen.recv, SVC_E_CANCELLED);
+	svc_free(s);
+}
+
+static svc_err
+cancels(struct svc_stream *stream, void *arg)
+{
+	(void)arg;
+	send_text(stream, "one");
+	svc_stream_cancel(stream);
+	svc_stream_free(stream); /* does nothing */
+	struct svc_message m;
+	if (svc_stream_recv(stream, &m) != SVC_E_CANCELLED ||
+	    send_text(stream, "two") != SVC_E_CANCELLED ||
+	    svc_call_peer(svc_stream_call(stream))[0] == '\0')
+		return SVC_E_INTERNAL;
+	return SVC_OK;
+}
+
+static svc_err
+ends_at_once(struct svc_stream *stream, void *arg)
+{
+	(void)arg;
+	(void)stream;
+	return SVC_OK;
+}
+
+static void
+a_handler_ends_before_its_client(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL), *c;
+	svc_handle_stream(s, "Student.Cancels", cancels, NULL);
+	svc_handle_stream(s, "Student.Ends", ends_at_once, NULL);
+	must_start(s);
+	struct svc_client *client = client_of(&c);
+	struct svc_stream *stream =
+	    svc_open(client, "student", "Student.Cancels");
+	must_receive(stream, "one");
+	must_end(stream, SVC_E_CANCELLED, "svc_stream_cancel was called");
+	svc_stream_free(stream);
+
+	/* A client that only sends learns it too, though nobody takes
+	 * what it sends. */
+	stream = svc_open(client, "student", "Student.Ends");
+	svc_err code;
+	while ((code = send_text(stream, "more and more")) == SVC_OK)
+		;
+	assert_int_equal(code, SVC_E_EOF);
+	must_end(stream, SVC_E_EOF, NULL);
+	assert_int_equal(svc_stream_close_send(stream), SVC_OK);
+	svc_stream_free(stream);
+	svc_free(c);
+	svc_free(s);
+}
+
+static void
+a_deadline_ends_both_sides(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL), *c;
+	struct seen seen;
+	seen_init(&seen);
+	svc_handle_stream(s, "Student.Waits", waits, &seen);
+	must_start(s);
+	struct svc_client *client = client_of(&c);
+	struct svc_stream *stream =
+	    svc_open(client, "student", "Student.Waits", timeout_ms(100));
+	must_send(stream, "early");
+	must_end(stream, SVC_E_TIMEDOUT, "the deadline of the stream passed");
+	assert_int_equal(send_text(stream, "late"), SVC_E_TIMEDOUT);
+	assert_true(svc_stream_cancelled(stream));
+	gate_wait(&seen.out, 1);
+	assert_int_equal(seen.recv, SVC_E_TIMEDOUT);
+	assert_int_equal(seen.send, SVC_E_TIMEDOUT);
+	svc_stream_free(stream);
+
+	/* The handler watches it as well, though its client sleeps. */
+	stream = svc_open(client, "student", "Student.Waits", timeout_ms(100));
+	gate_wait(&seen.out, 2);
+	assert_int_equal(seen.recv, SVC_E_TIMEDOUT);
+	svc_stream_free(stream);
+	svc_free(c);
+	svc_free(s);
+}
+
+static void
+a_stopping_service_ends_its_streams(void **state)
+{
+	(void)state;
+	static char flag[] = "--drain_timeout=50ms";
+	char *argv[] = {flag, flag, NULL};
+	struct svc_service *s = make("student", NULL), *c;
+	struct seen seen;
+	seen_init(&seen);
+	svc_handle_stream(s, "Student.Waits", waits, &seen);
+	assert_int_equal(svc_init(s, 2, argv), SVC_OK);
+	must_start(s);
+	struct svc_client *client = client_of(&c);
+	struct svc_stream *stream =
+	    svc_open(client, "student", "Student.Waits");
+	gate_wait(&seen.in, 1);
+	svc_free(s);
+	assert_int_equal(seen.recv, SVC_E_UNAVAILABLE);
+	assert_int_equal(seen.send, SVC_E_UNAVAILABLE);
+	must_end(stream, SVC_E_UNAVAILABLE, "the service is stopping");
+	svc_stream_free(stream);
+	svc_free(c);
+}
+
+static void *
+free_service(void *arg)
+{
+	svc_free(arg);
+	return NULL;
+}
+
+static void
+a_stopping_service_finishes_its_streams(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL), *c;
+	svc_handle_stream(s, "Student.Echo", echo, NULL);
+	must_start(s);
+	struct svc_client *client = client_of(&c);
+	struct svc_stream *stream = svc_open(client, "student", "Student.Echo");
+	must_send(stream, "before");
+	must_receive(stream, "before");
+	pthread_t thread;
+	assert_int_equal(
+	    svc_thread_start(&thread, "free", free_service, s), SVC_OK);
+	/* New ones are refused once it drains; this one goes on. */
+	struct svc_stream *other;
+	while ((other = svc_open(client, "student", "Student.Echo")) != NULL) {
+		struct svc_message m;
+		svc_err code = send_text(other, "x");
+		if (code == SVC_OK)
+			code = svc_stream_recv(other, &m);
+		svc_stream_free(other);
+		if (code != SVC_OK)
+			break;
+	}
+	must_send(stream, "after");
+	must_receive(stream, "after");
+	svc_stream_close_send(stream);
+	must_end(stream, SVC_E_EOF, NULL);
+	svc_stream_free(stream);
+	svc_thread_join(thread);
+	svc_free(c);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    TEST(a_client_cancels),
+	    TEST(a_handler_ends_before_its_client),
+	    TEST(a_deadline_ends_both_sides),
+	    TEST(a_stopping_service_ends_its_streams),
+	    TEST(a_stopping_service_finishes_its_streams),
+	};
+	int failed = 0;
+	EACH_TRANSPORT(failed, tests);
+	return failed;
+}
