@@ -87,7 +87,7 @@ on_slow(struct svc_call *call, const struct svc_message *req,
 	    req->len > 0 ? *(const unsigned char *)req->data : 0;
 	if (dice & 1)
 		svc_will_block();
-	for (int i = 0; i < dice && !svc_call_cancelled(call); i++)
+	for (int i = dice % 64; i > 0 && !svc_call_cancelled(call); i--)
 		stress_yield(1);
 	if (dice % 5 == 0)
 		return leave(server,
