@@ -500,6 +500,9 @@ wait_for_move(struct svc_stream *stream)
 		svc_cond_wait(
 		    &stream->writable, &stream->lock, stream->deadline_at_ms);
 		stream->writers_waiting--;
+		/* After it there is nothing to sleep on: whoever went round
+		 * would keep the lock from the one who moves. */
+		expired(stream);
 	}
 }
 
