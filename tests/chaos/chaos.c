@@ -202,9 +202,6 @@ make_logs(struct job *job)
 		mkdir(options.logs, 0755);
 		snprintf(job->logs, sizeof(job->logs), "%s/%s-%s", options.logs,
 		    job->row->plugin->label, job->row->fault->name);
-		for (char *c = job->logs; *c != '\0'; c++)
-			if (*c == ' ')
-				*c = '-';
 		nftw(job->logs, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 		return mkdir(job->logs, 0777) == 0;
 	}

@@ -531,7 +531,7 @@ static const struct fault leader_kill_fault = {
     .name = "leader-kill",
     .what = "the leader of three is killed, and a service with it; later both "
 	    "are replaced",
-    .only = "etcd x3",
+    .only = "etcd-x3",
     .inject = leader_kill,
     .hold_ms = LONG_MS,
     .heal = leader_again,
@@ -560,7 +560,7 @@ leader_thaw(struct world *world)
 static const struct fault leader_freeze_fault = {
     .name = "leader-hang",
     .what = "the leader of three is frozen for 3 TTL",
-    .only = "etcd x3",
+    .only = "etcd-x3",
     .inject = leader_freeze,
     .hold_ms = LONG_MS,
     .heal = leader_thaw,

@@ -169,7 +169,7 @@ cluster_start(struct world *world)
 }
 
 static const struct plugin etcd_cluster = {
-    .label = "etcd x3",
+    .label = "etcd-x3",
     .name = "etcd",
     .own_faults = true,
     .program = "etcd",
