@@ -46,6 +46,7 @@ check: format-check lint asan tsan fuzz ## what a change must pass besides test
 
 chaos: ## put registries under fault; PLUGIN=etcd FAULT=kill for some, REPORT=1
 	$(packages) build test chaos
+	@tools/get-consul >/dev/null
 	$(build) dev
 	@build/dev/bin/chaos $(if $(PLUGIN),'--plugin=$(PLUGIN)') \
 	    $(if $(FAULT),'--fault=$(FAULT)') $(if $(LOGS),'--logs=$(LOGS)') \

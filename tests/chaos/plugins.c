@@ -215,6 +215,33 @@ static const struct plugin redis = {
     .excuses = redis_excuses,
 };
 
+/* ------------------------------------------------------------------ consul */
+
+static bool
+consul_start(struct world *world)
+{
+	return started(world, start_consul(NULL));
+}
+
+static const struct remark consul_lacks[] = {
+    {"full",
+	"the agent of the tests keeps everything in memory, and no setting "
+	"makes it refuse writes"},
+    {NULL, NULL},
+};
+
+static const struct plugin consul = {
+    .label = "consul",
+    .name = "consul",
+    .program = "consul",
+    .start = consul_start,
+    .kill = server_kill,
+    .again = server_again,
+    .freeze = server_freeze,
+    .thaw = server_thaw,
+    .lacks = consul_lacks,
+};
+
 /* -------------------------------------------------------------------- mdns */
 
 static bool
@@ -242,4 +269,4 @@ static const struct plugin mdns = {
 };
 
 const struct plugin *const chaos_plugins[] = {
-    &etcd, &etcd_cluster, &redis, &mdns, NULL};
+    &etcd, &etcd_cluster, &redis, &consul, &mdns, NULL};

@@ -146,8 +146,8 @@ report_write(const char *path, const struct row *rows, size_t n)
 		free(text);
 		return false;
 	}
-	begin[strlen(BEGIN_MARK)] = '\0';
 	char *rest = strdup(end);
+	begin[strlen(BEGIN_MARK)] = '\0'; /* where the rest may begin */
 	FILE *f = rest != NULL ? fopen(path, "w") : NULL;
 	bool ok = f != NULL;
 	if (ok) {
