@@ -47,7 +47,9 @@ struct keeper {
 	bool running;
 	atomic_bool ending;
 	pthread_mutex_t lock;
-	pthread_cond_t changed;
+	pthread_cond_t changed; /* something is not busy any longer */
+	pthread_cond_t work;    /* of the thread, which wakes at wake_at_ms */
+	int64_t wake_at_ms;
 	struct lease *leases;
 	struct key *keys;
 };
@@ -190,6 +192,19 @@ erase(const struct asker *asker, const char *name, struct svc_error *err)
 
 /* ---------------------------------------------- the tables; under the lock */
 
+/* Something is due at at_ms. The thread looks at everything when it wakes, so
+ * it is woken for what comes earlier than what it waits for, and for nothing
+ * else.
+ */
+static void
+call_for(struct keeper *keeper, int64_t at_ms)
+{
+	if (at_ms >= keeper->wake_at_ms)
+		return;
+	keeper->wake_at_ms = at_ms;
+	pthread_cond_signal(&keeper->work);
+}
+
 static struct lease *
 lease_of(struct keeper *keeper, int64_t ttl_s)
 {
@@ -284,7 +299,7 @@ lose(struct keeper *keeper, struct lease *lease, int64_t id)
 			key->try_at_ms = at_ms;
 		}
 	}
-	pthread_cond_broadcast(&keeper->changed);
+	call_for(keeper, at_ms);
 	return lease->n_keys;
 }
 
@@ -322,6 +337,7 @@ hold(const struct asker *asker, struct lease *lease, int64_t *ret_id,
 	if (rc == SVC_OK) {
 		lease->id = *ret_id;
 		lease->renew_at_ms = since_ms + lease->ttl_s * 1000 / 3;
+		call_for(keeper, lease->renew_at_ms);
 	}
 	pthread_cond_broadcast(&keeper->changed);
 	pthread_mutex_unlock(&keeper->lock);
@@ -469,13 +485,14 @@ run(void *arg)
 		struct lease *lease = due_lease(keeper, now_ms, &wake_at_ms);
 		struct key *key =
 		    lease == NULL ? due_key(keeper, now_ms, &wake_at_ms) : NULL;
-		if (lease != NULL)
+		if (lease != NULL) {
 			renew(keeper, lease);
-		else if (key != NULL)
+		} else if (key != NULL) {
 			mend(keeper, key);
-		else
-			svc_cond_wait(
-			    &keeper->changed, &keeper->lock, wake_at_ms);
+		} else {
+			keeper->wake_at_ms = wake_at_ms;
+			svc_cond_wait(&keeper->work, &keeper->lock, wake_at_ms);
+		}
 	}
 	pthread_mutex_unlock(&keeper->lock);
 	return NULL;
@@ -496,6 +513,8 @@ keeper_create(
 	keeper->etcd = etcd;
 	pthread_mutex_init(&keeper->lock, NULL);
 	svc_cond_init(&keeper->changed);
+	svc_cond_init(&keeper->work);
+	keeper->wake_at_ms = INT64_MAX;
 	*ret_keeper = keeper;
 	return SVC_OK;
 }
@@ -508,7 +527,7 @@ keeper_destroy(struct keeper *keeper)
 		return;
 	pthread_mutex_lock(&keeper->lock);
 	atomic_store(&keeper->ending, true);
-	pthread_cond_broadcast(&keeper->changed);
+	pthread_cond_signal(&keeper->work);
 	pthread_mutex_unlock(&keeper->lock);
 	http_wake(keeper->http);
 	if (keeper->running)
@@ -522,6 +541,7 @@ keeper_destroy(struct keeper *keeper)
 	}
 	http_destroy(keeper->http);
 	pthread_cond_destroy(&keeper->changed);
+	pthread_cond_destroy(&keeper->work);
 	pthread_mutex_destroy(&keeper->lock);
 	svc_mem_free(keeper);
 }
@@ -584,6 +604,7 @@ keeper_announce(struct keeper *keeper, const char *name, const char *value,
 	pthread_mutex_lock(&keeper->lock);
 	key->busy = false;
 	key->lost = key->lost && rc != SVC_OK;
+	call_for(keeper, key->lost ? key->try_at_ms : key->until_ms);
 	pthread_cond_broadcast(&keeper->changed);
 	pthread_mutex_unlock(&keeper->lock);
 	/* Once the key is on another. Else it ends when its time is over. */
@@ -614,10 +635,12 @@ keeper_withdraw(struct keeper *keeper, const char *name, struct svc_error *err)
 		return rc;
 	pthread_mutex_lock(&keeper->lock);
 	key->busy = false;
-	if (rc == SVC_OK)
+	if (rc == SVC_OK) {
 		forget(keeper, key);
-	else
+	} else {
 		key->try_at_ms = soon(RETRY_MS);
+		call_for(keeper, key->try_at_ms);
+	}
 	pthread_cond_broadcast(&keeper->changed);
 	pthread_mutex_unlock(&keeper->lock);
 	return rc;
