@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "announce.h"
 
-#include "../common/bench.h"
+#include "common/bench.h"
 
 void
 bench_announce(

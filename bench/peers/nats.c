@@ -5,7 +5,7 @@
  * time is a blocking natsConnection_Request; more are messages with a reply
  * subject each, which a subscription takes.
  */
-#include "../common/bench.h"
+#include "common/bench.h"
 
 #include <nats/nats.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
  * length from its configuration, on connections that are kept. The client is
  * that of the raw peer, speaking HTTP/1.1.
  */
-#include "../common/bench.h"
+#include "common/bench.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
  * air on both sides, asynchronous; one call at a time is sent and received by
  * blocking calls.
  */
-#include "../common/bench.h"
+#include "common/bench.h"
 
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/rep.h>

@@ -6,7 +6,7 @@
  * With --next what arrives is passed on to another such server, and its replies
  * back.
  */
-#include "../common/bench.h"
+#include "common/bench.h"
 
 #include <errno.h>
 #include <stdio.h>

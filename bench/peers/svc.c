@@ -9,8 +9,8 @@
  * A client has one connection to each node, so many connections are many nodes
  * at one address.
  */
-#include "../common/bench.h"
 #include "announce.h"
+#include "common/bench.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
  * choice of node, headers, handlers and retries. What svc has above it costs
  * the difference to the peer svc.
  */
-#include "../common/bench.h"
+#include "common/bench.h"
 
 #include <pthread.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
  * each side. The generic service moves bytes, so no protobuf is encoded, which
  * favours it a little. Each connection of a client is a channel of its own.
  */
-#include "../../common/bench.h"
+#include "common/bench.h"
 
 #include <cstdio>
 #include <grpcpp/alarm.h>
