@@ -223,7 +223,9 @@ advice(const char *url, CURLcode code, const char *reason)
 		return "it does not speak TLS: use http://";
 	/* As etcd does, which looks for what is spoken first. */
 	if (strstr(reason, "SSL_ERROR_SYSCALL") != NULL ||
-	    strstr(reason, "unexpected eof") != NULL)
+	    strstr(reason, "unexpected eof") != NULL ||
+	    (code == CURLE_SSL_CONNECT_ERROR &&
+		strstr(reason, "Connection reset by peer") != NULL))
 		return "it broke off: does it speak TLS? if not, use http://";
 	if (strstr(reason, "certificate required") != NULL ||
 	    (strstr(reason, "alert bad certificate") != NULL))
