@@ -205,7 +205,8 @@ test_usage(void **state)
 	    "svc: there is no command \"lst\"; did you mean \"list\"?\n");
 	expect(WORDS("frobnicate"), NULL, 2, "",
 	    "svc: there is no command \"frobnicate\"; there are list, get, "
-	    "health, call, stream, publish, subscribe, watch and help\n");
+	    "health, call, stream, publish, subscribe, watch, doctor and "
+	    "help\n");
 	expect_part(WORDS("help", "stream"), 0,
 	    "Usage: svc stream NAME ENDPOINT [JSON...]", "");
 	expect(WORDS("stream", "a", "A.B", "1", "{]"), NULL, 2, "",

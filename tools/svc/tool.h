@@ -20,6 +20,8 @@ struct tool {
 	int64_t timeout_ms; /* 0: not given */
 	int64_t count;      /* 0: no end */
 	char *queue;
+	/** Why svc_init failed, for run_doctor alone; else NULL. */
+	const char *unfit;
 };
 
 /** The body from the word at `at`: "-" reads standard input, no word is `{}`.
@@ -47,6 +49,7 @@ int run_list(struct tool *tool);
 int run_get(struct tool *tool);
 int run_watch(struct tool *tool);
 int run_health(struct tool *tool);
+int run_doctor(struct tool *tool);
 int run_call(struct tool *tool);
 int run_stream(struct tool *tool);
 int run_publish(struct tool *tool);
