@@ -221,11 +221,13 @@ static bool
 is_reply(const struct svc_mux_stream *stream, const struct frame *frame)
 {
 	const unsigned whole = SVC_PART_HEADERS | SVC_PART_END;
+	if ((frame->flags & (whole | FRAME_MORE)) != whole ||
+	    mux_runner(stream) != 0)
+		return false;
+	/* Only its holder's callback, were one running, would change these. */
 	const struct svc_stream_events *events = stream->handle.events;
-	return (frame->flags & (whole | FRAME_MORE)) == whole &&
-	       mux_all_sent(stream) && !stream->got_headers && !stream->waits &&
-	       mux_runner(stream) == 0 && events != NULL && !events->holds &&
-	       on_loop(stream->mux);
+	return mux_all_sent(stream) && !stream->got_headers && !stream->waits &&
+	       events != NULL && !events->holds && on_loop(stream->mux);
 }
 
 /* The mutex is held; unlocks. */
