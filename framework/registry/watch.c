@@ -101,9 +101,9 @@ on_change(svc_change change, const struct svc_record *record, void *arg)
 /* ------------------------------------------------------------------ nodes */
 
 /*
- * With the turn, in the plugin's thread. A plugin tells of a node once, so what
- * there is no memory for now is tried until there is; what the plugin has to
- * tell after that waits with it.
+ * With the turn, in the plugin's thread. A plugin tells of a node once, so when
+ * memory is short it is tried until there is some; what the plugin has to tell
+ * after that waits with it.
  */
 static void
 keep_node(struct svc_watch *watch, const struct svc_record *record)

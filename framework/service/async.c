@@ -127,9 +127,9 @@ tell(struct svc_async_call *call, svc_err code)
 }
 
 static void
-post(struct svc_async_call *call, enum todo todo)
+post(struct svc_async_call *call, enum step step)
 {
-	call->todo = todo;
+	call->next_step = step;
 	svc_loop_post(call->shard->loop, &call->task);
 }
 
@@ -199,7 +199,7 @@ wait_for_view(struct svc_async_call *call)
 		svc_error_set(&call->err, SVC_E_NOMEM, "out of memory");
 		call->at.last = (struct svc_exchange){.code = SVC_E_NOMEM};
 		svc_async_own(call, CLAIMED);
-		post(call, TODO_FAIL);
+		post(call, STEP_FAIL);
 		return;
 	}
 	made->async = async;
@@ -246,7 +246,7 @@ wait_for_view(struct svc_async_call *call)
 		    "no thread is free to look for the service");
 		call->at.last = (struct svc_exchange){.code = code};
 		svc_async_own(call, CLAIMED);
-		post(call, TODO_FAIL);
+		post(call, STEP_FAIL);
 	}
 }
 
@@ -276,10 +276,10 @@ ended(struct svc_async_call *call, struct svc_stream_handle *stream, bool busy)
 {
 	svc_err code = svc_attempt_end(&call->at);
 	stream->ops->release(stream, SVC_E_CANCELLED);
-	enum todo after = TODO_RELEASE;
+	enum step after = STEP_RELEASE;
 	if (code != SVC_OK && !atomic_load(&call->left) &&
 	    svc_attempts_more(&call->at, &call->until_ms))
-		after = TODO_RETRY;
+		after = STEP_RETRY;
 	else
 		tell(call, code);
 	if (busy) {
@@ -287,7 +287,7 @@ ended(struct svc_async_call *call, struct svc_stream_handle *stream, bool busy)
 		if (atomic_fetch_or(&call->state, HANDED) & BUSY)
 			return;
 	}
-	if (after == TODO_RETRY)
+	if (after == STEP_RETRY)
 		retry(call);
 	else
 		svc_async_release(call);
@@ -360,7 +360,7 @@ advance(struct svc_async_call *call, bool dont_wait)
 		}
 		if (!svc_attempts_more(at, &call->until_ms)) {
 			svc_async_own(call, CLAIMED);
-			post(call, TODO_FAIL);
+			post(call, STEP_FAIL);
 			return;
 		}
 		if (call->until_ms != 0) {
@@ -371,7 +371,7 @@ advance(struct svc_async_call *call, bool dont_wait)
 	if ((svc_async_rest(call) & HANDED) == 0)
 		return;
 	/* It has ended already, and nobody else has it any more. */
-	if (call->after == TODO_RETRY)
+	if (call->after == STEP_RETRY)
 		retry(call);
 	else
 		svc_async_release(call);
@@ -417,17 +417,17 @@ svc_async_run_task(struct svc_task *task)
 						  struct svc_async_call, task));
 	svc_err code = call->at.last.code;
 	bool left = atomic_load(&call->left);
-	if (call->todo == TODO_DUE && call->pausing && !left) {
+	if (call->next_step == STEP_DUE && call->pausing && !left) {
 		call->pausing = false;
 		svc_async_due(call, call->at.deadline_at_ms);
 		svc_async_own(call, BUSY);
 		advance(call, true);
 		return;
 	}
-	if (call->todo == TODO_DUE || call->todo == TODO_CANCEL) {
-		code = call->todo == TODO_CANCEL ? SVC_E_CLOSED
-		       : left                    ? SVC_E_CANCELLED
-						 : SVC_E_TIMEDOUT;
+	if (call->next_step == STEP_DUE || call->next_step == STEP_CANCEL) {
+		code = call->next_step == STEP_CANCEL ? SVC_E_CLOSED
+		       : left                         ? SVC_E_CANCELLED
+						      : SVC_E_TIMEDOUT;
 		cut(call, code);
 	}
 	struct svc_loop *loop = svc_loop_current();

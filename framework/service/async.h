@@ -39,21 +39,21 @@
 #define FLAGS (BUSY | CLAIMED | HANDED)
 #define GENERATION 8u /* what is above the flags counts these */
 
-enum todo {
-	TODO_NOTHING,
-	TODO_RELEASE, /* give the call back */
-	TODO_RETRY,   /* the next try, perhaps after a pause */
-	TODO_FAIL,    /* tell that it failed, by a task */
-	TODO_DUE,     /* its deadline or the end of its pause has come */
-	TODO_CANCEL,  /* the client is closing */
+enum step {
+	STEP_NOTHING,
+	STEP_RELEASE, /* give the call back */
+	STEP_RETRY,   /* the next try, perhaps after a pause */
+	STEP_FAIL,    /* tell that it failed, by a task */
+	STEP_DUE,     /* its deadline or the end of its pause has come */
+	STEP_CANCEL,  /* the client is closing */
 };
 
 struct svc_async_call {
 	struct svc_wheel_entry entry; /* first */
 	struct svc_shard *shard;
 	_Atomic unsigned state;
-	enum todo after; /* the sender's, when handed */
-	enum todo todo;  /* the task's */
+	enum step after;     /* the sender's, when handed */
+	enum step next_step; /* the task's */
 	bool pausing;
 	_Atomic bool left; /* by the caller of the call that it is within */
 	struct svc_scoped scoped;
@@ -137,7 +137,7 @@ void svc_async_due(struct svc_async_call *call, int64_t due_at_ms);
 /* As the sender: leave the call alone; it may be gone when this returns, with
  * the state as it was. */
 unsigned svc_async_rest(struct svc_async_call *call);
-/* The task of each call; call->todo says what. */
+/* The task of each call; call->next_step says what. */
 void svc_async_run_task(struct svc_task *task);
 
 #endif

@@ -42,7 +42,7 @@ claim_due(struct svc_wheel_entry *entry, void *arg)
 		return;
 	if ((state & FLAGS) == 0 && atomic_compare_exchange_strong(&call->state,
 					&state, state | CLAIMED)) {
-		call->todo = TODO_DUE;
+		call->next_step = STEP_DUE;
 		call->next = claimed->calls;
 		claimed->calls = call;
 	} else if ((state & CLAIMED) == 0) {
@@ -334,7 +334,7 @@ claim_rest(struct svc_wheel_entry *entry, void *arg)
 	struct svc_async_call *call = call_of_entry(entry);
 	if (!svc_async_take(call, CLAIMED))
 		return;
-	call->todo = TODO_CANCEL;
+	call->next_step = STEP_CANCEL;
 	call->next = claimed->calls;
 	claimed->calls = call;
 }
