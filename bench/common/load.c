@@ -25,7 +25,7 @@ struct slot {
 
 struct bench_load {
 	pthread_mutex_t lock;
-	pthread_cond_t idle; /* the last call has ended */
+	pthread_cond_t idle; /* the last call has ended, or one if starved */
 	const struct bench_options *options;
 	struct slot *slots;
 	int *free; /* a stack: a closed loop stays on its connection */
@@ -34,6 +34,7 @@ struct bench_load {
 	int64_t end_ns;                       /* the last reply */
 	int64_t issued;
 	bool started;
+	bool starved; /* bench_run waits until a slot is free */
 	double cpu_client, cpu_server; /* when the warm-up ended */
 	double extra;
 	int64_t calls, missed, max_ns;
@@ -244,8 +245,11 @@ bench_again(struct bench_load *load, int slot)
 	int64_t now = bench_now();
 	end(load, slot, now);
 	slot = begin(load, now);
-	if (over(load, now))
+	/* The slot is free again; what is due next is bench_run's to begin. */
+	if (slot < 0 && (load->starved || over(load, now))) {
+		load->starved = false;
 		pthread_cond_signal(&load->idle);
+	}
 	pthread_mutex_unlock(&load->lock);
 	return slot;
 }
@@ -302,6 +306,7 @@ bench_run(
 			break;
 		/* Callbacks begin what is due while no slot is free. */
 		int64_t ns = idle_ns(load, now);
+		load->starved = ns < 0;
 		int64_t at = now + (ns >= 0 ? ns : seconds(0.1));
 		struct timespec until = {
 		    .tv_sec = (time_t)(at / 1000000000),

@@ -433,7 +433,10 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	}
 	if (rc != SVC_OK && stream != NULL)
 		mux_stream_destroy(stream);
-	mux_unlock_and_flush(mux);
+	if (rc == SVC_OK && !(flags & SVC_OPEN_WAIT) && mux_burst_of_calls(mux))
+		pthread_mutex_unlock(&mux->mutex);
+	else
+		mux_unlock_and_flush(mux);
 	return rc;
 }
 

@@ -264,6 +264,9 @@ bool mux_credit(struct svc_mux *mux, const struct frame *frame);
 bool mux_burst_gathers(struct svc_mux_stream *stream);
 /* Whether what it sends gathers. */
 bool mux_in_burst(const struct svc_mux_stream *stream);
+/* A request was added to the output by a caller who does not wait: whether the
+ * loop writes it. */
+bool mux_burst_of_calls(struct svc_mux *mux);
 /* What the stream sent was written. Without the mutex. */
 void mux_burst_written(struct svc_mux_stream *stream);
 /* The stream's sender is made to wait. */

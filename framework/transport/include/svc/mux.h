@@ -111,6 +111,10 @@ struct svc_mux {
 	struct svc_task sweep_task;
 	bool sweeping;
 	uint64_t swept; /* `queued` then */
+	/* What the loop writes for callers in a row; see mux_burst.c. */
+	int64_t called_at_us;
+	struct svc_task write_task;
+	bool write_posted;
 	/* The timer; see mux_timer.c. */
 	struct svc_timer timer;
 	struct svc_task arm_task;
