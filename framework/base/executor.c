@@ -13,6 +13,7 @@
 #include <linux/futex.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,8 +25,10 @@
  * is likely, every FAST_TICK for a while. Handlers that say themselves that
  * they block need no faster looks. After QUIET ticks without work it parks. */
 #define TICK_NS 1000000
-#define FAST_TICK_NS 50000
-#define FAST_TICKS 400
+#define FAST_TICK_NS 25000
+#define SLACK_NS \
+	1000 /* of both; the system's own 50 us would double FAST_TICK */
+#define FAST_TICKS 800
 #define QUIET_TICKS 100
 
 /* A spare thread that was idle for so long ends. */
@@ -400,6 +403,7 @@ monitor_thread(void *arg)
 	struct svc_executor *executor = arg;
 	uint64_t seen[MAX_LOOPS] = {0};
 	int fast = 0, quiet = 0;
+	prctl(PR_SET_TIMERSLACK, SLACK_NS, 0, 0, 0);
 
 	while (!atomic_load(&executor->monitor_stop)) {
 		bool active = atomic_load(&executor->owed);
