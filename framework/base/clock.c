@@ -43,6 +43,20 @@ svc_now_ms(void)
 	return svc_now_us() / US_PER_MS;
 }
 
+#ifndef CLOCK_MONOTONIC_COARSE
+#define CLOCK_MONOTONIC_COARSE CLOCK_MONOTONIC
+#endif
+
+int64_t
+svc_now_coarse_ms(void)
+{
+	struct timespec now;
+	if (svc_clock_is_manual())
+		return svc_now_ms();
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 int64_t
 svc_now_unix_ms(void)
 {

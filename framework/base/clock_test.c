@@ -56,6 +56,21 @@ manual_clock_stands_until_moved(void **state)
 	assert_true(svc_now_us() < now + INT64_C(3600000000));
 }
 
+static void
+the_coarse_clock_follows(void **state)
+{
+	(void)state;
+	int64_t now_ms = svc_now_ms();
+	while (svc_now_coarse_ms() < now_ms) /* a tick */
+		;
+	int64_t coarse_ms = svc_now_coarse_ms();
+	assert_true(coarse_ms <= svc_now_ms());
+	svc_clock_manual();
+	assert_int_equal(svc_now_coarse_ms(), svc_now_ms());
+	svc_clock_advance(3600 * 1000);
+	assert_int_equal(svc_now_coarse_ms(), svc_now_ms());
+}
+
 struct waiter {
 	pthread_mutex_t mutex;
 	pthread_cond_t cond;
@@ -366,6 +381,7 @@ main(void)
 	    cmocka_unit_test_teardown(deadlines_saturate, real_clock),
 	    cmocka_unit_test_teardown(
 		manual_clock_stands_until_moved, real_clock),
+	    cmocka_unit_test_teardown(the_coarse_clock_follows, real_clock),
 	    cmocka_unit_test(real_wait_ends_at_its_deadline),
 	    cmocka_unit_test_teardown(
 		advance_wakes_those_that_are_due, real_clock),

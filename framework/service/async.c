@@ -5,6 +5,8 @@
 #include <string.h>
 
 #define MIN_SPACE 256u
+#define MAX_KEPT_HEAD 128u
+#define SERVICE_AT 2 /* behind its length */
 
 static void advance(struct svc_async_call *call, bool dont_wait);
 static void retry(struct svc_async_call *call);
@@ -42,6 +44,7 @@ make_space(struct svc_async_call *call, size_t size)
 		cap = size;
 	svc_mem_free(call->space);
 	call->cap = 0;
+	call->head_len = 0;
 	call->space = svc_mem_alloc(cap);
 	if (call->space == NULL)
 		return false;
@@ -49,13 +52,58 @@ make_space(struct svc_async_call *call, size_t size)
 	return true;
 }
 
-/* Copies the text to *at, which is moved behind it. */
-static const char *
-own_text(char **at, const char *text, size_t size)
+/* Everything anew. */
+static bool
+pack_request(struct svc_async_call *call)
 {
-	char *copy = memcpy(*at, text, size);
-	*at += size;
-	return copy;
+	struct svc_part *first = &call->at.first;
+	const char **texts[MAX_TEXTS];
+	size_t sizes[MAX_TEXTS], lens[3];
+	size_t size = svc_part_packed_size(first, lens);
+	size_t n = plan_texts(&call->at.plan, texts);
+	for (size_t i = 0; i < n; i++) {
+		sizes[i] = strlen(*texts[i]) + 1;
+		size += sizes[i];
+	}
+	call->head_len = 0;
+	if (size > call->cap && !make_space(call, size))
+		return false;
+	char *at = svc_part_pack(first, call->space, lens);
+	if (first->head_len <= MAX_KEPT_HEAD) {
+		call->head_len = (uint32_t)first->head_len;
+		call->endpoint_at = (uint32_t)(first->endpoint - call->space);
+		call->type_at = (uint32_t)(first->content_type - call->space);
+	}
+	for (size_t i = 0; i < n; i++) {
+		*texts[i] = memcpy(at, *texts[i], sizes[i]);
+		at += sizes[i];
+	}
+	return true;
+}
+
+/* With the head of the call before, if that is the same; false: it is not. */
+static bool
+pack_behind_head(struct svc_async_call *call)
+{
+	struct svc_part *first = &call->at.first;
+	const struct svc_call_plan *plan = &call->at.plan;
+	char *space = call->space, *data = space + call->head_len;
+	if (call->head_len == 0 || call->cap - call->head_len < first->len ||
+	    plan->version != NULL || plan->node != NULL || plan->key != NULL ||
+	    plan->n_labels != 0 ||
+	    strcmp(first->endpoint, space + call->endpoint_at) != 0 ||
+	    strcmp(first->service, space + SERVICE_AT) != 0 ||
+	    strcmp(first->content_type, space + call->type_at) != 0)
+		return false;
+	if (first->len > 0)
+		memcpy(data, first->data, first->len);
+	first->service = space + SERVICE_AT;
+	first->endpoint = space + call->endpoint_at;
+	first->content_type = space + call->type_at;
+	first->head = space;
+	first->head_len = call->head_len;
+	first->data = data;
+	return true;
 }
 
 /* What the call needs for other tries becomes its own. */
@@ -63,40 +111,16 @@ static bool
 own_request(struct svc_async_call *call)
 {
 	struct svc_part *first = &call->at.first;
-	const char **texts[MAX_TEXTS];
-	size_t sizes[MAX_TEXTS];
-	size_t service = strlen(first->service) + 1;
-	size_t endpoint = strlen(first->endpoint) + 1;
-	/* The default one outlives the call. */
-	bool own_type =
-	    first->content_type != call->at.client->service->values.codec;
-	size_t type = own_type ? strlen(first->content_type) + 1 : 0;
-	size_t size = service + endpoint + type + first->len;
-	size_t n = plan_texts(&call->at.plan, texts);
-	for (size_t i = 0; i < n; i++) {
-		sizes[i] = strlen(*texts[i]) + 1;
-		size += sizes[i];
-	}
-	if (size > call->cap && !make_space(call, size))
+	if (!pack_behind_head(call) && !pack_request(call))
 		return false;
-	char *at = call->space;
-	first->service = own_text(&at, first->service, service);
-	first->endpoint = own_text(&at, first->endpoint, endpoint);
-	if (own_type)
-		first->content_type = own_text(&at, first->content_type, type);
-	for (size_t i = 0; i < n; i++)
-		*texts[i] = own_text(&at, *texts[i], sizes[i]);
-	if (first->len > 0)
-		memcpy(at, first->data, first->len);
-	first->data = at;
-	if (first->headers != NULL) {
-		if (svc_headers_count(first->headers) > 0) {
-			call->headers = svc_headers_copy(first->headers);
-			if (call->headers == NULL)
-				return false;
-		}
-		first->headers = call->headers;
+	if (first->headers == NULL)
+		return true;
+	if (svc_headers_count(first->headers) > 0) {
+		call->headers = svc_headers_copy(first->headers);
+		if (call->headers == NULL)
+			return false;
 	}
+	first->headers = call->headers;
 	return true;
 }
 
@@ -308,8 +332,10 @@ on_part(struct svc_stream_handle *stream, const struct svc_part *part)
 		return;
 	/* The request is not needed again, nor can there be a failure. */
 	if (part->status == SVC_OK && part->headers == NULL) {
-		call->reply.spare = call->space;
-		call->reply.spare_size = call->cap;
+		size_t kept = (call->head_len + 15u) & ~15u;
+		call->reply.spare = call->space + kept;
+		call->reply.spare_size =
+		    call->cap > kept ? call->cap - kept : 0;
 	}
 	svc_reply_part(&call->reply, part);
 	call->at.last = call->reply.result;
@@ -419,7 +445,7 @@ svc_async_run_task(struct svc_task *task)
 	bool left = atomic_load(&call->left);
 	if (call->next_step == STEP_DUE && call->pausing && !left) {
 		call->pausing = false;
-		svc_async_due(call, call->at.deadline_at_ms);
+		svc_async_due(call, svc_async_end_ms(call->at.deadline_at_ms));
 		svc_async_own(call, BUSY);
 		advance(call, true);
 		return;
@@ -458,9 +484,11 @@ svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
 {
 	struct svc_async_call *call;
-	int64_t now_ms = svc_now_ms();
+	int64_t now_ms =
+	    plan->within == NULL ? svc_now_coarse_ms() : svc_now_ms();
 	int64_t deadline_at_ms = svc_call_plan_deadline(plan, now_ms);
-	svc_err code = svc_async_make(async, now_ms, deadline_at_ms, &call);
+	svc_err code = svc_async_make(
+	    async, now_ms, svc_async_end_ms(deadline_at_ms), &call);
 	if (code != SVC_OK)
 		return svc_error_set(out->err, code, "%s",
 		    code == SVC_E_CLOSED ? "the client is closing"

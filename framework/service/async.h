@@ -67,8 +67,12 @@ struct svc_async_call {
 	    **waiter_link;           /* for a view, or NULL */
 	struct svc_async_call *next; /* of a list at hand */
 	struct svc_headers *headers; /* of the request */
+	/* The packed request (see svc_part_pack), then other texts. Its head is
+	 * kept for the next call, which mostly has the same: so many bytes (0:
+	 * there is none), and where its texts are. */
 	char *space;
 	size_t cap;
+	uint32_t head_len, endpoint_at, type_at;
 	struct svc_reply reply;
 	struct svc_error err;
 	struct svc_attempts at;
@@ -123,6 +127,16 @@ svc_async_take(struct svc_async_call *call, unsigned flag)
 	unsigned state = atomic_load(&call->state);
 	return (state & FLAGS) == 0 && atomic_compare_exchange_strong(
 					   &call->state, &state, state | flag);
+}
+
+/* When a call with this deadline is told that it has passed. Its time is that
+ * of the coarse clock, and no call ends early. */
+static inline int64_t
+svc_async_end_ms(int64_t deadline_at_ms)
+{
+	return deadline_at_ms == INT64_MAX || svc_clock_is_manual()
+		   ? deadline_at_ms
+		   : deadline_at_ms + SVC_WHEEL_TICK_MS;
 }
 
 /* A call that is BUSY and listed with its deadline; `now_ms` is now.

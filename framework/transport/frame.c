@@ -269,6 +269,64 @@ put_headers(struct svc_buf *out, const struct svc_part *part, size_t *head,
 	return SVC_OK;
 }
 
+size_t
+svc_part_packed_size(const struct svc_part *part, size_t ret_lens[3])
+{
+	ret_lens[0] = length(part->service);
+	ret_lens[1] = length(part->endpoint);
+	ret_lens[2] = length(part->content_type);
+	return text_size(ret_lens[0]) + text_size(ret_lens[1]) +
+	       text_size(ret_lens[2]) + part->len;
+}
+
+char *
+svc_part_pack(struct svc_part *part, char *space, const size_t lens[3])
+{
+	uint8_t *head = (uint8_t *)space, *p = head;
+	const char **texts[3] = {
+	    &part->service, &part->endpoint, &part->content_type};
+	for (int i = 0; i < 3; i++) {
+		uint8_t *end = put_text(p, *texts[i], lens[i]);
+		if (*texts[i] != NULL)
+			*texts[i] = (const char *)p + 2;
+		p = end;
+	}
+	part->head = head;
+	part->head_len = (size_t)(p - head);
+	if (part->len > 0)
+		memcpy(p, part->data, part->len);
+	part->data = p;
+	return (char *)p + part->len;
+}
+
+/* A packed request without headers. */
+static svc_err
+encode_packed(struct svc_buf *out, uint32_t stream, const struct svc_part *part,
+    size_t max_head, struct svc_error *err)
+{
+	size_t size = part->head_len + part->len;
+	if (part->head_len > max_head || part->head_len > FRAME_MAX_HEAD)
+		return part_head_check(part->head_len, max_head, err);
+	if (out->cap - out->len <= FRAME_SIZE + size) {
+		svc_err rc = room_for(out, FRAME_SIZE, size, err);
+		if (rc != SVC_OK)
+			return rc;
+	}
+	struct frame frame = {
+	    .length = (uint32_t)size,
+	    .type = FRAME_PART,
+	    .flags = (uint8_t)part->flags,
+	    .head = (uint16_t)part->head_len,
+	    .stream = stream,
+	    .value = part_value(part, part->flags, true),
+	};
+	uint8_t *p = out->data + out->len;
+	frame_put(p, &frame);
+	memcpy(p + FRAME_SIZE, part->head, size);
+	out->len += FRAME_SIZE + size;
+	return SVC_OK;
+}
+
 /* In one pass, without the loops over texts: each call comes here twice. The
  * frame's header goes in last. */
 svc_err
@@ -281,6 +339,10 @@ part_encode(struct svc_buf *out, uint32_t stream, bool request,
 	bool status = !request && (flags & SVC_PART_END);
 	size_t len = flags & SVC_PART_MESSAGE ? part->len : 0;
 	size_t service_len = 0, endpoint_len = 0, head = 0;
+	const unsigned whole = SVC_PART_HEADERS | SVC_PART_MESSAGE;
+	if (part->head != NULL && request && (flags & whole) == whole &&
+	    svc_headers_count(part->headers) == 0)
+		return encode_packed(out, stream, part, max_head, err);
 	if (names) {
 		service_len = length(part->service);
 		endpoint_len = length(part->endpoint);
@@ -438,5 +500,62 @@ part_decode(const struct frame *frame, bool request, const uint8_t *payload,
 	}
 	ret_part->headers = headers;
 	*ret_headers = headers;
+	return SVC_OK;
+}
+
+/* Of a text in the head; 0 when there is none. */
+static uint8_t
+place_of(const char *text, const uint8_t *payload)
+{
+	return text != NULL ? (uint8_t)((const uint8_t *)text - payload) : 0;
+}
+
+static const char *
+text_at(const uint8_t *payload, uint8_t place)
+{
+	return place != 0 ? (const char *)payload + place : NULL;
+}
+
+svc_err
+part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
+    bool request, const uint8_t *payload, struct svc_part *ret_part,
+    struct svc_headers **ret_headers, struct svc_error *err)
+{
+	size_t head = frame->head;
+	if (memo->flags != frame->flags || memo->len != head ||
+	    head > frame->length || memcmp(memo->bytes, payload, head) != 0) {
+		svc_err rc = part_decode(
+		    frame, request, payload, ret_part, ret_headers, err);
+		memo->flags = 0;
+		if (rc != SVC_OK || *ret_headers != NULL ||
+		    head > SVC_MUX_MEMO ||
+		    (frame->flags & (SVC_PART_HEADERS | SVC_PART_MESSAGE)) !=
+			(SVC_PART_HEADERS | SVC_PART_MESSAGE))
+			return rc;
+		memo->flags = frame->flags;
+		memo->len = (uint8_t)head;
+		memo->endpoint = place_of(ret_part->endpoint, payload);
+		memo->content_type = place_of(ret_part->content_type, payload);
+		memo->status_text = place_of(ret_part->status_text, payload);
+		memcpy(memo->bytes, payload, head);
+		return rc;
+	}
+	*ret_headers = NULL;
+	*ret_part = (struct svc_part){
+	    .flags = frame->flags,
+	    .timeout_ms = SVC_FOREVER,
+	    .content_type = text_at(payload, memo->content_type),
+	    .data = payload + head,
+	    .len = frame->length - head,
+	};
+	if (request) { /* the service is the first text */
+		ret_part->service = (const char *)payload + 2;
+		ret_part->endpoint = text_at(payload, memo->endpoint);
+		if (frame->value != 0)
+			ret_part->timeout_ms = frame->value;
+	} else if (frame->flags & SVC_PART_END) {
+		ret_part->status = svc_err_from_number(frame->value);
+		ret_part->status_text = text_at(payload, memo->status_text);
+	}
 	return SVC_OK;
 }

@@ -6,7 +6,7 @@
  */
 
 #include <svc/buf.h>
-#include <svc/transport.h>
+#include <svc/mux.h>
 
 #define FRAME_VERSION 1
 #define HELLO_SIZE 32  /* of ours; the least that a peer's may have */
@@ -82,6 +82,11 @@ svc_err part_encode(struct svc_buf *out, uint32_t stream, bool request,
  */
 svc_err part_decode(const struct frame *frame, bool request,
     const uint8_t *payload, struct svc_part *ret_part,
+    struct svc_headers **ret_headers, struct svc_error *err);
+
+/* As part_decode, with what was learned from the one before. */
+svc_err part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
+    bool request, const uint8_t *payload, struct svc_part *ret_part,
     struct svc_headers **ret_headers, struct svc_error *err);
 
 #endif

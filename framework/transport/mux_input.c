@@ -62,7 +62,8 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 	svc_err code = SVC_E_EXHAUSTED;
 	svc_err rc = SVC_OK;
 	if (!more && refused == NULL) {
-		rc = part_decode(frame, true, payload, &part, &headers, err);
+		rc = part_decode_again(
+		    &mux->memo, frame, true, payload, &part, &headers, err);
 		if (rc != SVC_OK && rc != SVC_E_NOMEM)
 			return SVC_MUX_FAILED;
 	}
@@ -366,8 +367,8 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 	struct svc_headers *headers = NULL;
 	svc_mux_result result;
 	if (is_reply(stream, frame) && too_large(mux, frame, &why) == NULL &&
-	    part_decode(frame, false, payload, &part, &headers, err) ==
-		SVC_OK) {
+	    part_decode_again(&mux->memo, frame, false, payload, &part,
+		&headers, err) == SVC_OK) {
 		result = input_reply(stream, frame, &part);
 		if (headers != NULL)
 			svc_headers_destroy(headers);

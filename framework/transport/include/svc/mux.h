@@ -56,6 +56,16 @@ struct svc_mux_list {
 	struct svc_mux_node *first, *last;
 };
 
+/* A head without headers, and where its texts lie: what a peer sends next
+ * mostly has the same. */
+#define SVC_MUX_MEMO 88
+struct svc_mux_memo {
+	uint8_t flags; /* of the frame; 0: there is none */
+	uint8_t len;
+	uint8_t endpoint, content_type, status_text; /* 0: none */
+	uint8_t bytes[SVC_MUX_MEMO];
+};
+
 /** All fields are private, except that a transport may hold `mutex` to guard
  * small state of its own; it may not call the mux then. */
 struct svc_mux {
@@ -135,6 +145,7 @@ struct svc_mux {
 	size_t left;      /* of what was given last */
 	uint32_t received, frames; /* atomic: counts that only change */
 	bool half;                 /* atomic: a frame has begun */
+	struct svc_mux_memo memo;  /* of the last head that came */
 };
 
 typedef enum svc_mux_result {

@@ -42,6 +42,10 @@ struct svc_part {
 	/* with END, from the server */
 	svc_err status;
 	const char *status_text; /* NULL when there is none */
+
+	/* of a request that was packed (see svc_part_pack), else NULL */
+	const void *head;
+	size_t head_len;
 };
 
 /** How a stream ended other than by its last part. */
@@ -138,7 +142,7 @@ typedef void (*svc_answer_cb)(const struct svc_part *answer, void *user);
 
 #define SVC_OPEN_WAIT 1u /* the caller will call `wait` at once */
 
-#define SVC_TRANSPORT_ABI SVC_ABI(4, 2)
+#define SVC_TRANSPORT_ABI SVC_ABI(4, 3)
 
 /**
  * What a transport plugin provides: static const, never freed.
@@ -284,6 +288,20 @@ extern SVC_API const struct svc_interface svc_transport_interface;
 /** Within this process: an address is a name of 1 to 64 characters, or
  * "host:port"; an empty one, or one that ends in ":0", gets a free name. */
 extern SVC_API const struct svc_transport_ops svc_transport_memory;
+
+/** A request is packed when its names, its content type and its message lie
+ * behind each other as a frame has them (docs/wire.md): it is its own copy, and
+ * a transport of frames sends it by copying it once, as often as it is tried.
+ * Returns the bytes that packing `part` takes; `ret_lens` gets the lengths of
+ * its texts. Threads: any. */
+SVC_API size_t svc_part_packed_size(
+    const struct svc_part *part, size_t ret_lens[3]);
+/** Copies the texts and the message of `part` to `space`, points `part` to
+ * them, and returns where they end. `lens` and the size of the space are from
+ * svc_part_packed_size; the space must live as long as the part, its headers
+ * stay where they are. */
+SVC_API char *svc_part_pack(
+    struct svc_part *part, char *space, const size_t lens[3]);
 
 /** Splits "host:port", "[v6]:port", ":port"; the host may be empty.
  * Errors: SVC_E_INVAL with what is wrong and what is allowed */
