@@ -226,7 +226,7 @@ pick_now(struct svc_selector *selector, const struct svc_pick *pick,
 		if (pick->dont_wait)
 			return SVC_E_AGAIN;
 		rc = svc_entry_prepare(selector, pick->service, true,
-		    pick->deadline_at_ms, &prepared, err);
+		    pick->deadline_at_ms, pick, &prepared, err);
 		if (rc != SVC_OK)
 			return rc;
 	}
@@ -265,8 +265,7 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 			svc_target_done(target, SVC_OUTCOME_NEUTRAL);
 		return SVC_E_AGAIN;
 	}
-	if (pick->dont_wait ||
-	    svc_entry_await_full(selector, pick->service, until_ms)) {
+	if (pick->dont_wait || svc_entry_await_full(selector, pick, until_ms)) {
 		if (rc == SVC_OK)
 			svc_target_done(target, SVC_OUTCOME_NEUTRAL);
 		rc = pick_now(selector, pick, &target, err);
@@ -290,7 +289,7 @@ svc_selector_each(struct svc_selector *selector, const char *service,
 	if (service == NULL)
 		return svc_error_set(err, SVC_E_INVAL, "no service was named");
 	rc = svc_entry_prepare(
-	    selector, service, false, deadline_at_ms, &entry, err);
+	    selector, service, false, deadline_at_ms, NULL, &entry, err);
 	if (rc != SVC_OK)
 		return rc;
 	pthread_mutex_lock(&entry->lock);

@@ -139,16 +139,17 @@ struct svc_entry *svc_entry_find(struct svc_reader *reader,
 bool svc_entry_is_away(
     const struct svc_entry *entry, const struct svc_snapshot *snapshot);
 /** Makes sure that there is a view, waiting for the first one, and, if
- * `patient`, for a node while svc_entry_is_away; holds the entry.
+ * `patient`, for a node while svc_entry_is_away; holds the entry. `pick` may
+ * give up waiting; NULL: for nobody who would.
  * Errors: as svc_selector_pick */
 svc_err svc_entry_prepare(struct svc_selector *selector, const char *service,
-    bool patient, int64_t deadline_at_ms, struct svc_entry **ret_entry,
-    struct svc_error *err);
-/** Waits for the first full view of a service; false when it did not come.
- * Who saw less before this was called looks again: the view may have become
- * full in between. */
-bool svc_entry_await_full(
-    struct svc_selector *selector, const char *service, int64_t deadline_at_ms);
+    bool patient, int64_t deadline_at_ms, const struct svc_pick *pick,
+    struct svc_entry **ret_entry, struct svc_error *err);
+/** Waits for the first full view of the pick's service; false when it did not
+ * come. Who saw less before this was called looks again: the view may have
+ * become full in between. */
+bool svc_entry_await_full(struct svc_selector *selector,
+    const struct svc_pick *pick, int64_t deadline_at_ms);
 /** Whether that wait would end at once. */
 bool svc_entry_is_full(struct svc_selector *selector, const char *service);
 

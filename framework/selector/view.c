@@ -17,6 +17,7 @@
 /** Names nobody provides are watched too, so that they may appear. A caller
  * that asks for ever new ones must not fill the memory: beyond this number an
  * old one goes for each new one. */
+#define GIVE_UP_MS 100
 #define ENTRIES_BEFORE_EVICTION 256
 
 /** How long picks wait for a node after the last one has gone. A registry that
@@ -501,10 +502,24 @@ svc_entry_is_away(
 				  &entry->away_until_ms, memory_order_relaxed);
 }
 
+/* With entry->lock. Errors: SVC_E_TIMEDOUT, SVC_E_CANCELLED */
+static svc_err
+wait_for_change(
+    struct svc_entry *entry, const struct svc_pick *pick, int64_t until_ms)
+{
+	bool may_give_up = pick != NULL && pick->given_up != NULL;
+	int64_t look_ms = may_give_up ? svc_deadline(GIVE_UP_MS) : until_ms;
+	if (may_give_up && pick->given_up(pick->arg))
+		return SVC_E_CANCELLED;
+	svc_err rc = svc_cond_wait(&entry->cond, &entry->lock,
+	    look_ms < until_ms ? look_ms : until_ms);
+	return look_ms < until_ms ? SVC_OK : rc;
+}
+
 svc_err
 svc_entry_prepare(struct svc_selector *selector, const char *service,
-    bool patient, int64_t deadline_at_ms, struct svc_entry **ret_entry,
-    struct svc_error *err)
+    bool patient, int64_t deadline_at_ms, const struct svc_pick *pick,
+    struct svc_entry **ret_entry, struct svc_error *err)
 {
 	struct svc_entry *entry = NULL;
 	struct svc_snapshot *old = NULL, *known;
@@ -544,7 +559,11 @@ svc_entry_prepare(struct svc_selector *selector, const char *service,
 		until_ms = deadline_at_ms;
 		if (away && until_ms > atomic_load(&entry->away_until_ms))
 			until_ms = atomic_load(&entry->away_until_ms);
-		rc = svc_cond_wait(&entry->cond, &entry->lock, until_ms);
+		rc = wait_for_change(entry, pick, until_ms);
+		if (rc == SVC_E_CANCELLED) {
+			svc_error_set(err, rc, "given up");
+			break;
+		}
 		if (rc != SVC_OK && away) {
 			rc = SVC_OK; /* nobody came, and so it is told */
 			break;
@@ -568,20 +587,19 @@ svc_entry_prepare(struct svc_selector *selector, const char *service,
 }
 
 bool
-svc_entry_await_full(
-    struct svc_selector *selector, const char *service, int64_t deadline_at_ms)
+svc_entry_await_full(struct svc_selector *selector, const struct svc_pick *pick,
+    int64_t deadline_at_ms)
 {
 	struct svc_entry *entry;
 	bool full;
 
-	if (svc_entry_prepare(selector, service, false, deadline_at_ms, &entry,
-		NULL) != SVC_OK)
+	if (svc_entry_prepare(selector, pick->service, false, deadline_at_ms,
+		pick, &entry, NULL) != SVC_OK)
 		return false;
 	pthread_mutex_lock(&entry->lock);
 	while (
 	    !entry->synced && !entry->lost && !atomic_load(&selector->closed)) {
-		if (svc_cond_wait(&entry->cond, &entry->lock, deadline_at_ms) !=
-		    SVC_OK)
+		if (wait_for_change(entry, pick, deadline_at_ms) != SVC_OK)
 			break;
 	}
 	full = entry->synced;

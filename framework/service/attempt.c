@@ -315,6 +315,13 @@ nobody_left(struct svc_attempts *at, svc_err code, const struct svc_error *why,
 	return at->last.code;
 }
 
+/* For a choice that waits. */
+static bool
+has_left(const void *within)
+{
+	return svc_call_cancelled(within);
+}
+
 svc_err
 svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
     struct svc_link **ret_link, int64_t *ret_dial_ms, struct svc_error *err)
@@ -330,13 +337,22 @@ svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
 	    .n_avoid = at->n_tried,
 	    .deadline_at_ms = at->deadline_at_ms,
 	    .dont_wait = dont_wait,
+	    .given_up = at->plan.within != NULL ? has_left : NULL,
+	    .arg = at->plan.within,
 	};
 	struct svc_error why;
 	why.text[0] = '\0';
-	svc_err code =
-	    svc_selector_pick(at->client->selector, &pick, &at->target, &why);
+	svc_err code = SVC_E_CANCELLED;
+	/* He may have left in a pause. */
+	if (at->retry == 0 || pick.given_up == NULL || !has_left(pick.arg))
+		code = svc_selector_pick(
+		    at->client->selector, &pick, &at->target, &why);
 	if (code == SVC_E_AGAIN && dont_wait)
 		return code;
+	if (code == SVC_E_CANCELLED) {
+		at->last = (struct svc_exchange){.code = code};
+		return svc_error_set(err, code, "%s", svc_cancelled_within);
+	}
 	if (code != SVC_OK)
 		return nobody_left(at, code, &why, err);
 	/* The first try is aimed right after the call began. */

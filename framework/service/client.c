@@ -58,7 +58,7 @@ svc_client_finish(struct svc_service *service)
  */
 
 void
-svc_pause(int64_t until_ms)
+svc_pause(int64_t until_ms, const struct svc_call *within)
 {
 	if (until_ms == 0)
 		return;
@@ -67,8 +67,12 @@ svc_pause(int64_t until_ms)
 	svc_cond_init(&never);
 	svc_will_block();
 	pthread_mutex_lock(&lock);
-	while (svc_cond_wait(&never, &lock, until_ms) == SVC_OK)
-		;
+	while (svc_remaining(until_ms) > 0 &&
+	       (within == NULL || !svc_call_cancelled(within))) {
+		int64_t look_ms = svc_deadline(SVC_LOOK_MS);
+		svc_cond_wait(&never, &lock,
+		    within != NULL && look_ms < until_ms ? look_ms : until_ms);
+	}
 	pthread_mutex_unlock(&lock);
 	pthread_cond_destroy(&never);
 	pthread_mutex_destroy(&lock);
@@ -103,7 +107,7 @@ call(struct svc_client *client, const struct svc_call_plan *plan,
 		if (code == SVC_OK || !svc_attempts_more(&at, &until_ms))
 			break;
 		svc_reply_fini(&reply);
-		svc_pause(until_ms);
+		svc_pause(until_ms, plan->within);
 	}
 	svc_attempts_finish(&at);
 	if (plan->reply_headers != NULL &&

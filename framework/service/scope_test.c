@@ -4,9 +4,10 @@
 
 struct mesh {
 	struct svc_service *server, *client;
-	struct gate held, left; /* handlers of "Hold" that began and ended */
-	struct gate inner;      /* ends of calls within */
-	struct gate outer;      /* ends of outer calls */
+	struct svc_service *blind; /* whose registry tells nothing */
+	struct gate held, left;    /* handlers of "Hold" that began and ended */
+	struct gate inner;         /* ends of calls within */
+	struct gate outer;         /* ends of outer calls */
 	struct gate go;
 	svc_err inner_code, outer_code;
 	struct svc_error inner_err;
@@ -82,6 +83,51 @@ ask_and_leave(struct svc_call *call, const struct svc_message *req,
 	    "Student.Hold", NULL, inner_ended, mesh, within(call));
 }
 
+/* Both wait for a view of the service that never comes. */
+static svc_err
+seek(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)req, (void)rsp;
+	gate_add(&mesh->held);
+	mesh->inner_code = svc_call(svc_client_of(mesh->blind), "teacher",
+	    "Teacher.Name", NULL, NULL, within(call), timeout_ms(PATIENCE_MS),
+	    detail(&mesh->inner_err));
+	gate_add(&mesh->inner);
+	return mesh->inner_code;
+}
+
+static svc_err
+seek_stream(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)req, (void)rsp;
+	gate_add(&mesh->held);
+	struct svc_stream *stream = svc_open(svc_client_of(mesh->blind),
+	    "teacher", "Teacher.Name", within(call), detail(&mesh->inner_err));
+	assert_null(stream);
+	mesh->inner_code = mesh->inner_err.code;
+	gate_add(&mesh->inner);
+	return mesh->inner_code;
+}
+
+static svc_err
+watch_nothing(void *self, const char *service, svc_watch_sink sink, void *arg,
+    void **ret_watch, struct svc_error *err)
+{
+	(void)service, (void)sink, (void)arg, (void)err;
+	*ret_watch = self;
+	return SVC_OK;
+}
+
+static void
+unwatch_nothing(void *self, void *watch)
+{
+	(void)self, (void)watch;
+}
+
 static void
 outer_ended(svc_err code, const struct svc_message *rsp,
     const struct svc_error *detail, void *arg)
@@ -103,6 +149,8 @@ mesh_start(struct mesh *mesh)
 	gate_init(&mesh->go);
 	mesh->server = make("student", NULL);
 	svc_handle(mesh->server, "Student.Hold", hold, mesh);
+	svc_handle(mesh->server, "Student.Seek", seek, mesh);
+	svc_handle(mesh->server, "Student.Open", seek_stream, mesh);
 	svc_handle(mesh->server, "Student.Wait", ask_and_wait, mesh);
 	svc_handle(mesh->server, "Student.Twice", ask_twice, mesh);
 	svc_handle(mesh->server, "Student.Leave", ask_and_leave, mesh);
@@ -177,6 +225,42 @@ calls_that_do_not_wait_end_too(void **state)
 }
 
 static void
+a_search_for_a_node_ends_too(void **state)
+{
+	(void)state;
+	static struct svc_registry_ops silent;
+	static bool added;
+	static char timeout[] = "--client_request_timeout=60s";
+	char *argv[] = {timeout, timeout, NULL};
+	struct mesh mesh;
+	if (!added) {
+		silent = svc_registry_memory;
+		silent.name = "silent";
+		silent.watch = watch_nothing;
+		silent.unwatch = unwatch_nothing;
+		assert_int_equal(svc_plugin_add(&silent), SVC_OK);
+		added = true;
+	}
+	for (int i = 0; i < 2; i++) {
+		mesh_start(&mesh);
+		mesh.blind = make("blind", MORE(registry(silent)));
+		if (svc_init(mesh.blind, 2, argv) != SVC_OK)
+			fail_msg("%s", svc_error_text(mesh.blind));
+		begin(&mesh, i == 0 ? "Student.Seek" : "Student.Open");
+		gate_wait(&mesh.held, 1);
+		int64_t began_ms = svc_now_ms();
+		leave(&mesh);
+		gate_wait(&mesh.inner, 1);
+		assert_true(svc_now_ms() - began_ms < PATIENCE_MS / 2);
+		assert_int_equal(mesh.inner_code, SVC_E_CANCELLED);
+		assert_string_equal(mesh.inner_err.text,
+		    "the call that is being handled was cancelled");
+		svc_free(mesh.blind);
+		mesh_stop(&mesh);
+	}
+}
+
+static void
 who_was_answered_has_not_left(void **state)
 {
 	(void)state;
@@ -218,6 +302,7 @@ main(void)
 	static const struct CMUnitTest tests[] = {
 	    TEST(a_call_that_waits_ends_with_its_outer_caller),
 	    TEST(calls_that_do_not_wait_end_too),
+	    TEST(a_search_for_a_node_ends_too),
 	    TEST(who_was_answered_has_not_left),
 	    TEST(a_call_that_ended_is_not_told),
 	};

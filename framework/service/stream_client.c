@@ -178,7 +178,7 @@ attempts(struct client_stream *client, struct svc_error *err)
 	int64_t until_ms = 0;
 	svc_err code;
 	do {
-		svc_pause(until_ms);
+		svc_pause(until_ms, client->at.plan.within);
 		code = attempt(client, err);
 	} while (code != SVC_OK && svc_attempts_more(&client->at, &until_ms));
 	return code;
@@ -248,7 +248,7 @@ svc_stream_move(struct svc_stream *stream)
 	limit_search(client);
 	another = another && svc_attempts_more(&client->at, &until_ms);
 	if (another) {
-		svc_pause(until_ms);
+		svc_pause(until_ms, NULL);
 		code = attempts(client, &why);
 	}
 	pthread_mutex_lock(&stream->lock);
@@ -354,8 +354,6 @@ begin(struct client_stream *client, struct svc_client *of,
 	int64_t now_ms = svc_now_ms();
 	code = svc_attempts_begin(&client->at, of, plan, &out, now_ms,
 	    svc_call_plan_deadline(plan, now_ms), err);
-	/* The handler may end before its stream. */
-	client->at.plan.within = NULL;
 	if (code != SVC_OK)
 		return code;
 	client->at.first.flags = SVC_PART_HEADERS;
@@ -367,6 +365,8 @@ begin(struct client_stream *client, struct svc_client *of,
 	limit_search(client);
 	if (code == SVC_OK)
 		code = attempts(client, err);
+	/* The handler may end before its stream. */
+	client->at.plan.within = NULL;
 	if (code != SVC_OK)
 		svc_attempts_finish(&client->at);
 	return code;

@@ -19,6 +19,7 @@
 #include "frame.h"
 
 #define MAX_NAME 64
+#define KEEP_INBOX 65536 /* storage that is used again */
 
 struct memory {
 	struct svc_transport_config config;
@@ -194,8 +195,8 @@ end_close(struct end *end)
 	svc_mux_unref(&end->mux);
 }
 
-/* Bytes for the reader: what is left of the block and what has come. NULL when
- * nothing has. */
+/* Bytes for the reader: what is left of the block and what has come, without a
+ * copy unless something is left. NULL when nothing has come. */
 static struct block *
 next_block(struct end *end, bool resume)
 {
@@ -210,13 +211,24 @@ next_block(struct end *end, bool resume)
 	if (block != NULL) {
 		block->refs = 1;
 		svc_buf_init(&block->bytes, SIZE_MAX / 2);
-		if (left > 0)
-			svc_buf_append(
-			    &block->bytes, old->bytes.data + end->offset, left);
+	}
+	if (block != NULL && left > 0) {
+		svc_buf_append(
+		    &block->bytes, old->bytes.data + end->offset, left);
 		svc_buf_append(&block->bytes, end->inbox.data, end->inbox.len);
 		if (block->bytes.failed != SVC_OK) {
 			block_unref(block);
 			block = NULL;
+		}
+	} else if (block != NULL) { /* nearly always: frames come whole */
+		struct svc_buf taken = end->inbox;
+		end->inbox = block->bytes;
+		block->bytes = taken;
+		if (old != NULL && old->bytes.cap <= KEEP_INBOX &&
+		    __atomic_load_n(&old->refs, __ATOMIC_ACQUIRE) == 1) {
+			/* Nobody handles bytes of it any more. */
+			end->inbox = old->bytes;
+			svc_buf_init(&old->bytes, SIZE_MAX / 2);
 		}
 	}
 	if (block == NULL)

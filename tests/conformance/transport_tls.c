@@ -396,8 +396,8 @@ a_client_that_cannot_prove_itself_is_refused(void **state)
 		start(&client, &tls);
 		struct got got = call(&client, &server);
 		assert_refused(&got, setup->reasons ? cases[i].why : NULL);
+		assert_true(got.not_run);
 		if (setup->reasons) {
-			assert_true(got.not_run);
 			assert_true(comes_to_be_logged(cases[i].log));
 			assert_true(was_logged("127.0.0.1:"));
 		}
@@ -439,13 +439,16 @@ with_and_without_tls_part_at_once(void **state)
 	stop(&client);
 	stop(&server);
 
+	/* The service speaks first: at whatever moment of the client's. */
 	start_server(&server, NULL);
 	tls = tls_of(NULL, "ca");
 	start(&client, &tls);
-	began_ms = svc_now_ms();
-	got = call(&client, &server);
-	assert_refused(&got, setup->reasons ? "without TLS" : NULL);
-	assert_true(svc_now_ms() - began_ms < SOON_MS);
+	for (int i = 0; i < 100; i++) {
+		began_ms = svc_now_ms();
+		got = call(&client, &server);
+		assert_refused(&got, setup->reasons ? "without TLS" : NULL);
+		assert_true(svc_now_ms() - began_ms < SOON_MS);
+	}
 	stop(&client);
 	stop(&server);
 }

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Registries with their watches, selectors and brokers, ended while others
- * change what they show: two instances share one state, so that one can be
- * destroyed while the workers go on with the other.
+ * Registries with their watches, selectors, brokers and inboxes, ended while
+ * others change what they show: two instances share one state, so that one can
+ * be destroyed while the workers go on with the other.
  */
 #include "stress.h"
 
 #include <svc/broker.h>
 #include <svc/clock.h>
+#include <svc/inbox.h>
 #include <svc/log.h>
 #include <svc/registry.h>
 #include <svc/selector.h>
@@ -30,6 +31,9 @@ struct world {
 	_Atomic int64_t linked, unlinked;
 
 	struct svc_broker *broker;
+
+	struct svc_inbox *inbox;
+	_Atomic bool closed; /* svc_inbox_close has returned */
 };
 
 static void
@@ -215,6 +219,7 @@ play_registry(struct stress_actor *owner, const struct stress_scene *scene)
 struct chooser { /* a selector and the registry it watches */
 	struct svc_registry *registry;
 	struct svc_selector *selector;
+	_Atomic bool closing;
 };
 
 static void
@@ -255,6 +260,21 @@ free_chooser(struct stress_actor *actor, struct chooser *chooser)
 	svc_mem_free(chooser);
 }
 
+/* While others pick from it. */
+static void
+close_chooser(struct stress_actor *actor, struct stress_slot *slot)
+{
+	struct chooser *chooser = stress_slot_enter(slot);
+	if (chooser == NULL)
+		return;
+	stress_at(actor, "svc_selector_close");
+	atomic_store(&chooser->closing, true);
+	svc_selector_close(chooser->selector);
+	for (uint64_t k = stress_below(actor, 20); k > 0; k--)
+		stress_dither(actor);
+	stress_slot_leave(slot);
+}
+
 static void
 on_each(const struct svc_target *target, bool blacklisted, void *arg)
 {
@@ -269,8 +289,11 @@ pick(struct stress_actor *actor, struct world *world)
 	struct chooser *chooser = stress_slot_enter(world->selector);
 	if (chooser == NULL)
 		return;
+	/* Mostly without patience for a service that has just gone. */
+	bool brief = stress_chance(actor, 90);
 	struct svc_pick want = {.service = services[stress_below(actor, 3)],
-	    .deadline_at_ms = svc_deadline(30000)};
+	    .deadline_at_ms =
+		svc_deadline(brief ? (int64_t)stress_below(actor, 10) : 30000)};
 	if (stress_chance(actor, 20))
 		want.version = "2";
 	struct svc_target *target;
@@ -280,7 +303,8 @@ pick(struct stress_actor *actor, struct world *world)
 	svc_err code =
 	    svc_selector_pick(chooser->selector, &want, &target, &err);
 	if (code != SVC_OK && code != SVC_E_NOT_FOUND &&
-	    code != SVC_E_UNAVAILABLE)
+	    code != SVC_E_UNAVAILABLE && (code != SVC_E_TIMEDOUT || !brief) &&
+	    (code != SVC_E_CLOSED || !atomic_load(&chooser->closing)))
 		stress_fail("pick: %s: %s", svc_err_name(code), err.text);
 	if (code == SVC_OK) {
 		STRESS_CHECK(strcmp(target->record->name, want.service) == 0);
@@ -332,6 +356,8 @@ play_selector(struct stress_actor *owner, const struct stress_scene *scene)
 	for (uint64_t n = stress_below(owner, 6); n > 0; n--) {
 		for (uint64_t k = stress_below(owner, 20); k > 0; k--)
 			stress_dither(owner);
+		if (stress_chance(owner, 50))
+			close_chooser(owner, world.selector);
 		free_chooser(owner, stress_slot_take(world.selector));
 		stress_slot_put(world.selector, make_chooser(owner, &world));
 	}
@@ -478,6 +504,113 @@ play_broker(struct stress_actor *owner, const struct stress_scene *scene)
 	}
 }
 
+/* ------------------------------------------------------------------- inbox */
+
+struct member {
+	struct svc_inbox_member *member;
+	struct listening listening;
+};
+
+static void
+on_room(void *arg)
+{
+	atomic_fetch_add((_Atomic int64_t *)arg, 1);
+}
+
+/* Joins, or leaves by whoever takes it: its handler has run its last then. */
+static void
+join_or_leave(
+    struct stress_actor *actor, struct world *world, struct stress_slot *slot)
+{
+	struct member *member = stress_slot_take(slot);
+	if (member == NULL) {
+		member = svc_mem_calloc(1, sizeof(*member));
+		STRESS_CHECK(member != NULL);
+		member->listening.fails = stress_chance(actor, 30);
+		stress_at(actor, "svc_inbox_join");
+		STRESS_CHECK(
+		    svc_inbox_join(world->inbox, on_event, &member->listening,
+			&member->member) == SVC_OK);
+		if (stress_slot_put(slot, member))
+			return;
+	}
+	stress_at(actor, "svc_inbox_leave");
+	svc_inbox_leave(member->member);
+	atomic_store(&member->listening.over, true);
+	svc_mem_free(member);
+}
+
+static void
+put(struct stress_actor *actor, struct world *world)
+{
+	char data[64] = "";
+	struct svc_message message = {
+	    .data = data, .len = (size_t)stress_below(actor, sizeof(data))};
+	bool full = false, was_closed = atomic_load(&world->closed);
+	stress_at(actor, "svc_inbox_put");
+	svc_err code =
+	    stress_chance(actor, 30)
+		? svc_inbox_force(world->inbox, "alpha", &message, &full)
+		: svc_inbox_put(world->inbox, "alpha", &message,
+		      svc_deadline((int64_t)stress_below(actor, 3)));
+	if (was_closed)
+		STRESS_CHECK(code == SVC_E_CLOSED);
+	STRESS_CHECK(
+	    code == SVC_OK || code == SVC_E_TIMEDOUT || code == SVC_E_CLOSED);
+}
+
+static void
+work_inbox(struct stress_actor *actor, void *arg)
+{
+	struct world *world = arg;
+	for (int i = 0; i < ACTIONS; i++) {
+		stress_dither(actor);
+		uint64_t dice = stress_below(actor, 100);
+		if (dice < 70) {
+			put(actor, world);
+		} else if (dice < 95) {
+			join_or_leave(actor, world,
+			    world->watches[stress_below(actor, WATCHES)]);
+		} else {
+			stress_at(actor, "svc_inbox_drain");
+			(void)svc_inbox_drain(world->inbox, svc_deadline(1));
+		}
+	}
+}
+
+static void
+play_inbox(struct stress_actor *owner, const struct stress_scene *scene)
+{
+	(void)scene;
+	struct world world = {0};
+	struct svc_inbox_config config = {
+	    .name = "alpha",
+	    .max_events = 1 + (size_t)stress_below(owner, 16),
+	    .room = on_room,
+	    .arg = &world.linked,
+	};
+	STRESS_CHECK(svc_inbox_create(&config, &world.inbox) == SVC_OK);
+	for (int i = 0; i < WATCHES; i++)
+		world.watches[i] = stress_slot_create();
+	stress_go(work_inbox, &world);
+	for (uint64_t k = stress_below(owner, 200); k > 0; k--)
+		stress_dither(owner);
+	stress_at(owner, "svc_inbox_close");
+	svc_inbox_close(world.inbox);
+	atomic_store(&world.closed, true);
+	stress_join(owner);
+	for (int i = 0; i < WATCHES; i++) {
+		struct member *member = stress_slot_take(world.watches[i]);
+		if (member != NULL) {
+			svc_inbox_leave(member->member);
+			svc_mem_free(member);
+		}
+		stress_slot_destroy(world.watches[i]);
+	}
+	stress_at(owner, "svc_inbox_destroy");
+	svc_inbox_destroy(world.inbox);
+}
+
 int
 main(int argc, char *argv[])
 {
@@ -485,6 +618,7 @@ main(int argc, char *argv[])
 	    {"registry", 60, play_registry, NULL, NULL},
 	    {"selector", 60, play_selector, NULL, NULL},
 	    {"broker", 40, play_broker, NULL, NULL},
+	    {"inbox", 60, play_inbox, NULL, NULL},
 	    {0},
 	};
 	svc_log_set_level(SVC_LOG_OFF);

@@ -2,12 +2,18 @@
 /*
  * One TLS session on a socket that does not block.
  *
- * OpenSSL reads the socket itself, many records at a time, but what it writes
- * is gathered and sent in one piece, however many records that is. A session
- * cannot be used by two threads at once, so tls->mutex is held while one reads
- * or writes, which never blocks: for as long as it takes to encrypt or decrypt
- * 64 KiB. It guards everything but what the handshake leaves unchanged
- * (identity) and `more`, which is the reader's. Nothing is called under it.
+ * OpenSSL asks for the head of a record and then for its body. What is read
+ * beyond a body goes to `ahead`: so a record costs one system call, the body of
+ * a large one goes to where OpenSSL decrypts it, and small ones come several at
+ * a time. (OpenSSL's own reading ahead moves all that it has read to the front
+ * of its buffer, for each record.) What it writes is gathered and sent in one
+ * piece, however many records that is.
+ *
+ * A session cannot be used by two threads at once, so tls->mutex is held while
+ * one reads or writes, which never blocks: for as long as it takes to encrypt
+ * or decrypt 80 KiB. It guards everything but what the handshake leaves
+ * unchanged (identity) and `more`, which is the reader's. Nothing is called
+ * under it. tls->gate is held only to wait for it.
  */
 #include "tls.h"
 
@@ -23,8 +29,10 @@
 #include <svc/base.h>
 #include <svc/buf.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
-#define CHUNK 65536         /* encrypted and sent in one piece */
+#define CHUNK 81920         /* sent in one piece: a burst is 64 KiB and a bit */
+#define AHEAD 2048          /* read beyond the record that is asked for */
 #define KEEP_OUT 4096       /* output storage an idle session keeps */
 #define RECORDS 1024        /* room for the heads of a chunk's records */
 #define MAX_DISCARD 1048576 /* of what a refused peer has sent already */
@@ -32,19 +40,23 @@
 
 struct tls {
 	struct tls_files *files;
-	pthread_mutex_t mutex;
+	pthread_mutex_t gate, mutex;
 	SSL *ssl;
 	int fd;
 	bool server;
 	bool shaken; /* the handshake is done */
 	bool seen;   /* the peer's first byte was looked at */
+	bool bare;   /* it was that of svc frames without TLS */
 	bool heard;  /* something the peer said was read */
 	bool eof, failed;
 	bool refused; /* by an alert of the peer */
 	bool gone;    /* the socket failed, not TLS */
 	bool more;
-	int sys;            /* errno of the socket */
-	struct svc_buf out; /* records to be sent, from `sent` on */
+	bool drained; /* the socket had no more in this call */
+	int sys;      /* errno of the socket */
+	uint8_t ahead[AHEAD];
+	size_t ahead_at, ahead_len; /* of what is left of it */
+	struct svc_buf out;         /* records to be sent, from `sent` on */
 	size_t sent;
 	size_t taken; /* bytes of the caller's that are in `out` */
 	char *identity;
@@ -53,30 +65,77 @@ struct tls {
 	char text[248]; /* why it failed */
 };
 
+/* In turn: without the gate a thread that writes without a pause would have the
+ * mutex again before the one that waits for it has woken up. */
+static void
+enter(struct tls *tls)
+{
+	pthread_mutex_lock(&tls->gate);
+	pthread_mutex_lock(&tls->mutex);
+	pthread_mutex_unlock(&tls->gate);
+}
+
+static void
+leave(struct tls *tls)
+{
+	pthread_mutex_unlock(&tls->mutex);
+}
+
 /* ------------------------------------------------------ OpenSSL's way out */
+
+/* Reads what is asked for, and into `ahead`, which is empty, what comes
+ * behind it. As recv, and 0 at the end. */
+static ssize_t
+receive(struct tls *tls, char *data, size_t size)
+{
+	struct iovec to[2] = {{data, size}, {tls->ahead, AHEAD}};
+	struct msghdr message = {.msg_iov = to, .msg_iovlen = 2};
+	ssize_t n;
+	do
+		n = recvmsg(tls->fd, &message, MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	/* Whoever watches it is told when there is more. */
+	tls->drained = n > 0 && n < (ssize_t)(size + AHEAD);
+	if (n > 0 && !tls->seen) {
+		tls->seen = true;
+		tls->bare = (uint8_t)data[0] == SVC_HELLO;
+		if (tls->bare) {
+			errno = EPROTO;
+			return -1;
+		}
+	}
+	if (n > (ssize_t)size) {
+		tls->ahead_at = 0;
+		tls->ahead_len = (size_t)n - size;
+		n = (ssize_t)size;
+	}
+	return n;
+}
 
 static int
 bio_read(BIO *bio, char *data, int size)
 {
 	struct tls *tls = BIO_get_data(bio);
+	size_t had = tls->ahead_len;
 	BIO_clear_retry_flags(bio);
-	for (;;) {
-		ssize_t n = recv(tls->fd, data, (size_t)size, MSG_DONTWAIT);
-		if (n > 0)
-			return (int)n;
-		if (n == 0) {
-			tls->eof = true;
-			return 0;
-		}
-		if (errno == EAGAIN || errno == EWOULDBLOCK) {
-			BIO_set_retry_read(bio);
-			return -1;
-		}
-		if (errno != EINTR) {
-			tls->sys = errno;
-			return -1;
-		}
+	if (had > 0) { /* OpenSSL asks for the rest by itself */
+		if (had > (size_t)size)
+			had = (size_t)size;
+		memcpy(data, tls->ahead + tls->ahead_at, had);
+		tls->ahead_at += had;
+		tls->ahead_len -= had;
+		return (int)had;
 	}
+	if (tls->drained)
+		errno = EAGAIN;
+	ssize_t n = tls->drained ? -1 : receive(tls, data, (size_t)size);
+	if (n == 0)
+		tls->eof = true;
+	else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		BIO_set_retry_read(bio);
+	else if (n < 0)
+		tls->sys = errno;
+	return (int)n;
 }
 
 static int
@@ -134,7 +193,7 @@ push(struct tls *tls)
 		}
 	}
 	tls->sent = 0;
-	if (tls->out.cap > KEEP_OUT) {
+	if (tls->out.cap > KEEP_OUT && tls->out.len <= KEEP_OUT) {
 		size_t max = tls->out.max;
 		svc_buf_fini(&tls->out);
 		svc_buf_init(&tls->out, max);
@@ -234,13 +293,17 @@ tls_reason(struct tls *tls, struct tls_failure *ret)
 {
 	char scratch[4096];
 	size_t n;
-	pthread_mutex_lock(&tls->mutex);
+	enter(tls);
 	/* Whoever finds the connection broken while writing has not read what
 	 * the peer said before. */
 	if (!tls->failed && tls->ssl != NULL && tls->shaken) {
 		ERR_clear_error();
-		while (SSL_read_ex(tls->ssl, scratch, sizeof(scratch), &n) == 1)
-			tls->heard = true;
+		do {
+			tls->drained = false;
+			while (SSL_read_ex(
+				   tls->ssl, scratch, sizeof(scratch), &n) == 1)
+				tls->heard = true;
+		} while (tls->drained && SSL_want_read(tls->ssl));
 		if (SSL_get_error(tls->ssl, 0) == SSL_ERROR_SSL && !tls->eof &&
 		    tls->sys == 0)
 			explain(tls);
@@ -250,7 +313,7 @@ tls_reason(struct tls *tls, struct tls_failure *ret)
 	memcpy(ret->text, tls->text, sizeof(ret->text));
 	ret->unheard = tls->refused && !tls->heard;
 	ret->gone = tls->gone;
-	pthread_mutex_unlock(&tls->mutex);
+	leave(tls);
 	return has;
 }
 
@@ -274,6 +337,7 @@ tls_create(struct tls_files *files, const char *host, const char *peer)
 	snprintf(tls->peer, sizeof(tls->peer), "%s", peer);
 	snprintf(tls->host, sizeof(tls->host), "%s", host != NULL ? host : "");
 	svc_buf_init(&tls->out, SIZE_MAX / 2);
+	pthread_mutex_init(&tls->gate, NULL);
 	pthread_mutex_init(&tls->mutex, NULL);
 	return tls;
 }
@@ -286,6 +350,7 @@ tls_destroy(struct tls *tls)
 	SSL_free(tls->ssl);
 	svc_buf_fini(&tls->out);
 	svc_mem_free(tls->identity);
+	pthread_mutex_destroy(&tls->gate);
 	pthread_mutex_destroy(&tls->mutex);
 	svc_mem_free(tls);
 }
@@ -369,16 +434,10 @@ name_of(X509 *certificate)
 	return found;
 }
 
-/* Whether the peer speaks svc frames without TLS: its first byte tells. */
-static bool
-is_bare(struct tls *tls)
+/* The peer speaks svc frames without TLS: its first byte told. */
+static void
+explain_bare(struct tls *tls)
 {
-	uint8_t byte;
-	if (tls->seen || recv(tls->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) != 1)
-		return false;
-	tls->seen = true;
-	if (byte != SVC_HELLO)
-		return false;
 	if (tls->server) {
 		/* An alert of version 1.2: "protocol version". */
 		static const uint8_t alert[] = {0x15, 3, 3, 0, 2, 2, 70};
@@ -393,7 +452,6 @@ is_bare(struct tls *tls)
 		    "give that service --tls_cert and --tls_key",
 		    tls->peer);
 	}
-	return true;
 }
 
 /* Ends what failed so that the peer gets to read why: a socket that is closed
@@ -423,11 +481,12 @@ shake(struct tls *tls)
 		    tls->peer, tls->host);
 		return give_up(tls);
 	}
-	if (is_bare(tls))
-		return give_up(tls);
 	ERR_clear_error();
+	tls->drained = false;
 	int rc = tls->shaken ? 1 : SSL_do_handshake(tls->ssl);
 	if (rc != 1 && SSL_get_error(tls->ssl, rc) != SSL_ERROR_WANT_READ) {
+		if (tls->bare)
+			explain_bare(tls);
 		explain(tls);
 		ERR_clear_error();
 		return give_up(tls);
@@ -438,7 +497,7 @@ shake(struct tls *tls)
 		if (peer != NULL &&
 		    SSL_get_verify_result(tls->ssl) == X509_V_OK)
 			tls->identity = name_of(peer);
-		/* OpenSSL may hold bytes already. */
+		/* Bytes may have been read already. */
 		tls->more = true;
 	}
 	int pushed = push(tls);
@@ -454,9 +513,9 @@ shake(struct tls *tls)
 tls_step
 tls_shake(struct tls *tls)
 {
-	pthread_mutex_lock(&tls->mutex);
+	enter(tls);
 	tls_step step = shake(tls);
-	pthread_mutex_unlock(&tls->mutex);
+	leave(tls);
 	return step;
 }
 
@@ -476,7 +535,7 @@ tls_write(struct tls *tls, const void *data, size_t len)
 {
 	ssize_t done = -1;
 	int error = EAGAIN;
-	pthread_mutex_lock(&tls->mutex);
+	enter(tls);
 	if (tls->taken == 0 && !tls->failed) {
 		size_t n = len < CHUNK ? len : CHUNK, written = 0;
 		svc_buf_reserve(&tls->out, n + RECORDS);
@@ -495,7 +554,7 @@ tls_write(struct tls *tls, const void *data, size_t len)
 	} else if (pushed < 0) {
 		error = tls->sys != 0 ? tls->sys : EPROTO;
 	}
-	pthread_mutex_unlock(&tls->mutex);
+	leave(tls);
 	if (done < 0)
 		errno = error;
 	return done;
@@ -507,16 +566,18 @@ tls_read(struct tls *tls, void *data, size_t room)
 	size_t got = 0, n = 0;
 	int error = 0;
 	bool closed = false;
-	pthread_mutex_lock(&tls->mutex);
+	enter(tls);
 	tls->more = false;
+	tls->drained = false;
 	ERR_clear_error();
 	while (!tls->failed && got < room) {
 		if (SSL_read_ex(
 			tls->ssl, (uint8_t *)data + got, room - got, &n) == 1) {
 			got += n;
 			tls->heard = true;
-			tls->more = SSL_has_pending(tls->ssl) != 0;
-			if (!tls->more)
+			tls->more =
+			    tls->ahead_len > 0 || SSL_pending(tls->ssl) > 0;
+			if (!tls->more && tls->drained)
 				break;
 			continue;
 		}
@@ -538,7 +599,7 @@ tls_read(struct tls *tls, void *data, size_t room)
 	/* An answer to the peer's change of keys, seldom. */
 	if (tls->out.len > tls->sent && tls->taken == 0 && !tls->failed)
 		push(tls);
-	pthread_mutex_unlock(&tls->mutex);
+	leave(tls);
 	ERR_clear_error();
 	if (got > 0)
 		return (ssize_t)got;
@@ -557,14 +618,14 @@ tls_more(const struct tls *tls)
 void
 tls_close(struct tls *tls)
 {
-	pthread_mutex_lock(&tls->mutex);
+	enter(tls);
 	if (tls->shaken && !tls->failed && tls->out.len == tls->sent) {
 		ERR_clear_error();
 		SSL_shutdown(tls->ssl);
 		push(tls);
 		ERR_clear_error();
 	}
-	pthread_mutex_unlock(&tls->mutex);
+	leave(tls);
 }
 
 const char *

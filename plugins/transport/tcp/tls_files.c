@@ -21,7 +21,6 @@
 #include <unistd.h>
 
 #define LOOK_MS 1000
-#define READ_BUFFER 65536 /* many records for one system call */
 
 struct stamp { /* of one file, as it was when last looked at */
 	struct timespec changed;
@@ -189,8 +188,6 @@ load(const struct svc_tls_config *config, SSL_CTX **ret_context,
 	SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS |
 				      SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
 				      SSL_MODE_ENABLE_PARTIAL_WRITE);
-	SSL_CTX_set_read_ahead(context, 1);
-	SSL_CTX_set_default_read_buffer_len(context, READ_BUFFER);
 	SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_session_id_context(
 	    context, session_id, sizeof(session_id) - 1);

@@ -45,6 +45,10 @@ struct svc_pick {
 	size_t n_avoid;
 	int64_t deadline_at_ms; /* how long the first view may take */
 	bool dont_wait; /* SVC_E_AGAIN in place of a wait for the view */
+	/** Asked while it waits, ten times a second: true gives up. Optional.
+	 */
+	bool (*given_up)(const void *arg);
+	const void *arg;
 };
 
 #define SVC_STRATEGY_ABI SVC_ABI(2, 2)
@@ -101,7 +105,7 @@ SVC_API void svc_selector_destroy(struct svc_selector *selector);
  * SVC_E_UNAVAILABLE (nodes, but none fits: the text says which filter left
  * none), SVC_E_TIMEDOUT (the registry gave no view yet), SVC_E_INVAL (name),
  * SVC_E_AGAIN (with dont_wait: it would have had to wait), SVC_E_CLOSED (the
- * same after svc_selector_close)
+ * same after svc_selector_close), SVC_E_CANCELLED (given up)
  * Threads: any
  */
 SVC_API svc_err svc_selector_pick(struct svc_selector *selector,
