@@ -11,7 +11,8 @@
  */
 struct diff {
 	struct diff_entry *entries;
-	const char *service; /* borrowed; NULL for all */
+	struct diff_service *services; /* what their records share */
+	const char *service;           /* borrowed; NULL for all */
 	svc_change_cb cb;
 	void *arg;
 	uint64_t round; /* of the full state that is coming or came last */

@@ -148,6 +148,87 @@ nodes_outlive_a_registry_that_forgot(void **state)
 	svc_clock_real();
 }
 
+struct held {
+	struct svc_record *records[8];
+	size_t n;
+};
+
+static void
+hold(svc_change change, const struct svc_record *record, void *arg)
+{
+	struct held *held = arg;
+	(void)change;
+	if (record != NULL)
+		held->records[held->n++] = svc_record_hold(record);
+}
+
+/* A node with `count` endpoints and metadata, of its service and its own. */
+static void
+described(struct diff *diff, const char *id, size_t count, const char *name,
+    const char *value)
+{
+	static const struct svc_value request = {.name = "R", .type = "R"};
+	struct svc_headers *metadata = svc_headers_create();
+	struct svc_endpoint endpoints[2] = {
+	    {.name = "S.Get", .request = &request, .metadata = metadata},
+	    {.name = "S.Put"}};
+	struct svc_node one = {
+	    .id = id, .address = "h:1", .metadata = metadata};
+	struct svc_record record = {.name = "s",
+	    .version = "1",
+	    .metadata = metadata,
+	    .endpoints = endpoints,
+	    .n_endpoints = count,
+	    .nodes = &one,
+	    .n_nodes = 1};
+	assert_int_equal(svc_headers_set(metadata, name, value), SVC_OK);
+	assert_int_equal(diff_node(diff, &record), SVC_OK);
+	svc_headers_destroy(metadata);
+}
+
+static void
+nodes_share_what_their_service_has(void **state)
+{
+	(void)state;
+	struct held held = {.n = 0};
+	struct svc_record **records = held.records;
+	struct diff diff;
+	diff_init(&diff, NULL, hold, &held);
+	diff_begin(&diff);
+	described(&diff, "a", 2, "zone", "east");
+	described(&diff, "b", 2, "Zone", "east");
+	described(&diff, "c", 1, "zone", "east");
+	described(&diff, "d", 2, "zone", "west");
+	/* The same values under another name have the same hash. */
+	described(&diff, "e", 2, "area", "east");
+	described(&diff, "f", 2, "area", "east");
+	diff_sync(&diff, 0);
+	assert_int_equal(held.n, 6);
+	assert_ptr_equal(records[0]->endpoints, records[1]->endpoints);
+	for (size_t i = 1; i < 6; i++)
+		for (size_t k = i + 1; k < 6; k++)
+			assert_ptr_not_equal(
+			    records[i]->endpoints, records[k]->endpoints);
+	assert_string_equal(records[1]->nodes[0].id, "b");
+	assert_string_equal(
+	    svc_headers_get(records[4]->metadata, "area"), "east");
+	assert_null(svc_headers_get(records[4]->metadata, "zone"));
+	/* It leaves those with which it shared. */
+	described(&diff, "b", 1, "zone", "east");
+	assert_int_equal(held.n, 7);
+	assert_ptr_equal(records[6]->endpoints, records[2]->endpoints);
+	/* What is held outlives the watch, and those that shared it. */
+	diff_fini(&diff);
+	for (size_t i = 0; i < held.n; i++) {
+		struct svc_record *copy = svc_record_copy(records[i]);
+		assert_true(svc_record_equal(copy, records[i]));
+		svc_record_destroy(copy);
+		assert_string_equal(
+		    records[i]->endpoints[0].request->type, "R");
+		svc_record_destroy(records[i]);
+	}
+}
+
 /* --------------------------------------- a plugin that does as it is told */
 
 /* Only faults that a real registry does not give on demand. */
@@ -598,6 +679,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(only_true_changes_are_told),
 	    cmocka_unit_test(nodes_outlive_a_registry_that_forgot),
+	    cmocka_unit_test(nodes_share_what_their_service_has),
 	    cmocka_unit_test(a_watch_keeps_nodes_for_its_grace),
 	    cmocka_unit_test(a_plugin_without_watch_is_asked),
 	    cmocka_unit_test(answers_are_grouped),
