@@ -147,6 +147,16 @@ diff_begin(struct diff *diff)
 	diff->incomplete = true;
 }
 
+void
+diff_repeat(const struct diff *diff, svc_change_cb cb, void *arg)
+{
+	const struct diff_entry *entry;
+	for (entry = diff->entries; entry != NULL; entry = entry->hh.next)
+		cb(SVC_CREATED, entry->record, arg);
+	if (diff->synced)
+		cb(SVC_SYNCED, NULL, arg);
+}
+
 static struct diff_entry *
 find(const struct diff *diff, const struct node_key *key)
 {

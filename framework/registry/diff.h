@@ -26,6 +26,9 @@ void diff_init(
 /** Reports nothing. */
 void diff_fini(struct diff *diff);
 
+/** Tells `cb` alone what `cb` of diff_init has been told and still holds. */
+void diff_repeat(const struct diff *diff, svc_change_cb cb, void *arg);
+
 /** A full state follows; until diff_sync nothing expires. */
 void diff_begin(struct diff *diff);
 /** Every node of `record` is there. Errors: SVC_E_NOMEM (not reported) */
