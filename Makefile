@@ -63,10 +63,12 @@ bench: ## measure svc and its peers; BENCH=quick a minute, BENCH=full all
 	$(build) release -DSVC_BUILD_BENCH=ON
 	@BENCH='$(BENCH)' tools/run-bench build/release
 
-scale: ## 10,000 nodes in one etcd: first view, changes, memory, load
-	$(packages) build demo etcd
+scale: ## 10,000 nodes in one etcd (or REGISTRY=consul|redis): times, memory, load
+	$(packages) build demo $(or $(filter etcd consul redis,$(REGISTRY)),etcd)
+	$(if $(filter consul,$(REGISTRY)),@tools/get-consul >/dev/null)
 	$(build) release -DSVC_BUILD_BENCH=ON
-	@SVC_PLUGIN_PATH=build/release/lib/svc build/release/bin/bench_scale
+	@SVC_SOURCE_DIR='$(CURDIR)' SVC_PLUGIN_PATH=build/release/lib/svc \
+	    build/release/bin/bench_scale $(REGISTRY)
 
 format: ## put all C files into the project's format
 	$(packages) check

@@ -2,8 +2,9 @@
 /*
  * All texts lie one after the other in one block, and an array of pairs says
  * where. Both begin inside the object, so the few headers of an ordinary call
- * cost one allocation. What is replaced or removed leaves a gap in the block;
- * the gaps vanish when it next has to grow.
+ * cost one allocation, and a copy, which has no room to spare, never more. What
+ * is replaced or removed leaves a gap in the block; the gaps vanish when it
+ * next has to grow.
  */
 #include <svc/headers.h>
 
@@ -27,24 +28,32 @@ struct pair {
 struct svc_headers {
 	struct pair *pairs;
 	char *text;
-	size_t count, pairs_cap;
-	size_t len, text_cap;
-	struct pair own_pairs[OWN_PAIRS];
-	char own_text[OWN_TEXT];
+	uint32_t count, pairs_cap;
+	uint32_t len, text_cap;
+	bool text_apart;   /* a block of its own; the pairs when not own[] */
+	struct pair own[]; /* and behind them the text */
 };
+
+static struct svc_headers *
+create(uint32_t pairs, uint32_t text)
+{
+	struct svc_headers *headers = svc_mem_alloc(
+	    sizeof(*headers) + pairs * sizeof(headers->own[0]) + text);
+	if (headers == NULL)
+		return NULL;
+	headers->pairs = headers->own;
+	headers->pairs_cap = pairs;
+	headers->text = (char *)&headers->own[pairs];
+	headers->text_cap = text;
+	headers->text_apart = false;
+	svc_headers_clear(headers);
+	return headers;
+}
 
 struct svc_headers *
 svc_headers_create(void)
 {
-	struct svc_headers *headers = svc_mem_alloc(sizeof(*headers));
-	if (headers == NULL)
-		return NULL;
-	headers->pairs = headers->own_pairs;
-	headers->pairs_cap = OWN_PAIRS;
-	headers->text = headers->own_text;
-	headers->text_cap = OWN_TEXT;
-	svc_headers_clear(headers);
-	return headers;
+	return create(OWN_PAIRS, OWN_TEXT);
 }
 
 void
@@ -52,9 +61,9 @@ svc_headers_destroy(struct svc_headers *headers)
 {
 	if (headers == NULL)
 		return;
-	if (headers->pairs != headers->own_pairs)
+	if (headers->pairs != headers->own)
 		svc_mem_free(headers->pairs);
-	if (headers->text != headers->own_text)
+	if (headers->text_apart)
 		svc_mem_free(headers->text);
 	svc_mem_free(headers);
 }
@@ -118,6 +127,34 @@ put(char *at, const char *text, size_t len)
 	return at + len + 1;
 }
 
+static size_t
+texts_size(const struct svc_headers *headers)
+{
+	size_t size = 0;
+	for (size_t i = 0; i < headers->count; i++)
+		size += text_size(&headers->pairs[i]);
+	return size;
+}
+
+/* Puts all texts of `from` into `text`, where `pairs`, which may be those of
+ * `from`, say that they lie. Returns the end. */
+static char *
+put_all(char *text, struct pair *pairs, const struct svc_headers *from)
+{
+	char *at = text;
+	for (size_t i = 0; i < from->count; i++) {
+		struct pair pair = from->pairs[i];
+		const char *name = from->text + pair.name;
+		const char *value = from->text + pair.value;
+		pair.name = (uint32_t)(at - text);
+		at = put(at, name, pair.name_len);
+		pair.value = (uint32_t)(at - text);
+		at = put(at, value, pair.value_len);
+		pairs[i] = pair;
+	}
+	return at;
+}
+
 /* Makes room for `more` bytes of text. A former block is returned in `old`
  * instead of being freed: what is to be copied may lie in it. */
 static svc_err
@@ -126,27 +163,17 @@ grow_text(struct svc_headers *headers, size_t more, char **old)
 	*old = NULL;
 	if (headers->text_cap - headers->len >= more)
 		return SVC_OK;
-	size_t need = more;
-	for (size_t i = 0; i < headers->count; i++)
-		need += text_size(&headers->pairs[i]);
-	char *text = svc_mem_alloc(need * 2);
+	size_t cap = 2 * (texts_size(headers) + more);
+	char *text = svc_mem_alloc(cap);
 	if (text == NULL)
 		return SVC_E_NOMEM;
-	char *at = text;
-	for (size_t i = 0; i < headers->count; i++) {
-		struct pair *pair = &headers->pairs[i];
-		const char *name = headers->text + pair->name;
-		const char *value = headers->text + pair->value;
-		pair->name = (uint32_t)(at - text);
-		at = put(at, name, pair->name_len);
-		pair->value = (uint32_t)(at - text);
-		at = put(at, value, pair->value_len);
-	}
-	if (headers->text != headers->own_text)
+	char *end = put_all(text, headers->pairs, headers);
+	if (headers->text_apart)
 		*old = headers->text;
 	headers->text = text;
-	headers->text_cap = need * 2;
-	headers->len = (size_t)(at - text);
+	headers->text_apart = true;
+	headers->text_cap = (uint32_t)cap;
+	headers->len = (uint32_t)(end - text);
 	return SVC_OK;
 }
 
@@ -157,16 +184,15 @@ grow_pairs(struct svc_headers *headers, size_t count)
 		return SVC_OK;
 	if (count > MAX_PAIRS)
 		return SVC_E_EXHAUSTED;
-	size_t cap = headers->pairs_cap;
-	while (cap < count)
-		cap *= 2;
-	bool own = headers->pairs == headers->own_pairs;
+	uint32_t cap =
+	    headers->pairs_cap < OWN_PAIRS ? OWN_PAIRS : 2 * headers->pairs_cap;
+	bool own = headers->pairs == headers->own;
 	struct pair *pairs =
 	    svc_mem_realloc(own ? NULL : headers->pairs, cap * sizeof(*pairs));
 	if (pairs == NULL)
 		return SVC_E_NOMEM;
 	if (own)
-		memcpy(pairs, headers->own_pairs, sizeof(headers->own_pairs));
+		memcpy(pairs, headers->own, headers->count * sizeof(*pairs));
 	headers->pairs = pairs;
 	headers->pairs_cap = cap;
 	return SVC_OK;
@@ -175,20 +201,15 @@ grow_pairs(struct svc_headers *headers, size_t count)
 struct svc_headers *
 svc_headers_copy(const struct svc_headers *headers)
 {
-	struct svc_headers *copy = svc_headers_create();
-	if (copy == NULL || headers == NULL)
-		return copy;
-	char *old;
-	if (grow_pairs(copy, headers->count) != SVC_OK ||
-	    grow_text(copy, headers->len, &old) != SVC_OK) {
-		svc_headers_destroy(copy);
+	if (headers == NULL)
+		return svc_headers_create();
+	size_t size = texts_size(headers);
+	struct svc_headers *copy = create(headers->count, (uint32_t)size);
+	if (copy == NULL)
 		return NULL;
-	}
-	memcpy(copy->pairs, headers->pairs,
-	    headers->count * sizeof(*headers->pairs));
-	memcpy(copy->text, headers->text, headers->len);
+	put_all(copy->text, copy->pairs, headers);
 	copy->count = headers->count;
-	copy->len = headers->len;
+	copy->len = (uint32_t)size;
 	return copy;
 }
 
@@ -236,7 +257,7 @@ svc_headers_set_n(struct svc_headers *headers, const char *name,
 	pair->value = (uint32_t)(at - headers->text);
 	pair->value_len = (uint32_t)value_len;
 	put(at, value, value_len);
-	headers->len += more;
+	headers->len += (uint32_t)more;
 	svc_mem_free(old);
 	return SVC_OK;
 }

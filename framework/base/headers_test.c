@@ -108,6 +108,35 @@ holds_256_pairs(void **state)
 	svc_headers_destroy(map);
 }
 
+/* A copy has no room to spare, and gets some when it is changed. */
+static void
+a_copy_can_grow(void **state)
+{
+	(void)state;
+	for (int n = 0; n < 40; n++) {
+		struct svc_headers *map = svc_headers_create();
+		char name[16], value[64];
+		for (int i = 0; i < n; i++) {
+			snprintf(name, sizeof(name), "n%d", i);
+			svc_headers_set(map, name, "a value that shrinks");
+			svc_headers_set(map, name, "value");
+		}
+		struct svc_headers *copy = svc_headers_copy(map);
+		assert_true(svc_headers_equal(map, copy));
+		for (int i = 0; i < n + 20; i++) {
+			snprintf(name, sizeof(name), "n%d", i);
+			snprintf(value, sizeof(value), "another value %d", i);
+			assert_int_equal(
+			    svc_headers_set(copy, name, value), SVC_OK);
+			assert_string_equal(svc_headers_get(copy, name), value);
+		}
+		assert_int_equal(svc_headers_count(copy), n + 20);
+		assert_int_equal(svc_headers_count(map), n);
+		svc_headers_destroy(copy);
+		svc_headers_destroy(map);
+	}
+}
+
 static void
 equal_whatever_the_order(void **state)
 {
@@ -298,6 +327,7 @@ main(void)
 	    cmocka_unit_test(null_is_an_empty_map),
 	    cmocka_unit_test(refuses_what_is_not_allowed),
 	    cmocka_unit_test(holds_256_pairs),
+	    cmocka_unit_test(a_copy_can_grow),
 	    cmocka_unit_test(equal_whatever_the_order),
 	    cmocka_unit_test(ordinary_headers_take_one_allocation),
 	    cmocka_unit_test(gaps_are_used_again),

@@ -8,9 +8,18 @@
 
 #include <string.h>
 
+/* What nodes of a service have in common, kept once. */
+struct diff_service {
+	UT_hash_handle hh; /* not in the table when another has its hash */
+	uint64_t hash;
+	struct svc_record *record; /* without nodes */
+	size_t n_nodes;
+};
+
 struct diff_entry {
 	UT_hash_handle hh;
-	struct svc_record *record;
+	struct diff_service *service;
+	struct svc_record *record; /* shares that of the service */
 	uint64_t round;
 	bool assumed;         /* the registry has not told of it */
 	int64_t remove_at_ms; /* INT64_MAX unless it waits */
@@ -29,12 +38,85 @@ diff_init(struct diff *diff, const char *service, svc_change_cb cb, void *arg)
 	};
 }
 
+/* ---------------------------------------------------------------- keeping */
+
+static void
+service_drop(struct diff *diff, struct diff_service *service)
+{
+	if (--service->n_nodes > 0)
+		return;
+	if (service->hh.tbl != NULL)
+		HASH_DELETE(hh, diff->services, service);
+	svc_record_destroy(service->record);
+	svc_mem_free(service);
+}
+
+/* With one more node; NULL when memory ran out. */
+static struct diff_service *
+service_take(struct diff *diff, const struct svc_record *record)
+{
+	struct diff_service *service, *other;
+	struct svc_record alone = *record;
+	uint64_t hash = record_hash_but_nodes(record);
+	HASH_FIND(hh, diff->services, &hash, sizeof(hash), other);
+	if (other != NULL && record_equal_but_nodes(other->record, record)) {
+		other->n_nodes++;
+		return other;
+	}
+	alone.nodes = NULL;
+	alone.n_nodes = 0;
+	service = svc_mem_calloc(1, sizeof(*service));
+	if (service == NULL)
+		return NULL;
+	service->hash = hash;
+	service->n_nodes = 1;
+	service->record = svc_record_copy(&alone);
+	if (service->record == NULL) {
+		svc_mem_free(service);
+		return NULL;
+	}
+	/* Without memory for the table it is not shared, and that is all. */
+	if (other == NULL)
+		HASH_ADD(hh, diff->services, hash, sizeof(hash), service);
+	return service;
+}
+
+/* Replaces what the entry has, or leaves it as it was. */
+static svc_err
+keep(struct diff *diff, struct diff_entry *entry,
+    const struct svc_record *record)
+{
+	struct diff_service *service = service_take(diff, record);
+	if (service == NULL)
+		return SVC_E_NOMEM;
+	struct svc_record *made =
+	    record_of_node(service->record, &record->nodes[0]);
+	if (made == NULL) {
+		service_drop(diff, service);
+		return SVC_E_NOMEM;
+	}
+	svc_record_destroy(entry->record);
+	if (entry->service != NULL)
+		service_drop(diff, entry->service);
+	entry->service = service;
+	entry->record = made;
+	return SVC_OK;
+}
+
+static void
+entry_free(struct diff *diff, struct diff_entry *entry)
+{
+	svc_record_destroy(entry->record);
+	if (entry->service != NULL)
+		service_drop(diff, entry->service);
+	svc_mem_free(entry);
+}
+
 static void
 forget(struct diff *diff, struct diff_entry *entry)
 {
 	HASH_DELETE(hh, diff->entries, entry);
-	svc_record_destroy(entry->record);
-	svc_mem_free(entry);
+	entry_free(diff, entry);
 }
 
 void
@@ -65,6 +147,16 @@ diff_begin(struct diff *diff)
 	diff->incomplete = true;
 }
 
+void
+diff_repeat(const struct diff *diff, svc_change_cb cb, void *arg)
+{
+	const struct diff_entry *entry;
+	for (entry = diff->entries; entry != NULL; entry = entry->hh.next)
+		cb(SVC_CREATED, entry->record, arg);
+	if (diff->synced)
+		cb(SVC_SYNCED, NULL, arg);
+}
+
 static struct diff_entry *
 find(const struct diff *diff, const struct node_key *key)
 {
@@ -87,9 +179,8 @@ add(struct diff *diff, const struct node_key *key,
 	struct diff_entry *entry = svc_mem_calloc(1, sizeof(*entry) + key->len);
 	if (entry == NULL)
 		return SVC_E_NOMEM;
-	entry->record = svc_record_copy(record);
-	if (entry->record == NULL) {
-		svc_mem_free(entry);
+	if (keep(diff, entry, record) != SVC_OK) {
+		entry_free(diff, entry);
 		return SVC_E_NOMEM;
 	}
 	/* A full state may be under way, which has not repeated it. */
@@ -99,8 +190,7 @@ add(struct diff *diff, const struct node_key *key,
 	memcpy(entry->key, key->text, key->len);
 	HASH_ADD_KEYPTR(hh, diff->entries, entry->key, key->len, entry);
 	if (entry->hh.tbl == NULL) {
-		svc_record_destroy(entry->record);
-		svc_mem_free(entry);
+		entry_free(diff, entry);
 		return SVC_E_NOMEM;
 	}
 	report(diff, SVC_CREATED, entry->record);
@@ -113,13 +203,10 @@ update(struct diff *diff, struct diff_entry *entry,
 {
 	if (svc_record_equal(entry->record, record))
 		return SVC_OK;
-	struct svc_record *copy = svc_record_copy(record);
-	if (copy == NULL)
-		return SVC_E_NOMEM;
-	svc_record_destroy(entry->record);
-	entry->record = copy;
-	report(diff, SVC_UPDATED, copy);
-	return SVC_OK;
+	svc_err rc = keep(diff, entry, record);
+	if (rc == SVC_OK)
+		report(diff, SVC_UPDATED, entry->record);
+	return rc;
 }
 
 static svc_err

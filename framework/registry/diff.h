@@ -11,7 +11,8 @@
  */
 struct diff {
 	struct diff_entry *entries;
-	const char *service; /* borrowed; NULL for all */
+	struct diff_service *services; /* what their records share */
+	const char *service;           /* borrowed; NULL for all */
 	svc_change_cb cb;
 	void *arg;
 	uint64_t round; /* of the full state that is coming or came last */
@@ -24,6 +25,9 @@ void diff_init(
     struct diff *diff, const char *service, svc_change_cb cb, void *arg);
 /** Reports nothing. */
 void diff_fini(struct diff *diff);
+
+/** Tells `cb` alone what `cb` of diff_init has been told and still holds. */
+void diff_repeat(const struct diff *diff, svc_change_cb cb, void *arg);
 
 /** A full state follows; until diff_sync nothing expires. */
 void diff_begin(struct diff *diff);

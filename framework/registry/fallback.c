@@ -210,109 +210,109 @@ fallback_ask(struct svc_registry *registry, const char *service,
 
 /* The turn, unless the registry has answered meanwhile. */
 static bool
-belief_begin(struct svc_watch *watch)
+belief_begin(struct feed *feed)
 {
-	turn_take(watch);
-	if (!watch->answered)
+	turn_take(feed);
+	if (!feed->answered)
 		return true;
-	turn_give(watch);
+	turn_give(feed);
 	return false;
 }
 
 static void
 on_snapshot(const struct svc_record *record, void *arg)
 {
-	struct svc_watch *watch = arg;
-	if (!belief_begin(watch))
+	struct feed *feed = arg;
+	if (!belief_begin(feed))
 		return;
-	diff_assume(&watch->diff, record);
-	turn_give(watch);
+	diff_assume(&feed->diff, record);
+	turn_give(feed);
 }
 
 /* The other registry's changes. It tells SYNCED before what comes later. */
 static void
 on_other(svc_change change, const struct svc_record *record, void *arg)
 {
-	struct svc_watch *watch = arg;
-	struct snapshot *snapshot = watch->registry->snapshot;
+	struct feed *feed = arg;
+	struct snapshot *snapshot = feed->registry->snapshot;
 	bool known = record != NULL && snapshot != NULL &&
 		     snapshot_has(snapshot, record->name);
-	if (known || !belief_begin(watch))
+	if (known || !belief_begin(feed))
 		return;
 	switch (change) {
 	case SVC_CREATED:
 	case SVC_UPDATED:
-		diff_assume(&watch->diff, record);
+		diff_assume(&feed->diff, record);
 		break;
 	case SVC_REMOVED:
-		diff_unassume(&watch->diff, record);
+		diff_unassume(&feed->diff, record);
 		break;
 	case SVC_SYNCED:
-		watch->other_synced = true;
+		feed->other_synced = true;
 		break;
 	}
-	if (watch->other_synced)
-		diff_assumed(&watch->diff);
-	turn_give(watch);
+	if (feed->other_synced)
+		diff_assumed(&feed->diff);
+	turn_give(feed);
 }
 
 static bool
-wait_for_answer(struct svc_watch *watch, int64_t at_ms)
+wait_for_answer(struct feed *feed, int64_t at_ms)
 {
-	pthread_mutex_lock(&watch->lock);
-	while (!watch->ending && !watch->answered && svc_now_ms() < at_ms)
-		svc_cond_wait(&watch->cond, &watch->lock, at_ms);
-	bool over = watch->ending || watch->answered;
-	pthread_mutex_unlock(&watch->lock);
+	pthread_mutex_lock(&feed->lock);
+	while (!feed->ending && !feed->answered && svc_now_ms() < at_ms)
+		svc_cond_wait(&feed->cond, &feed->lock, at_ms);
+	bool over = feed->ending || feed->answered;
+	pthread_mutex_unlock(&feed->lock);
 	return over;
 }
 
 static void *
 run(void *arg)
 {
-	struct svc_watch *watch = arg;
-	struct svc_registry *registry = watch->registry;
+	struct feed *feed = arg;
+	struct svc_registry *registry = feed->registry;
 	struct svc_watch *other = NULL;
 	struct svc_error err = {0};
 	size_t n = 0;
 	int64_t away_at_ms = atomic_load(&registry->away_at_ms);
 	bool away = away_at_ms != 0 && svc_now_ms() - away_at_ms < AWAY_MS;
-	if (wait_for_answer(watch, svc_deadline(away ? 0 : FALLBACK_MS)))
+	if (wait_for_answer(feed, svc_deadline(away ? 0 : FALLBACK_MS)))
 		return NULL;
 	fallback_away(registry, "a watch got no answer within a second");
 	if (registry->snapshot != NULL)
 		n = snapshot_read(
-		    registry->snapshot, watch->service, on_snapshot, watch);
+		    registry->snapshot, feed->service, on_snapshot, feed);
 	bool ask =
-	    registry->fallback != NULL && (watch->service == NULL || n == 0);
-	if (ask && svc_registry_watch(registry->fallback, watch->service,
-		       on_other, watch, &other, &err) != SVC_OK) {
+	    registry->fallback != NULL && (feed->service == NULL || n == 0);
+	if (ask && svc_registry_watch(registry->fallback, feed->service,
+		       on_other, feed, &other, &err) != SVC_OK) {
 		svc_log(SVC_LOG_ERROR, "registry.fallback",
 		    "the fallback cannot be watched: %s", err.text);
 		ask = false;
 	}
 	/* What the snapshot knows has to do until the other one says more. */
-	if ((!ask || n > 0) && belief_begin(watch)) {
-		diff_assumed(&watch->diff);
-		turn_give(watch);
+	if ((!ask || n > 0) && belief_begin(feed)) {
+		diff_assumed(&feed->diff);
+		turn_give(feed);
 	}
-	wait_for_answer(watch, INT64_MAX);
+	wait_for_answer(feed, INT64_MAX);
 	svc_registry_unwatch(other);
 	return NULL;
 }
 
 svc_err
-fallback_watch(struct svc_watch *watch, struct svc_error *err)
+fallback_watch(struct feed *feed, struct svc_error *err)
 {
-	struct svc_registry *registry = watch->registry;
+	struct svc_registry *registry = feed->registry;
 	if (registry->fallback == NULL && registry->snapshot == NULL)
 		return SVC_OK;
-	svc_err rc = svc_thread_start(
-	    &watch->fallback_thread, "svc-reg-away", run, watch);
+	svc_err rc =
+	    svc_thread_start(&feed->fallback, "svc-reg-away", run, feed);
 	if (rc != SVC_OK)
 		return svc_error_set(err, rc,
 		    "no thread to look after a watch of registry %s",
 		    registry->ops->name);
-	watch->has_fallback_thread = true;
+	feed->has_fallback = true;
 	return SVC_OK;
 }

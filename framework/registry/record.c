@@ -4,15 +4,32 @@
 #include <svc/log.h>
 
 #include <stdalign.h>
+#include <stdatomic.h>
 #include <string.h>
 
 /* ---------------------------------------------------------------- copies */
 
 /*
  * A record with its arrays and texts lies in one block; only the header maps,
- * which own their memory, are apart. place_record runs twice: without a base
- * it adds up the size, with one it fills the block in the same order.
+ * which own their memory, are apart. The record of a node of many shares all
+ * else with a record without nodes. place_record runs twice: without a base it
+ * adds up the size, with one it fills the block in the same order.
  */
+struct kept {
+	atomic_size_t refs;
+	/* Held: whose texts, metadata and endpoints these are; NULL: its own.
+	 */
+	struct svc_record *service;
+	struct svc_record record;
+};
+
+static struct kept *
+kept_of(const struct svc_record *record)
+{
+	return (
+	    struct kept *)((uintptr_t)record - offsetof(struct kept, record));
+}
+
 struct block {
 	char *base;
 	size_t used;
@@ -100,12 +117,22 @@ place_node(
 	to->metadata = NULL;
 }
 
+static struct svc_record *
+kept_init(struct kept *kept)
+{
+	if (kept == NULL)
+		return NULL;
+	atomic_init(&kept->refs, 1);
+	kept->service = NULL;
+	return &kept->record;
+}
+
 /* The maps of the copy are NULL afterwards. */
 static struct svc_record *
 place_record(struct block *block, const struct svc_record *from)
 {
 	struct svc_record *to =
-	    place(block, sizeof(*to), alignof(struct svc_record));
+	    kept_init(place(block, sizeof(struct kept), alignof(struct kept)));
 	struct svc_endpoint *endpoints = NULL;
 	struct svc_node *nodes = NULL;
 	if (from->n_endpoints > 0)
@@ -202,17 +229,61 @@ record_copy_take(const struct svc_record *src)
 	return copy;
 }
 
+struct svc_record *
+record_of_node(struct svc_record *service, const struct svc_node *node)
+{
+	const char *address = node->address != NULL ? node->address : "";
+	size_t id_size = strlen(node->id) + 1;
+	size_t address_size = strlen(address) + 1;
+	struct {
+		struct kept kept;
+		struct svc_node node;
+		char texts[];
+	} *one = svc_mem_alloc(sizeof(*one) + id_size + address_size);
+	if (one == NULL)
+		return NULL;
+	struct svc_record *record = kept_init(&one->kept);
+	one->node = (struct svc_node){
+	    .id = one->texts, .address = one->texts + id_size};
+	if (!copy_map(&one->node.metadata, node->metadata)) {
+		svc_mem_free(one);
+		return NULL;
+	}
+	memcpy(one->texts, node->id, id_size);
+	memcpy(one->texts + id_size, address, address_size);
+	*record = *service;
+	record->nodes = &one->node;
+	record->n_nodes = 1;
+	one->kept.service = svc_record_hold(service);
+	return record;
+}
+
+struct svc_record *
+svc_record_hold(const struct svc_record *record)
+{
+	struct kept *kept = kept_of(record);
+	atomic_fetch_add_explicit(&kept->refs, 1, memory_order_relaxed);
+	return &kept->record;
+}
+
 void
 svc_record_destroy(struct svc_record *record)
 {
 	if (record == NULL)
 		return;
-	svc_headers_destroy(record->metadata);
-	for (size_t i = 0; i < record->n_endpoints; i++)
-		svc_headers_destroy(record->endpoints[i].metadata);
+	struct kept *kept = kept_of(record);
+	if (atomic_fetch_sub(&kept->refs, 1) != 1)
+		return;
 	for (size_t i = 0; i < record->n_nodes; i++)
 		svc_headers_destroy(record->nodes[i].metadata);
-	svc_mem_free(record);
+	if (kept->service != NULL) {
+		svc_record_destroy(kept->service);
+	} else {
+		svc_headers_destroy(record->metadata);
+		for (size_t i = 0; i < record->n_endpoints; i++)
+			svc_headers_destroy(record->endpoints[i].metadata);
+	}
+	svc_mem_free(kept);
 }
 
 /* -------------------------------------------------------------- equality */
@@ -260,22 +331,79 @@ node_equal(const struct svc_node *a, const struct svc_node *b)
 }
 
 bool
-svc_record_equal(const struct svc_record *a, const struct svc_record *b)
+record_equal_but_nodes(const struct svc_record *a, const struct svc_record *b)
 {
-	if (a == NULL || b == NULL)
-		return a == b;
 	if (!text_equal(a->name, b->name) ||
 	    !text_equal(a->version, b->version) ||
-	    a->n_endpoints != b->n_endpoints || a->n_nodes != b->n_nodes ||
+	    a->n_endpoints != b->n_endpoints ||
 	    !svc_headers_equal(a->metadata, b->metadata))
 		return false;
 	for (size_t i = 0; i < a->n_endpoints; i++)
 		if (!endpoint_equal(&a->endpoints[i], &b->endpoints[i]))
 			return false;
+	return true;
+}
+
+bool
+svc_record_equal(const struct svc_record *a, const struct svc_record *b)
+{
+	if (a == NULL || b == NULL)
+		return a == b;
+	if (a->n_nodes != b->n_nodes || !record_equal_but_nodes(a, b))
+		return false;
 	for (size_t i = 0; i < a->n_nodes; i++)
 		if (!node_equal(&a->nodes[i], &b->nodes[i]))
 			return false;
 	return true;
+}
+
+/* ---------------------------------------------------------------- hashing */
+
+static uint64_t
+hash_text(uint64_t hash, const char *text)
+{
+	for (; text != NULL && *text != '\0'; text++)
+		hash = (hash ^ (uint8_t)*text) * UINT64_C(0x100000001b3);
+	return (hash ^ 0xff) * UINT64_C(0x100000001b3);
+}
+
+static uint64_t
+hash_value(uint64_t hash, const struct svc_value *value)
+{
+	if (value == NULL)
+		return hash;
+	hash = hash_text(hash_text(hash, value->name), value->type);
+	for (size_t i = 0; i < value->n_values; i++)
+		hash = hash_value(hash, &value->values[i]);
+	return hash;
+}
+
+/* Maps are equal whatever the order of their pairs and the case of names, so
+ * only values count, and they are added up. */
+static uint64_t
+hash_map(uint64_t hash, const struct svc_headers *map)
+{
+	const char *name, *value;
+	uint64_t sum = 0;
+	for (size_t i = 0; svc_headers_at(map, i, &name, &value); i++)
+		sum += hash_text(UINT64_C(0xcbf29ce484222325), value);
+	return hash ^ sum;
+}
+
+uint64_t
+record_hash_but_nodes(const struct svc_record *record)
+{
+	uint64_t hash = UINT64_C(0xcbf29ce484222325);
+	hash = hash_text(hash_text(hash, record->name), record->version);
+	hash = hash_map(hash, record->metadata);
+	for (size_t i = 0; i < record->n_endpoints; i++) {
+		const struct svc_endpoint *endpoint = &record->endpoints[i];
+		hash = hash_text(hash, endpoint->name);
+		hash = hash_value(hash, endpoint->request);
+		hash = hash_value(hash, endpoint->response);
+		hash = hash_map(hash, endpoint->metadata);
+	}
+	return hash;
 }
 
 /* ---------------------------------------------------------------- checks */

@@ -23,6 +23,19 @@ enum {
  */
 struct svc_record *record_copy_take(const struct svc_record *src);
 
+/**
+ * A record with this one node, which shares all else with `service`: a record
+ * without nodes, from svc_record_copy, of which it has a hold. The node has an
+ * id. NULL when memory ran out.
+ */
+struct svc_record *record_of_node(
+    struct svc_record *service, const struct svc_node *node);
+/** Whether two records differ in their nodes at most. */
+bool record_equal_but_nodes(
+    const struct svc_record *a, const struct svc_record *b);
+/** The same number for records that are equal so. */
+uint64_t record_hash_but_nodes(const struct svc_record *record);
+
 /** NULL counts as "". */
 int text_compare(const char *a, const char *b);
 bool text_equal(const char *a, const char *b);

@@ -326,8 +326,11 @@ static const cJSON *
 field(const cJSON *object, const char *name)
 {
 	const cJSON *found = NULL, *item;
+	/* Nearly all are told apart by the first letter. */
 	cJSON_ArrayForEach (item, object)
-		if (item->string != NULL && strcasecmp(item->string, name) == 0)
+		if (item->string != NULL &&
+		    (item->string[0] | 0x20) == name[0] &&
+		    strcasecmp(item->string, name) == 0)
 			found = item;
 	return found != NULL && !cJSON_IsNull(found) ? found : NULL;
 }

@@ -379,10 +379,10 @@ is_watched(struct svc_registry *registry, const char *service)
 {
 	const struct svc_watch *watch;
 	pthread_mutex_lock(&registry->lock);
-	DL_FOREACH (registry->watches, watch)
-		if (watch->service == NULL ||
-		    text_equal(watch->service, service))
-			break;
+	DL_FOREACH2(registry->watches, watch, after)
+	if (watch->feed->service == NULL ||
+	    text_equal(watch->feed->service, service))
+		break;
 	pthread_mutex_unlock(&registry->lock);
 	return watch != NULL;
 }

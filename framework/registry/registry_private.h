@@ -33,31 +33,40 @@ struct svc_registry {
 	atomic_int_fast64_t away_at_ms; /* 0: it answers, as far as is known */
 };
 
-struct svc_watch {
+/** What all watches of one service, or of all, have in common: they hear it by
+ * one watch of the plugin and one difference engine. */
+struct feed {
 	struct svc_registry *registry;
-	struct svc_watch *prev, *next;
 	char *service;
-	svc_change_cb cb;
-	void *cb_arg;
+	size_t n_watches; /* guarded by the registry's lock */
 	void *plugin_watch;
+	bool has_plugin_watch;
 	struct diff diff;
+	struct svc_watch *watches; /* of whoever has the turn */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
+	struct svc_watch *newcomers; /* have not been told what is there */
 	bool busy;
 	bool ending;
 	bool answered; /* the registry has told its full state */
 	bool other_synced;
-	/* Of the plugin's thread, and of unwatch after that ended. */
-	bool has_thread;
-	pthread_t thread;
-	/* Of whoever made the watch. */
-	bool has_fallback_thread;
-	pthread_t fallback_thread;
+	/* Threads, joined by whoever ends it. */
+	bool has_poller, has_helper, has_fallback;
+	pthread_t poller, helper, fallback;
 };
 
-/** The right to use the watch's engine and to call the watcher. */
-void turn_take(struct svc_watch *watch);
-void turn_give(struct svc_watch *watch);
+struct svc_watch {
+	struct feed *feed;
+	svc_change_cb cb;
+	void *cb_arg;
+	bool is_new;                      /* among the newcomers */
+	struct svc_watch *prev, *next;    /* of the feed */
+	struct svc_watch *before, *after; /* of the registry */
+};
+
+/** The right to use the feed's engine and to call its watchers. */
+void turn_take(struct feed *feed);
+void turn_give(struct feed *feed);
 
 /* ------------------------------------------------------- while it is away */
 
@@ -65,9 +74,9 @@ void turn_give(struct svc_watch *watch);
 svc_err fallback_open(struct svc_registry *registry,
     const struct svc_registry_config *config, struct svc_error *err);
 void fallback_close(struct svc_registry *registry);
-/** Looks after a new watch until the registry has answered it.
+/** Looks after a new feed until the registry has answered it.
  * Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED */
-svc_err fallback_watch(struct svc_watch *watch, struct svc_error *err);
+svc_err fallback_watch(struct feed *feed, struct svc_error *err);
 /** Whether an op that failed so did not reach the registry. */
 bool fallback_is_for(const struct svc_registry *registry, svc_err code);
 /** What others know of `service`, or of all when NULL; false when that is

@@ -148,6 +148,87 @@ nodes_outlive_a_registry_that_forgot(void **state)
 	svc_clock_real();
 }
 
+struct held {
+	struct svc_record *records[8];
+	size_t n;
+};
+
+static void
+hold(svc_change change, const struct svc_record *record, void *arg)
+{
+	struct held *held = arg;
+	(void)change;
+	if (record != NULL)
+		held->records[held->n++] = svc_record_hold(record);
+}
+
+/* A node with `count` endpoints and metadata, of its service and its own. */
+static void
+described(struct diff *diff, const char *id, size_t count, const char *name,
+    const char *value)
+{
+	static const struct svc_value request = {.name = "R", .type = "R"};
+	struct svc_headers *metadata = svc_headers_create();
+	struct svc_endpoint endpoints[2] = {
+	    {.name = "S.Get", .request = &request, .metadata = metadata},
+	    {.name = "S.Put"}};
+	struct svc_node one = {
+	    .id = id, .address = "h:1", .metadata = metadata};
+	struct svc_record record = {.name = "s",
+	    .version = "1",
+	    .metadata = metadata,
+	    .endpoints = endpoints,
+	    .n_endpoints = count,
+	    .nodes = &one,
+	    .n_nodes = 1};
+	assert_int_equal(svc_headers_set(metadata, name, value), SVC_OK);
+	assert_int_equal(diff_node(diff, &record), SVC_OK);
+	svc_headers_destroy(metadata);
+}
+
+static void
+nodes_share_what_their_service_has(void **state)
+{
+	(void)state;
+	struct held held = {.n = 0};
+	struct svc_record **records = held.records;
+	struct diff diff;
+	diff_init(&diff, NULL, hold, &held);
+	diff_begin(&diff);
+	described(&diff, "a", 2, "zone", "east");
+	described(&diff, "b", 2, "Zone", "east");
+	described(&diff, "c", 1, "zone", "east");
+	described(&diff, "d", 2, "zone", "west");
+	/* The same values under another name have the same hash. */
+	described(&diff, "e", 2, "area", "east");
+	described(&diff, "f", 2, "area", "east");
+	diff_sync(&diff, 0);
+	assert_int_equal(held.n, 6);
+	assert_ptr_equal(records[0]->endpoints, records[1]->endpoints);
+	for (size_t i = 1; i < 6; i++)
+		for (size_t k = i + 1; k < 6; k++)
+			assert_ptr_not_equal(
+			    records[i]->endpoints, records[k]->endpoints);
+	assert_string_equal(records[1]->nodes[0].id, "b");
+	assert_string_equal(
+	    svc_headers_get(records[4]->metadata, "area"), "east");
+	assert_null(svc_headers_get(records[4]->metadata, "zone"));
+	/* It leaves those with which it shared. */
+	described(&diff, "b", 1, "zone", "east");
+	assert_int_equal(held.n, 7);
+	assert_ptr_equal(records[6]->endpoints, records[2]->endpoints);
+	/* What is held outlives the watch, and those that shared it. */
+	diff_fini(&diff);
+	for (size_t i = 0; i < held.n; i++) {
+		struct svc_record *copy = svc_record_copy(records[i]);
+		assert_true(svc_record_equal(copy, records[i]));
+		svc_record_destroy(copy);
+		assert_string_equal(
+		    records[i]->endpoints[0].request->type, "R");
+		svc_record_destroy(records[i]);
+	}
+}
+
 /* --------------------------------------- a plugin that does as it is told */
 
 /* Only faults that a real registry does not give on demand. */
@@ -155,6 +236,7 @@ struct puppet {
 	pthread_mutex_t lock;
 	svc_watch_sink sink;
 	void *arg;
+	int watched;
 	struct sample *nodes[4];
 	atomic_bool down;
 	atomic_int asked;
@@ -229,6 +311,7 @@ puppet_watch(void *self, const char *service, svc_watch_sink sink, void *arg,
 	struct puppet *p = self;
 	(void)service;
 	(void)err;
+	p->watched++;
 	p->sink = sink;
 	p->arg = arg;
 	*ret_watch = p;
@@ -240,6 +323,7 @@ puppet_unwatch(void *self, void *watch)
 {
 	struct puppet *p = self;
 	(void)watch;
+	p->watched--;
 	p->sink = NULL;
 }
 
@@ -316,6 +400,137 @@ a_watch_keeps_nodes_for_its_grace(void **state)
 	recorder_destroy(recorder);
 	sample_fini(&a);
 	sample_fini(&b);
+}
+
+static struct svc_watch *
+start(struct svc_registry *registry, const char *service,
+    struct recorder *recorder)
+{
+	struct svc_watch *watch = NULL;
+	assert_int_equal(svc_registry_watch(registry, service, recorder_change,
+			     recorder, &watch, NULL),
+	    SVC_OK);
+	return watch;
+}
+
+static void
+watches_of_one_service_share_what_they_hear_by(void **state)
+{
+	(void)state;
+	struct svc_registry *registry = NULL;
+	struct recorder *first = recorder_create();
+	struct recorder *second = recorder_create();
+	struct recorder *all = recorder_create();
+	struct sample a, b;
+	sample_init(&a, "s", "1", "a", 1);
+	sample_init(&b, "s", "1", "b", 2);
+	assert_int_equal(
+	    svc_registry_create_ops(&puppet_ops, NULL, &registry, NULL),
+	    SVC_OK);
+	struct svc_watch *watch = start(registry, "s", first);
+	puppet.sink(SVC_WATCH_BEGIN, NULL, puppet.arg);
+	puppet.sink(SVC_WATCH_NODE, &a.record, puppet.arg);
+	/* One that comes within the first full state, and is told once what is
+	 * there and what is still to come. */
+	struct svc_watch *other = start(registry, "s", second);
+	assert_true(recorder_wait(second, SVC_CREATED, "s", "a", 5000, NULL));
+	assert_int_equal(puppet.watched, 1);
+	assert_int_equal(recorder_count(second, SVC_SYNCED, NULL, NULL), 0);
+	puppet.sink(SVC_WATCH_NODE, &b.record, puppet.arg);
+	puppet.sink(SVC_WATCH_SYNC, NULL, puppet.arg);
+	for (int i = 0; i < 2; i++) {
+		struct recorder *one = i == 0 ? first : second;
+		assert_int_equal(recorder_count(one, SVC_CREATED, "s", "a"), 1);
+		assert_int_equal(recorder_count(one, SVC_CREATED, "s", "b"), 1);
+		assert_int_equal(
+		    recorder_count(one, SVC_SYNCED, NULL, NULL), 1);
+	}
+	/* The first may go; the second hears on. */
+	svc_registry_unwatch(watch);
+	assert_int_equal(puppet.watched, 1);
+	puppet.sink(SVC_WATCH_GONE, &a.record, puppet.arg);
+	assert_int_equal(recorder_count(first, SVC_REMOVED, NULL, NULL), 0);
+	assert_int_equal(recorder_count(second, SVC_REMOVED, "s", "a"), 1);
+	/* One that comes later does not need the registry. */
+	watch = start(registry, "s", all);
+	assert_true(recorder_wait(all, SVC_SYNCED, NULL, NULL, 5000, NULL));
+	assert_int_equal(recorder_count(all, SVC_CREATED, NULL, NULL), 1);
+	assert_int_equal(recorder_count(all, SVC_CREATED, "s", "b"), 1);
+	svc_registry_unwatch(other);
+	svc_registry_unwatch(watch);
+	assert_int_equal(puppet.watched, 0);
+	/* Another service, or all of them, is another thing. */
+	watch = start(registry, "s", first);
+	other = start(registry, NULL, second);
+	assert_int_equal(puppet.watched, 2);
+	svc_registry_destroy(registry);
+	assert_int_equal(puppet.watched, 0);
+	recorder_destroy(first);
+	recorder_destroy(second);
+	recorder_destroy(all);
+	sample_fini(&a);
+	sample_fini(&b);
+}
+
+/* Watchers come and go while a node changes: each is told all or nothing. */
+struct crowd {
+	struct svc_registry *registry;
+	atomic_bool over;
+};
+
+static void *
+come_and_go(void *arg)
+{
+	struct crowd *crowd = arg;
+	while (!atomic_load(&crowd->over)) {
+		struct recorder *recorder = recorder_create();
+		struct svc_watch *watch = NULL;
+		assert_int_equal(svc_registry_watch(crowd->registry, "s",
+				     recorder_change, recorder, &watch, NULL),
+		    SVC_OK);
+		assert_true(recorder_wait(
+		    recorder, SVC_SYNCED, NULL, NULL, 30000, NULL));
+		assert_int_equal(
+		    recorder_count(recorder, SVC_CREATED, "s", "a"), 1);
+		svc_registry_unwatch(watch);
+		recorder_destroy(recorder);
+	}
+	return NULL;
+}
+
+static void
+watchers_may_come_and_go(void **state)
+{
+	(void)state;
+	struct svc_registry_config config = {.address = "crowd"};
+	struct crowd crowd = {.registry = NULL};
+	pthread_t threads[3];
+	struct sample a;
+	sample_init(&a, "s", "1", "a", 1);
+	assert_int_equal(svc_registry_create_ops(&svc_registry_memory, &config,
+			     &crowd.registry, NULL),
+	    SVC_OK);
+	assert_int_equal(
+	    svc_registry_announce(crowd.registry, &a.record, 60000, NULL),
+	    SVC_OK);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(
+		    svc_thread_start(&threads[i], "crowd", come_and_go, &crowd),
+		    SVC_OK);
+	for (int i = 0; i < 300; i++) {
+		char weight[16];
+		snprintf(weight, sizeof(weight), "%d", i);
+		svc_headers_set(a.node.metadata, "weight", weight);
+		assert_int_equal(svc_registry_announce(
+				     crowd.registry, &a.record, 60000, NULL),
+		    SVC_OK);
+		sched_yield();
+	}
+	atomic_store(&crowd.over, true);
+	for (int i = 0; i < 3; i++)
+		svc_thread_join(threads[i]);
+	svc_registry_destroy(crowd.registry);
+	sample_fini(&a);
 }
 
 static void
@@ -598,7 +813,10 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(only_true_changes_are_told),
 	    cmocka_unit_test(nodes_outlive_a_registry_that_forgot),
+	    cmocka_unit_test(nodes_share_what_their_service_has),
 	    cmocka_unit_test(a_watch_keeps_nodes_for_its_grace),
+	    cmocka_unit_test(watches_of_one_service_share_what_they_hear_by),
+	    cmocka_unit_test(watchers_may_come_and_go),
 	    cmocka_unit_test(a_plugin_without_watch_is_asked),
 	    cmocka_unit_test(answers_are_grouped),
 	    cmocka_unit_test(unfit_plugins_are_refused),

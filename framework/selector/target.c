@@ -94,9 +94,7 @@ svc_target_create(struct svc_entry *entry, const struct svc_record *record,
 
 	if (target == NULL)
 		return NULL;
-	target->own = svc_record_copy(record);
-	if (target->own == NULL)
-		goto fail;
+	target->own = svc_record_hold(record);
 	if (!find_counters(entry, target))
 		goto fail;
 	if (previous != NULL) {

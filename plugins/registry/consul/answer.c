@@ -5,6 +5,7 @@
 
 #include <svc/log.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -102,11 +103,18 @@ skip(struct skips *skips, const char *service, const char *instance, size_t n,
 
 /* --------------------------------------------------------------------- ids */
 
+static int
+id_compare(const void *a, const void *b)
+{
+	const struct id *x = a, *y = b;
+	return strcmp(x->text, y->text);
+}
+
 void
 ids_fini(struct ids *ids)
 {
 	for (size_t i = 0; i < ids->n; i++)
-		svc_mem_free(ids->list[i]);
+		svc_mem_free(ids->list[i].text);
 	svc_mem_free(ids->list);
 	*ids = (struct ids){0};
 }
@@ -118,12 +126,13 @@ ids_gone(const char *service, const struct ids *before, const struct ids *now,
 	size_t k = 0;
 	for (size_t i = 0; i < before->n; i++) {
 		int order = 1;
-		while (k < now->n &&
-		       (order = strcmp(now->list[k], before->list[i])) < 0)
+		while (k < now->n && (order = id_compare(
+					  &now->list[k], &before->list[i])) < 0)
 			k++;
 		if (k < now->n && order == 0)
 			continue;
-		struct svc_node node = {.id = before->list[i], .address = ""};
+		struct svc_node node = {
+		    .id = before->list[i].text, .address = ""};
 		struct svc_record record = {.name = service,
 		    .version = "",
 		    .nodes = &node,
@@ -139,6 +148,49 @@ struct entry {
 	const char *instance;
 	double changed;
 };
+
+/* Of all in an entry that a node is made of. */
+static uint64_t
+hash_entry(const cJSON *entry)
+{
+	const cJSON *home = cJSON_GetObjectItemCaseSensitive(entry, "Node");
+	const cJSON *at = cJSON_GetObjectItemCaseSensitive(entry, "Service");
+	const cJSON *port = cJSON_GetObjectItemCaseSensitive(at, "Port");
+	const cJSON *tag;
+	char number[32] = "";
+	if (cJSON_IsNumber(port))
+		snprintf(number, sizeof(number), "%.17g", port->valuedouble);
+	uint64_t hash = hash_text(HASH_START, text_of(home, "Address"));
+	hash = hash_text(hash, text_of(at, "Service"));
+	hash = hash_text(hash, text_of(at, "ID"));
+	hash = hash_text(hash, text_of(at, "Address"));
+	hash = hash_text(hash, number);
+	cJSON_ArrayForEach (tag, cJSON_GetObjectItemCaseSensitive(at, "Tags"))
+		hash = hash_text(
+		    hash, cJSON_IsString(tag) ? tag->valuestring : "");
+	return hash;
+}
+
+static bool
+is_same(const struct ids *before, const char *id, uint64_t hash)
+{
+	const struct id key = {.text = (char *)(uintptr_t)id};
+	const struct id *found = NULL;
+	if (before != NULL && before->n > 0)
+		found = bsearch(&key, before->list, before->n,
+		    sizeof(*before->list), id_compare);
+	return found != NULL && found->hash == hash;
+}
+
+static svc_err
+ids_add(struct ids *ids, const char *id, uint64_t hash)
+{
+	char *text = svc_mem_strdup(id);
+	if (text == NULL)
+		return SVC_E_NOMEM;
+	ids->list[ids->n++] = (struct id){text, hash};
+	return SVC_OK;
+}
 
 static int
 entry_compare(const void *a, const void *b)
@@ -187,13 +239,17 @@ sort_entries(const cJSON *list, struct entry **ret_entries, size_t *ret_n,
 	return SVC_OK;
 }
 
-/* Delivers one; only want of memory is an error. */
+/* Delivers one that is not as it was; only want of memory is an error. */
 static svc_err
 deliver(struct skips *skips, const char *service, const struct entry *entry,
-    svc_record_sink sink, void *arg, struct ids *ids)
+    const struct ids *before, svc_record_sink sink, void *arg, struct ids *ids)
 {
 	struct node node;
 	struct svc_error why = {0};
+	const char *id = node_id(service, entry->instance);
+	uint64_t hash = hash_entry(entry->json);
+	if (is_same(before, id, hash))
+		return ids_add(ids, id, hash);
 	svc_err rc = node_decode(&node, service, entry->json, &why);
 	if (rc == SVC_E_INVAL) {
 		skip(skips, service, entry->instance, 0, why.text);
@@ -201,22 +257,12 @@ deliver(struct skips *skips, const char *service, const struct entry *entry,
 	} else if (rc == SVC_OK) {
 		if (node.n_bad > 0)
 			skip(skips, service, entry->instance, node.n_bad, "");
-		ids->list[ids->n] = svc_mem_strdup(node.record.nodes[0].id);
-		if (ids->list[ids->n] == NULL)
-			rc = SVC_E_NOMEM;
-		else
-			ids->n++;
+		rc = ids_add(ids, id, hash);
 		if (rc == SVC_OK)
 			sink(&node.record, arg);
 	}
 	node_fini(&node);
 	return rc;
-}
-
-static int
-text_compare(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
 /* They came sorted by instance, among which some have the service in front. */
@@ -225,10 +271,11 @@ ids_settle(struct ids *ids)
 {
 	size_t kept = 0;
 	if (ids->n > 0)
-		qsort(ids->list, ids->n, sizeof(char *), text_compare);
+		qsort(ids->list, ids->n, sizeof(*ids->list), id_compare);
 	for (size_t i = 0; i < ids->n; i++) {
-		if (kept > 0 && strcmp(ids->list[kept - 1], ids->list[i]) == 0)
-			svc_mem_free(ids->list[i]);
+		if (kept > 0 &&
+		    id_compare(&ids->list[kept - 1], &ids->list[i]) == 0)
+			svc_mem_free(ids->list[i].text);
 		else
 			ids->list[kept++] = ids->list[i];
 	}
@@ -237,8 +284,8 @@ ids_settle(struct ids *ids)
 
 svc_err
 answer_nodes(struct skips *skips, const char *service, const void *data,
-    size_t len, svc_record_sink sink, void *arg, struct ids *ret_ids,
-    struct svc_error *err)
+    size_t len, const struct ids *before, svc_record_sink sink, void *arg,
+    struct ids *ret_ids, struct svc_error *err)
 {
 	struct entry *entries = NULL;
 	struct ids ids = {0};
@@ -248,7 +295,7 @@ answer_nodes(struct skips *skips, const char *service, const void *data,
 	if (rc == SVC_OK)
 		rc = sort_entries(json, &entries, &n, err);
 	if (rc == SVC_OK) {
-		ids.list = svc_mem_calloc(n + 1, sizeof(char *));
+		ids.list = svc_mem_calloc(n + 1, sizeof(*ids.list));
 		if (ids.list == NULL)
 			rc = no_memory(err);
 	}
@@ -256,7 +303,8 @@ answer_nodes(struct skips *skips, const char *service, const void *data,
 		if (i + 1 < n &&
 		    strcmp(entries[i].instance, entries[i + 1].instance) == 0)
 			continue;
-		rc = deliver(skips, service, &entries[i], sink, arg, &ids);
+		rc = deliver(
+		    skips, service, &entries[i], before, sink, arg, &ids);
 		if (rc != SVC_OK)
 			no_memory(err);
 	}

@@ -23,9 +23,13 @@ void skips_fini(struct skips *skips);
 
 /* ------------------------------------------------------------------- nodes */
 
-/** Ids of nodes, sorted, each once. All zero is none. */
+/** Ids of nodes, sorted, each once, with a hash of what was said of them. All
+ * zero is none. */
 struct ids {
-	char **list;
+	struct id {
+		char *text;
+		uint64_t hash;
+	} * list;
 	size_t n;
 };
 void ids_fini(struct ids *ids);
@@ -35,19 +39,21 @@ void ids_gone(const char *service, const struct ids *before,
     const struct ids *now, svc_record_sink sink, void *arg);
 
 /**
- * Calls `sink` with every node of an answer of /v1/health/service/<service>,
- * sorted by id. Instances of other programs are passed over; what claims to be
- * a node and does not decode is skipped. Of two with the same id, which stand
- * at different agents, the one changed last counts.
+ * Calls `sink` with every node of an answer of /v1/health/service/<service> of
+ * which not the same was said in the answer of `before`. Instances of other
+ * programs are passed over; what claims to be a node and does not decode is
+ * skipped. Of two with the same id, which stand at different agents, the one
+ * changed last counts.
  *
- * ret_ids  those that were given to the sink; may be NULL
+ * before   NULL: none
+ * ret_ids  those that there are; may be NULL
  *
  * Errors: SVC_E_UNAVAILABLE (no such answer), SVC_E_NOMEM; `sink` may have been
  * called
  */
 svc_err answer_nodes(struct skips *skips, const char *service, const void *data,
-    size_t len, svc_record_sink sink, void *arg, struct ids *ret_ids,
-    struct svc_error *err);
+    size_t len, const struct ids *before, svc_record_sink sink, void *arg,
+    struct ids *ret_ids, struct svc_error *err);
 
 /* ------------------------------------------------------------ names, checks */
 

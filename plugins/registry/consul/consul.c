@@ -66,7 +66,7 @@ lookup(void *self, const char *service, svc_record_sink sink, void *arg,
 	svc_err rc = ask(consul, &path, &answer, err);
 	if (rc == SVC_OK)
 		rc = answer_nodes(&consul->skips, service, answer.data,
-		    answer.len, sink, arg, NULL, err);
+		    answer.len, NULL, sink, arg, NULL, err);
 	svc_buf_fini(&path);
 	svc_buf_fini(&answer);
 	return rc;

@@ -281,17 +281,24 @@ taken_fini(struct taken *taken)
 
 static struct skips skips;
 
-/* Reads an answer of service "student". */
+/* Reads an answer of service "student" that came after another. */
 static struct taken
-read_nodes(const char *answer, struct ids *ret_ids)
+read_nodes_after(
+    const char *answer, const struct ids *before, struct ids *ret_ids)
 {
 	struct taken taken = {0};
 	struct svc_error err = {0};
 	svc_err rc = answer_nodes(&skips, "student", answer, strlen(answer),
-	    take, &taken, ret_ids, &err);
+	    before, take, &taken, ret_ids, &err);
 	if (rc != SVC_OK)
 		fail_msg("%s: %s", svc_err_name(rc), err.text);
 	return taken;
+}
+
+static struct taken
+read_nodes(const char *answer, struct ids *ret_ids)
+{
+	return read_nodes_after(answer, NULL, ret_ids);
 }
 
 /* An entry as consul answers it; `more` goes into Service. */
@@ -328,7 +335,7 @@ what_go_micro_wrote_is_read(void **state)
 	assert_int_equal(taken.n, 1);
 	assert_true(svc_record_equal(taken.records[0], &student.record));
 	assert_int_equal(ids.n, 1);
-	assert_string_equal(ids.list[0], student_id);
+	assert_string_equal(ids.list[0].text, student_id);
 	ids_fini(&ids);
 	taken_fini(&taken);
 	svc_buf_fini(&answer);
@@ -491,7 +498,7 @@ only_an_answer_is_an_answer(void **state)
 		size_t len = strlen(bad[i]);
 		struct svc_error err = {0};
 		assert_int_equal(answer_nodes(&skips, "student", bad[i], len,
-				     take, &taken, NULL, &err),
+				     NULL, take, &taken, NULL, &err),
 		    SVC_E_UNAVAILABLE);
 		assert_true(err.text[0] != '\0');
 		assert_int_equal(answer_services(bad[i], len, &marks, &err),
@@ -508,6 +515,49 @@ only_an_answer_is_an_answer(void **state)
 	    answer_checks("{}", 2, &marks, NULL), SVC_E_UNAVAILABLE);
 	taken = read_nodes("[]", NULL);
 	assert_int_equal(taken.n, 0);
+}
+
+/* Of what a node is made of, each part counts; what else an entry says does
+ * not. */
+static void
+what_is_as_it_was_is_not_told_again(void **state)
+{
+	(void)state;
+#define NODE(host, port, tags) \
+	"\"Address\":\"" host "\",\"Port\":" port ",\"Tags\":[" tags "]"
+	static const char first[] =
+	    "[" ENTRY("student-1", NODE("h", "1", "\"" V1 "\"")) "," ENTRY(
+		"student-2", NODE("h", "2", "\"" V1 "\"")) "]";
+	static const char *const second[][2] = {
+	    {"[" ENTRY("student-1",
+		 NODE("h", "1", "\"" V1 "\"") ",\"ModifyIndex\":7") "]",
+		""},
+	    {"[" ENTRY("student-1", NODE("i", "1", "\"" V1 "\"")) "]", "i:1"},
+	    {"[" ENTRY("student-1", NODE("h", "3", "\"" V1 "\"")) "]", "h:3"},
+	    {"[" ENTRY("student-1",
+		 NODE("h", "1", "\"" V1 "\",\"" GO_PROTOCOL "\"")) "]",
+		"h:1"},
+	    {"[" ENTRY("student-3", NODE("h", "1", "\"" V1 "\"")) "]", "h:1"},
+	    {"[" ENTRY("student-1", NODE("", "1", "\"" V1 "\"")) "]",
+		"10.0.0.9:1"},
+	};
+#undef NODE
+	struct ids before = {0};
+	struct taken taken = read_nodes(first, &before);
+	assert_int_equal(taken.n, 2);
+	taken_fini(&taken);
+	for (size_t i = 0; i < sizeof(second) / sizeof(second[0]); i++) {
+		struct ids ids = {0};
+		taken = read_nodes_after(second[i][0], &before, &ids);
+		assert_int_equal(ids.n, 1);
+		assert_int_equal(taken.n, second[i][1][0] != '\0');
+		if (taken.n > 0)
+			assert_string_equal(
+			    taken.records[0]->nodes[0].address, second[i][1]);
+		taken_fini(&taken);
+		ids_fini(&ids);
+	}
+	ids_fini(&before);
 }
 
 static void
@@ -529,7 +579,7 @@ the_latest_of_two_agents_counts(void **state)
 	assert_string_equal(taken.records[1]->nodes[0].id, "a");
 	taken_fini(&taken);
 	assert_int_equal(ids.n, 2);
-	assert_string_equal(ids.list[0], "a");
+	assert_string_equal(ids.list[0].text, "a");
 	/* Who is gone, compared with a later answer. */
 	struct ids now = {0};
 	struct taken later = read_nodes(
@@ -675,7 +725,7 @@ one_run(struct student *student)
 	svc_err rc = node_encode(&student->record, 1000, NULL, 0, &body);
 	assert_true(rc == SVC_OK || rc == SVC_E_NOMEM);
 	svc_buf_fini(&body);
-	rc = answer_nodes(&skips, "student", answer, sizeof(answer) - 1,
+	rc = answer_nodes(&skips, "student", answer, sizeof(answer) - 1, NULL,
 	    count_one, &nodes, &ids, NULL);
 	assert_true(rc == SVC_E_NOMEM || (rc == SVC_OK && nodes == 1));
 	ids_fini(&ids);
@@ -719,6 +769,7 @@ main(void)
 	    cmocka_unit_test(addresses_come_out_as_they_went_in),
 	    cmocka_unit_test(what_is_no_node_stops_nothing),
 	    cmocka_unit_test(only_an_answer_is_an_answer),
+	    cmocka_unit_test(what_is_as_it_was_is_not_told_again),
 	    cmocka_unit_test(the_latest_of_two_agents_counts),
 	    cmocka_unit_test(services_of_ours_are_told_from_others),
 	    cmocka_unit_test(checks_that_do_not_pass_are_compared),

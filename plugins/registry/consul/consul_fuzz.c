@@ -84,9 +84,14 @@ try_nodes(const uint8_t *data, size_t size)
 	struct ids ids = {0}, none = {0};
 	size_t nodes = 0, gone = 0;
 	skips_init(&skips);
-	if (answer_nodes(&skips, "s", data, size, on_node, &nodes, &ids,
+	if (answer_nodes(&skips, "s", data, size, NULL, on_node, &nodes, &ids,
 		NULL) == SVC_OK) {
 		check(ids.n <= nodes);
+		size_t told = nodes;
+		check(answer_nodes(&skips, "s", data, size, &ids, on_node,
+			  &nodes, NULL, NULL) == SVC_OK);
+		/* Of those that share an id, all but one. */
+		check(nodes - told == told - ids.n);
 		ids_gone("s", &ids, &none, on_gone, &gone);
 		check(gone == ids.n);
 		ids_gone("s", &ids, &ids, on_gone, &gone);

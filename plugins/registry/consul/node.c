@@ -46,8 +46,8 @@ node_instance(const char *service, const char *id)
 	return instance;
 }
 
-static const char *
-id_of(const char *service, const char *instance)
+const char *
+node_id(const char *service, const char *instance)
 {
 	return begins_with(instance, service, '/')
 		   ? instance + strlen(service) + 1
@@ -465,7 +465,7 @@ node_decode(struct node *node, const char *service, const cJSON *entry,
 	if (node->version == NULL)
 		return svc_error_set(
 		    err, SVC_E_INVAL, "none of its tags is a version");
-	node->node.id = id_of(service, text_of(at, "ID"));
+	node->node.id = node_id(service, text_of(at, "ID"));
 	node->node.address = node->address;
 	node->record.name = service;
 	node->record.version = node->version;

@@ -25,6 +25,8 @@
  * "<service>/<id>" else ('/' is in no id).
  */
 char *node_instance(const char *service, const char *id);
+/** The id of the node of an instance: all of it, or its end. */
+const char *node_id(const char *service, const char *instance);
 
 /** The tags that a node may not have besides: they would be read as its own.
  * Errors: SVC_E_INVAL */

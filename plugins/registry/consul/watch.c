@@ -53,7 +53,8 @@ on_answer(
 	if (fresh)
 		watch->sink(SVC_WATCH_BEGIN, NULL, watch->arg);
 	svc_err rc = answer_nodes(&watch->consul->skips, watch->service,
-	    answer->data, answer->len, on_node, watch, &ids, err);
+	    answer->data, answer->len, fresh ? NULL : &watch->ids, on_node,
+	    watch, &ids, err);
 	if (rc != SVC_OK)
 		return rc;
 	if (fresh)

@@ -204,7 +204,7 @@ fetch(struct watch_all *watch, struct known *known, struct svc_error *err)
 		    svc_deadline(consul->timeout_ms), &answer, err);
 	if (rc == SVC_OK)
 		rc = answer_nodes(&consul->skips, known->name, answer.data,
-		    answer.len, on_node, watch, &ids, err);
+		    answer.len, &known->ids, on_node, watch, &ids, err);
 	if (rc == SVC_OK) {
 		ids_gone(known->name, &known->ids, &ids, on_gone, watch);
 		ids_fini(&known->ids);

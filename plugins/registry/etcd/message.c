@@ -65,18 +65,6 @@ message_put_bytes(struct svc_buf *body, const void *data, size_t len)
 	svc_buf_putc(body, '"');
 }
 
-static int
-sextet(char c)
-{
-	if (c >= 'A' && c <= 'Z')
-		return c - 'A';
-	if (c >= 'a' && c <= 'z')
-		return c - 'a' + 26;
-	if (c >= '0' && c <= '9')
-		return c - '0' + 52;
-	return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
 char *
 message_bytes(const cJSON *object, const char *name, size_t *ret_len)
 {
@@ -86,17 +74,21 @@ message_bytes(const cJSON *object, const char *name, size_t *ret_len)
 	char *out = svc_mem_alloc(len / 4 * 3 + 4);
 	uint32_t bits = 0;
 	unsigned have = 0;
+	/* The place in the alphabet and one more; 0 for what is none of it. */
+	uint8_t places[256] = {0};
 	if (out == NULL)
 		return NULL;
+	for (uint8_t i = 0; i < 64; i++)
+		places[(uint8_t)alphabet[i]] = (uint8_t)(i + 1);
 	while (len > 0 && text[len - 1] == '=')
 		len--;
 	for (size_t i = 0; i < len; i++) {
-		int six = sextet(text[i]);
-		if (six < 0) {
+		uint32_t place = places[(uint8_t)text[i]];
+		if (place == 0) {
 			svc_mem_free(out);
 			return NULL;
 		}
-		bits = bits << 6 | (uint32_t)six;
+		bits = bits << 6 | (place - 1);
 		have += 6;
 		if (have >= 8) {
 			have -= 8;

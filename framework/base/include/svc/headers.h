@@ -23,7 +23,8 @@ struct svc_headers;
 /** An empty map, or NULL when memory ran out. */
 SVC_API struct svc_headers *svc_headers_create(void);
 SVC_API void svc_headers_destroy(struct svc_headers *headers);
-/** A deep copy; of NULL an empty map. NULL when memory ran out. */
+/** A deep copy, in one block without room to spare; of NULL an empty map. NULL
+ * when memory ran out. */
 SVC_API struct svc_headers *svc_headers_copy(const struct svc_headers *headers);
 
 /** Sets or replaces; both texts are copied.

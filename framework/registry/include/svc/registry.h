@@ -57,8 +57,15 @@ struct svc_record {
 /** A deep copy (one block and the header maps), to be freed with
  * svc_record_destroy; NULL when memory ran out. */
 SVC_API struct svc_record *svc_record_copy(const struct svc_record *record);
-/** Only for records from svc_record_copy and svc_record_decode. NULL is fine.
+/**
+ * One more hold on a record, in place of a copy, also to be given back with
+ * svc_record_destroy. Only for records from svc_record_copy and
+ * svc_record_decode and those that svc_registry_watch tells of. Nobody may
+ * change the record from now on. Threads: any.
  */
+SVC_API struct svc_record *svc_record_hold(const struct svc_record *record);
+/** Only for records from svc_record_copy, svc_record_decode and
+ * svc_record_hold. NULL is fine. Threads: any, the last one frees it. */
 SVC_API void svc_record_destroy(struct svc_record *record);
 /** Same content, whatever the order of metadata. */
 SVC_API bool svc_record_equal(
@@ -284,8 +291,9 @@ typedef enum svc_change {
 	SVC_REMOVED, /* with the node as it was last known */
 	SVC_SYNCED,  /* record is NULL; the first full state is complete */
 } svc_change;
-/** One node with its record; lives only for the call. One call at a time per
- * watch. It must not block nor call the registry. */
+/** One node with its record; lives only for the call unless it is held
+ * (svc_record_hold). One call at a time per watch. It must not block nor call
+ * the registry. */
 typedef void (*svc_change_cb)(
     svc_change change, const struct svc_record *record, void *arg);
 struct svc_watch;
