@@ -34,8 +34,11 @@ enum {
 	WATCHERS = 100,
 	CHANGES = 50,
 	CONSUL_BATCH = 50, /* it allows 64 in a transaction */
-	RENEWALS = 50,
-	RENEWALS_PER_MINUTE = 6, /* the default interval is 10 s */
+	ANNOUNCEMENTS = 50,
+	ANNOUNCEMENTS_PER_MINUTE = 6, /* the default interval is 10 s */
+	RENEWALS = 2, /* of a lease that is announced once: a third and two */
+	SHORT_TTL_MS = 6000,
+	RENEWALS_PER_MINUTE = 6, /* each third of the default TTL of 30 s */
 	PATIENCE_MS = 60000,
 	VIEW_TARGET_MS = 2000,
 	CHANGE_TARGET_MS = 200,
@@ -111,6 +114,7 @@ with_record(const char *service, const char *id, const char *round,
 
 struct announcement {
 	struct svc_registry *registry;
+	int64_t ttl_ms;
 	struct svc_error *err;
 };
 
@@ -118,14 +122,14 @@ static svc_err
 announce_it(const struct svc_record *record, void *arg)
 {
 	struct announcement *to = arg;
-	return svc_registry_announce(to->registry, record, TTL_MS, to->err);
+	return svc_registry_announce(to->registry, record, to->ttl_ms, to->err);
 }
 
 static svc_err
 announce(struct svc_registry *registry, const char *service, const char *id,
     const char *round, struct svc_error *err)
 {
-	struct announcement to = {registry, err};
+	struct announcement to = {registry, TTL_MS, err};
 	return with_record(service, id, round, announce_it, &to);
 }
 
@@ -578,27 +582,57 @@ load_now(void)
 	};
 }
 
-/* For one renewal. */
 static struct load
-measure_load(void)
+load_since(const struct load *before, double n)
+{
+	struct load now = load_now();
+	return (struct load){
+	    .requests = (now.requests - before->requests) / n,
+	    .bytes = (now.bytes - before->bytes) / n,
+	    .writes = (now.writes - before->writes) / n,
+	};
+}
+
+/* For one announcement of what is there already. */
+static struct load
+measure_announcement(void)
 {
 	struct svc_registry *registry = registry_new(0);
 	struct svc_error err = {0};
 	svc_err code =
 	    announce(registry, "service-000", "service-000-steady", "0", &err);
 	struct load before = load_now();
-	for (int i = 0; code == SVC_OK && i < RENEWALS; i++)
+	for (int i = 0; code == SVC_OK && i < ANNOUNCEMENTS; i++)
 		code = announce(
 		    registry, "service-000", "service-000-steady", "0", &err);
-	struct load after = load_now();
 	if (code != SVC_OK)
 		die("announcing", err.text);
+	struct load load = load_since(&before, ANNOUNCEMENTS);
 	svc_registry_destroy(registry);
-	return (struct load){
-	    .requests = (after.requests - before.requests) / RENEWALS,
-	    .bytes = (after.bytes - before.bytes) / RENEWALS,
-	    .writes = (after.writes - before.writes) / RENEWALS,
-	};
+	return load;
+}
+
+/* For one renewal of the lease of a process that announced once. */
+static struct load
+measure_renewal(void)
+{
+	static const char renewed[] =
+	    "grpc_server_started_total{grpc_method=\"LeaseKeepAlive\"";
+	struct svc_registry *registry = registry_new(0);
+	struct svc_error err = {0};
+	int64_t until_ms = svc_deadline(PATIENCE_MS);
+	struct announcement to = {registry, SHORT_TTL_MS, &err};
+	if (with_record("service-000", "service-000-short", "0", announce_it,
+		&to) != SVC_OK)
+		die("announcing", err.text);
+	struct load before = load_now();
+	double first = counter(renewed), n;
+	while ((n = counter(renewed) - first) < RENEWALS)
+		if (svc_remaining(until_ms) == 0)
+			die("a lease", "it is not renewed");
+	struct load load = load_since(&before, n);
+	svc_registry_destroy(registry);
+	return load;
 }
 
 /* -------------------------------------------------------------------- main */
@@ -618,13 +652,17 @@ say(const char *what, double value, const char *unit, double target)
 static void
 say_load(void)
 {
-	struct load load = measure_load();
+	struct load one = measure_announcement();
 	say("steady, one service: requests to etcd each minute",
-	    load.requests * RENEWALS_PER_MINUTE, "", 0);
-	say("steady, one service: bytes each minute",
-	    load.bytes * RENEWALS_PER_MINUTE, "B", 0);
-	say("steady, one service: writes to etcd's log each minute",
-	    load.writes * RENEWALS_PER_MINUTE, "", 0);
+	    one.requests * ANNOUNCEMENTS_PER_MINUTE, "", 0);
+	say("  bytes", one.bytes * ANNOUNCEMENTS_PER_MINUTE, "B", 0);
+	say("  writes to etcd's log", one.writes * ANNOUNCEMENTS_PER_MINUTE, "",
+	    0);
+	one = measure_renewal();
+	say("steady, one process: renewals of its lease each minute",
+	    one.requests * RENEWALS_PER_MINUTE, "", 0);
+	say("  bytes", one.bytes * RENEWALS_PER_MINUTE, "B", 0);
+	say("  writes to etcd's log", one.writes * RENEWALS_PER_MINUTE, "", 0);
 }
 
 static void
