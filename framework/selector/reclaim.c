@@ -60,7 +60,11 @@ join(void)
 	reader = svc_mem_calloc(1, sizeof(*reader));
 	if (reader == NULL)
 		return NULL;
-	reader->place = svc_thread_number() % SVC_PLACES;
+	unsigned number = svc_thread_number();
+	const unsigned shared = SVC_PLACES - SVC_OWN_PLACES;
+	reader->alone = number < SVC_OWN_PLACES;
+	reader->place =
+	    reader->alone ? number : SVC_OWN_PLACES + number % shared;
 	if (pthread_setspecific(key, reader) != 0) {
 		svc_mem_free(reader);
 		return NULL;

@@ -18,15 +18,17 @@
 
 #define SVC_READER_SLOTS 8
 
-/** Counters that threads keep apart have this many places; a thread has the one
- * of its number. */
-#define SVC_PLACES 8u
+/** Counters that threads keep apart have this many places. Each of the first
+ * threads of the process has one to itself, the others share the rest. */
+#define SVC_PLACES 16u
+#define SVC_OWN_PLACES 8u
 
 /** The private half of one thread. Only `era` is seen by others. */
 struct svc_reader {
 	char front[64];       /* keeps `era` in a cache line of its own */
 	_Atomic uint64_t era; /* shifted left, with BRIEF; 0: not reading */
 	unsigned place;       /* below SVC_PLACES */
+	bool alone;           /* no other thread has that place */
 	struct svc_reader *next, **link;
 	struct svc_reader_slot {
 		uint64_t owner; /* a number never used twice; 0: empty */

@@ -159,14 +159,28 @@ struct svc_held_target *svc_target_create(struct svc_entry *entry,
     const struct svc_record *record, const struct svc_held_target *previous);
 /** Without a lock. */
 void svc_target_unref(struct svc_held_target *target);
+/** Changes the holds of a target that cannot be dropped, since a read goes on
+ * that found it or saw that it is not dying. */
+static inline void
+svc_target_count(
+    struct svc_reader *reader, struct svc_held_target *target, int32_t change)
+{
+	_Atomic int32_t *count =
+	    &target->holds[reader->place].counts[target->index];
+	if (reader->alone)
+		atomic_store_explicit(count,
+		    atomic_load_explicit(count, memory_order_relaxed) + change,
+		    memory_order_release);
+	else
+		atomic_fetch_add_explicit(count, change, memory_order_release);
+}
+
 /** A hold for a target found in a read that still goes on. */
 static inline void
 svc_target_hold_in_read(
     struct svc_reader *reader, struct svc_held_target *target)
 {
-	atomic_fetch_add_explicit(
-	    &target->holds[reader->place].counts[target->index], 1,
-	    memory_order_relaxed);
+	svc_target_count(reader, target, 1);
 }
 
 static inline struct svc_held_target *

@@ -165,9 +165,7 @@ change_holds(struct svc_held_target *target, int32_t change)
 	struct svc_reader *reader = svc_reader_enter_briefly();
 
 	if (reader != NULL && !atomic_load(&target->dying)) {
-		atomic_fetch_add_explicit(
-		    &target->holds[reader->place].counts[target->index], change,
-		    memory_order_release);
+		svc_target_count(reader, target, change);
 		svc_reader_leave(reader);
 		return;
 	}

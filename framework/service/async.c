@@ -65,6 +65,8 @@ pack_request(struct svc_async_call *call)
 		sizes[i] = strlen(*texts[i]) + 1;
 		size += sizes[i];
 	}
+	const char *codec = call->at.client->service->values.codec;
+	call->type = first->content_type == codec ? codec : NULL;
 	call->head_len = 0;
 	if (size > call->cap && !make_space(call, size))
 		return false;
@@ -93,7 +95,9 @@ pack_behind_head(struct svc_async_call *call)
 	    plan->n_labels != 0 ||
 	    strcmp(first->endpoint, space + call->endpoint_at) != 0 ||
 	    strcmp(first->service, space + SERVICE_AT) != 0 ||
-	    strcmp(first->content_type, space + call->type_at) != 0)
+	    /* Mostly it is the client's own, which does not change. */
+	    (first->content_type != call->type &&
+		strcmp(first->content_type, space + call->type_at) != 0))
 		return false;
 	if (first->len > 0)
 		memcpy(data, first->data, first->len);

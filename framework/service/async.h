@@ -61,7 +61,6 @@ struct svc_async_call {
 	int64_t until_ms; /* of the pause */
 	svc_done_cb done;
 	void *arg;
-	const struct svc_transport_ops *ops;
 	struct svc_stream_handle *stream; /* NULL unless sent */
 	struct svc_async_call *next_waiter,
 	    **waiter_link;           /* for a view, or NULL */
@@ -73,6 +72,7 @@ struct svc_async_call {
 	char *space;
 	size_t cap;
 	uint32_t head_len, endpoint_at, type_at;
+	const char *type; /* the client's default, if the head has that */
 	struct svc_reply reply;
 	struct svc_error err;
 	struct svc_attempts at;

@@ -178,6 +178,121 @@ trailers_come_with_the_end_alone(void **state)
 }
 
 static void
+packed_requests_are_sent_the_same(void **state)
+{
+	(void)state;
+	char service[] = "student", endpoint[] = "Student.Get", data[] = "{12}";
+	struct svc_headers *headers = svc_headers_create();
+	svc_headers_set(headers, "Trace", "abc");
+	struct svc_part part = {
+	    .flags = SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END,
+	    .service = service,
+	    .endpoint = endpoint,
+	    .timeout_ms = 1500,
+	    .data = data,
+	    .len = 4,
+	};
+	struct svc_buf plain, packed;
+	struct svc_error err;
+	svc_buf_init(&plain, 4096);
+	svc_buf_init(&packed, 4096);
+	for (int i = 0; i < 3; i++) {
+		struct svc_part own = part;
+		size_t lens[3];
+		char space[64];
+		own.headers = part.headers = i == 2 ? headers : NULL;
+		own.content_type = part.content_type = i == 0 ? NULL : "t/j";
+		svc_buf_clear(&plain);
+		svc_buf_clear(&packed);
+		assert_int_equal(
+		    part_encode(&plain, 7, true, &part, 1000, &err), SVC_OK);
+		size_t size = svc_part_packed_size(&own, lens);
+		assert_true(size <= sizeof(space));
+		assert_ptr_equal(
+		    svc_part_pack(&own, space, lens), space + size);
+		assert_string_equal(own.endpoint, endpoint);
+		assert_int_equal(own.content_type == NULL, i == 0);
+		/* Nothing of the original is needed any more. */
+		service[0] = endpoint[0] = data[0] = 'X';
+		assert_int_equal(
+		    part_encode(&packed, 7, true, &own, 1000, &err), SVC_OK);
+		assert_int_equal(part_encode(&packed, 7, true, &own, 20, &err),
+		    SVC_E_EXHAUSTED);
+		service[0] = 's', endpoint[0] = 'S', data[0] = '{';
+		assert_int_equal(packed.len, plain.len);
+		assert_memory_equal(packed.data, plain.data, plain.len);
+	}
+	svc_buf_fini(&plain);
+	svc_buf_fini(&packed);
+	svc_headers_destroy(headers);
+}
+
+static void
+known_heads_are_read_the_same(void **state)
+{
+	(void)state;
+	static const char *const endpoints[] = {"A.b", "A.b", "A.c", "A.c"};
+	struct svc_mux_memo memo = {.flags = 0};
+	struct svc_headers *headers;
+	struct svc_part back;
+	struct svc_buf out;
+	struct svc_error err;
+	struct frame frame;
+	svc_buf_init(&out, 4096);
+	for (unsigned i = 0; i < 4; i++) {
+		struct svc_part part = {
+		    .flags = SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END,
+		    .service = "s",
+		    .endpoint = endpoints[i],
+		    .content_type = "t/j",
+		    .timeout_ms = i,
+		    .data = "12345",
+		    .len = i,
+		};
+		svc_buf_clear(&out);
+		part_encode(&out, i + 1, true, &part, 1000, &err);
+		frame_decode(out.data, &frame);
+		const uint8_t *payload = out.data + FRAME_SIZE;
+		assert_int_equal(part_decode_again(&memo, &frame, true, payload,
+				     &back, &headers, &err),
+		    SVC_OK);
+		assert_null(headers);
+		assert_string_equal(back.service, "s");
+		assert_string_equal(back.endpoint, endpoints[i]);
+		assert_string_equal(back.content_type, "t/j");
+		assert_int_equal(back.timeout_ms, i == 0 ? 1 : i);
+		assert_int_equal(back.len, i);
+		assert_memory_equal(back.data, "12345", i);
+		assert_int_equal(memo.len, frame.head);
+		assert_memory_equal(memo.bytes, payload, frame.head);
+	}
+	/* As long as the one before, but malformed. */
+	out.data[FRAME_SIZE] = 0xff;
+	assert_int_equal(part_decode_again(&memo, &frame, true,
+			     out.data + FRAME_SIZE, &back, &headers, &err),
+	    SVC_E_INVAL);
+	/* Replies: the same head with another code. */
+	for (unsigned i = 0; i < 2; i++) {
+		struct svc_part part = {
+		    .flags = SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END,
+		    .status = i == 0 ? SVC_OK : SVC_E_ABORTED,
+		    .status_text = "so",
+		};
+		svc_buf_clear(&out);
+		part_encode(&out, 1, false, &part, 1000, &err);
+		frame_decode(out.data, &frame);
+		assert_int_equal(
+		    part_decode_again(&memo, &frame, false,
+			out.data + FRAME_SIZE, &back, &headers, &err),
+		    SVC_OK);
+		assert_int_equal(back.status, part.status);
+		assert_string_equal(back.status_text, "so");
+		assert_null(back.content_type);
+	}
+	svc_buf_fini(&out);
+}
+
+static void
 hellos_find_a_common_version(void **state)
 {
 	(void)state;
@@ -242,6 +357,8 @@ main(void)
 	    cmocka_unit_test(parts_come_back_as_they_went),
 	    cmocka_unit_test(a_deadline_that_has_passed_is_not_none),
 	    cmocka_unit_test(trailers_come_with_the_end_alone),
+	    cmocka_unit_test(packed_requests_are_sent_the_same),
+	    cmocka_unit_test(known_heads_are_read_the_same),
 	    cmocka_unit_test(hellos_find_a_common_version),
 	};
 	return cmocka_run_group_tests_name("transport", tests, NULL, NULL);
