@@ -245,13 +245,15 @@ wait_for_view(struct svc_async_call *call)
 		made->next = async->viewers;
 		async->viewers = made;
 	}
-	pthread_mutex_unlock(&async->lock);
+	/* Under the lock, so that the viewer that was found does not look at it
+	 * before, and end. */
+	svc_async_rest(call);
+	pthread_mutex_unlock(&async->lock); /* after this it may be gone */
 	struct svc_executor *executor = async->client->service->executor;
-	if (!start)
+	if (!start) {
 		svc_mem_free(made);
-	svc_async_rest(call); /* after this it may be gone */
-	if (!start)
 		return;
+	}
 	svc_err code = svc_executor_run(executor, view, made);
 	/* No thread to wait on: nobody is to wait in vain. */
 	while (code != SVC_OK) {
@@ -514,7 +516,6 @@ svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
 	call->err.code = SVC_OK;
 	call->err.sys = 0;
 	call->err.text[0] = '\0';
-	atomic_store_explicit(&call->left, false, memory_order_relaxed);
 	if (!own_request(call)) {
 		svc_async_release(call);
 		return svc_error_set(out->err, SVC_E_NOMEM, "out of memory");

@@ -15,15 +15,6 @@ call_of_entry(struct svc_wheel_entry *entry)
 
 /* ------------------------------------------------------------------ shards */
 
-static void
-timer_fired(struct svc_timer *timer)
-{
-	struct svc_shard *shard =
-	    (struct svc_shard *)(void *)((char *)timer -
-					 offsetof(struct svc_shard, timer));
-	shard->arm.run(&shard->arm);
-}
-
 struct claimed {
 	struct svc_shard *shard;
 	struct svc_async_call *calls;
@@ -102,15 +93,18 @@ take_spare(struct svc_shard *shard)
 	return call;
 }
 
-/* On the shard's loop: turn the wheel and set the timer. */
+/* On the shard's loop: turn the wheel and set the timer. When the timer calls
+ * this, and the task is posted, it is the task's to do: only when that runs may
+ * it be posted again. */
 static void
-shard_turn(struct svc_task *task)
+shard_turn(struct svc_shard *shard, bool by_task)
 {
-	struct svc_shard *shard =
-	    (struct svc_shard *)(void *)((char *)task -
-					 offsetof(struct svc_shard, arm));
 	struct claimed claimed = {.shard = shard, .now_ms = svc_now_ms()};
 	pthread_mutex_lock(&shard->lock);
+	if (shard->arming && !by_task) {
+		pthread_mutex_unlock(&shard->lock);
+		return;
+	}
 	shard->arming = false;
 	/* When no more calls are made nothing is to be listed. */
 	struct svc_async_call *spare = take_spare(shard);
@@ -131,8 +125,26 @@ shard_turn(struct svc_task *task)
 	pthread_cond_broadcast(&shard->idle);
 	pthread_mutex_unlock(&shard->lock);
 	if (again) /* without memory there is nothing to do but this */
-		svc_loop_post(shard->loop, task);
+		svc_loop_post(shard->loop, &shard->arm);
 	post_all(&claimed);
+}
+
+static void
+task_run(struct svc_task *task)
+{
+	shard_turn(
+	    (struct svc_shard *)(void *)((char *)task -
+					 offsetof(struct svc_shard, arm)),
+	    true);
+}
+
+static void
+timer_fired(struct svc_timer *timer)
+{
+	shard_turn(
+	    (struct svc_shard *)(void *)((char *)timer -
+					 offsetof(struct svc_shard, timer)),
+	    false);
 }
 
 static struct svc_shard *
@@ -145,7 +157,7 @@ shard_create(struct svc_async *async)
 	shard->loop = svc_executor_loop(async->client->service->executor);
 	pthread_mutex_init(&shard->lock, NULL);
 	svc_cond_init(&shard->idle);
-	shard->arm.run = shard_turn;
+	shard->arm.run = task_run;
 	shard->timer.fire = timer_fired;
 	shard->armed_at_ms = INT64_MAX;
 	return shard;
@@ -285,6 +297,8 @@ svc_async_release(struct svc_async_call *call)
 {
 	struct svc_shard *shard = call->shard;
 	svc_scope_leave(&call->scoped);
+	/* Not later: it would make the next deadline one that has passed. */
+	atomic_store_explicit(&call->left, false, memory_order_relaxed);
 	if (call->headers != NULL) {
 		svc_headers_destroy(call->headers);
 		call->headers = NULL;

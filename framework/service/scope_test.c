@@ -9,6 +9,9 @@ struct mesh {
 	struct gate inner;         /* ends of calls within */
 	struct gate outer;         /* ends of outer calls */
 	struct gate go;
+	struct gate lent; /* an outer call is there to be used by the test */
+	struct gate brief;
+	struct svc_call *outer_call;
 	svc_err inner_code, outer_code;
 	struct svc_error inner_err;
 	atomic_bool saw;
@@ -83,6 +86,28 @@ ask_and_leave(struct svc_call *call, const struct svc_message *req,
 	    "Student.Hold", NULL, inner_ended, mesh, within(call));
 }
 
+/* The test makes the call within. */
+static svc_err
+lend(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)req, (void)rsp;
+	mesh->outer_call = call;
+	gate_add(&mesh->lent);
+	gate_wait(&mesh->inner, 1);
+	return SVC_OK;
+}
+
+static void
+brief_ended(svc_err code, const struct svc_message *rsp,
+    const struct svc_error *detail, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)code, (void)rsp, (void)detail;
+	gate_add(&mesh->brief);
+}
+
 /* Both wait for a view of the service that never comes. */
 static svc_err
 seek(struct svc_call *call, const struct svc_message *req,
@@ -147,8 +172,11 @@ mesh_start(struct mesh *mesh)
 	gate_init(&mesh->inner);
 	gate_init(&mesh->outer);
 	gate_init(&mesh->go);
+	gate_init(&mesh->lent);
+	gate_init(&mesh->brief);
 	mesh->server = make("student", NULL);
 	svc_handle(mesh->server, "Student.Hold", hold, mesh);
+	svc_handle(mesh->server, "Student.Lend", lend, mesh);
 	svc_handle(mesh->server, "Student.Seek", seek, mesh);
 	svc_handle(mesh->server, "Student.Open", seek_stream, mesh);
 	svc_handle(mesh->server, "Student.Wait", ask_and_wait, mesh);
@@ -260,6 +288,40 @@ a_search_for_a_node_ends_too(void **state)
 	}
 }
 
+/* The memory of a cancelled call serves the next one, not its end. */
+static void
+the_next_call_is_another(void **state)
+{
+	(void)state;
+	struct mesh mesh;
+	mesh_start(&mesh);
+	struct svc_client *client = svc_client_of(mesh.server);
+	begin(&mesh, "Student.Lend");
+	gate_wait(&mesh.lent, 1);
+	assert_int_equal(svc_call_async(client, "student", "Student.Hold", NULL,
+			     inner_ended, &mesh, within(mesh.outer_call)),
+	    SVC_OK);
+	gate_wait(&mesh.held, 1);
+	leave(&mesh);
+	gate_wait(&mesh.inner, 1);
+	gate_wait(&mesh.left, 1);
+	int64_t began_ms = svc_now_ms();
+	assert_int_equal(svc_call_async(client, "student", "Student.Hold", NULL,
+			     inner_ended, &mesh, timeout_ms(900)),
+	    SVC_OK);
+	/* When this one is over, so would be all that were due before it. */
+	assert_int_equal(svc_call_async(client, "student", "Student.Hold", NULL,
+			     brief_ended, &mesh, timeout_ms(20)),
+	    SVC_OK);
+	gate_wait(&mesh.brief, 1);
+	int ended = gate_count(&mesh.inner);
+	if (svc_now_ms() - began_ms < 800)
+		assert_int_equal(ended, 1);
+	gate_add(&mesh.go);
+	gate_wait(&mesh.inner, 2);
+	mesh_stop(&mesh);
+}
+
 static void
 who_was_answered_has_not_left(void **state)
 {
@@ -303,6 +365,7 @@ main(void)
 	    TEST(a_call_that_waits_ends_with_its_outer_caller),
 	    TEST(calls_that_do_not_wait_end_too),
 	    TEST(a_search_for_a_node_ends_too),
+	    TEST(the_next_call_is_another),
 	    TEST(who_was_answered_has_not_left),
 	    TEST(a_call_that_ended_is_not_told),
 	};

@@ -469,8 +469,10 @@ static svc_mux_result
 feed(void)
 {
 	struct svc_error err;
-	size_t more = run.bytes.len - run.given;
-	run.given += more < run.piece ? more : run.piece;
+	size_t more = run.bytes.len - run.given, piece = run.piece;
+	if (piece < run.bytes.len / 256) /* each is a copy of all */
+		piece = run.bytes.len / 256;
+	run.given += more < piece ? more : piece;
 	run.feeding = run.given < run.bytes.len;
 	uint8_t *read = malloc(run.given + 1);
 	if (read == NULL)
