@@ -430,7 +430,7 @@ redis_run_at(struct redis *redis, size_t server, redis_op op, void *arg,
     int wake_fd, struct svc_error *err)
 {
 	svc_err rc = run_until(
-	    redis, server, op, arg, svc_deadline(redis->try_ms), wake_fd, err);
+	    redis, server, op, arg, svc_deadline(ASK_MAX_MS), wake_fd, err);
 	if (rc == SVC_OK)
 		atomic_store(&redis->current, server);
 	return rc;
@@ -442,11 +442,8 @@ redis_run(struct redis *redis, redis_op op, void *arg, struct svc_error *err)
 	int64_t deadline_at_ms = svc_deadline(redis->timeout_ms);
 	size_t server = atomic_load(&redis->current), tries = 0;
 	for (;;) {
-		int64_t try_at_ms = svc_deadline(redis->try_ms);
-		if (try_at_ms > deadline_at_ms)
-			try_at_ms = deadline_at_ms;
 		svc_err rc =
-		    run_until(redis, server, op, arg, try_at_ms, -1, err);
+		    run_until(redis, server, op, arg, deadline_at_ms, -1, err);
 		if (rc == SVC_OK)
 			atomic_store(&redis->current, server);
 		/* The next one may do better, and so may the same one when it

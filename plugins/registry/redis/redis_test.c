@@ -411,6 +411,36 @@ a_replica_is_passed_over(void **state)
 }
 
 static void
+a_full_server_keeps_whom_it_has(void **state)
+{
+	struct fixture *f = *state;
+	struct svc_error why = {0};
+	OK(svc_registry_announce(f->registry, &f->a.record, 30000, err));
+	watch(f);
+	DO("config", "set", "maxmemory-policy", "noeviction");
+	DO("config", "set", "maxmemory", "1");
+	/* A renewal passes, whether or not the node has changed. */
+	announce(f, &f->a);
+	assert_true(NUMBER("pttl", f->key) > 30000);
+	assert_true(NUMBER("pttl", f->set) > 30000);
+	svc_headers_set(f->a.node.metadata, "weight", "9");
+	announce(f, &f->a);
+	expect(f, SVC_UPDATED, &f->a);
+	/* A new node does not, and leaves nothing behind. */
+	assert_int_equal(
+	    svc_registry_announce(f->registry, &f->b.record, TTL_MS, &why),
+	    SVC_E_EXHAUSTED);
+	assert_non_null(strstr(why.text, server->address));
+	assert_non_null(strstr(why.text, "is full: raise its maxmemory"));
+	assert_int_equal(NUMBER("zcard", f->set), 1);
+	OK(svc_registry_withdraw(f->registry, &f->a.record, err));
+	expect(f, SVC_REMOVED, &f->a);
+	DO("config", "set", "maxmemory", "0");
+	announce(f, &f->b);
+	expect(f, SVC_CREATED, &f->b);
+}
+
+static void
 many_nodes_come_in_pieces(void **state)
 {
 	enum { MANY = 700 };
@@ -447,6 +477,7 @@ main(void)
 	    TEST(an_absent_server_is_an_error_of_the_ops),
 	    TEST(a_frozen_server_costs_no_more_than_the_timeout),
 	    TEST(a_replica_is_passed_over),
+	    TEST(a_full_server_keeps_whom_it_has),
 	    TEST(many_nodes_come_in_pieces),
 	};
 #undef TEST

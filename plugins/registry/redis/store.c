@@ -15,6 +15,11 @@ enum { CHUNK = 256, NODES_MAX = 200000 };
  * The scripts run as one: a key and its place in the sets never part. What
  * other programs left in the place of a set is removed.
  *
+ * A redis that has used up its memory refuses a script at its first write, if
+ * this one needs memory, and lets a script go on that has begun with another
+ * one. So the renewal of a node that is there begins with PEXPIRE, and passes;
+ * that of a new node begins with SET.
+ *
  * KEYS: the node, its service's set, the set of services
  */
 static const char announce_script[] =
@@ -39,6 +44,7 @@ static const char announce_script[] =
     "local old = false "
     "if redis.call('TYPE', KEYS[1]).ok == 'string' then "
     "  old = redis.call('GET', KEYS[1]) "
+    "  redis.call('PEXPIRE', KEYS[1], ARGV[2]) "
     "end "
     "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) "
     "local known = keep(KEYS[2], ARGV[3]) "

@@ -405,14 +405,16 @@ what(const struct watch *watch)
 static svc_err
 begin(struct watch *watch, struct svc_error *err)
 {
-	int64_t deadline_at_ms = svc_deadline(watch->redis->try_ms);
+	int64_t deadline_at_ms = svc_deadline(ASK_MAX_MS);
 	svc_err rc = link_open(watch->redis, watch->server, deadline_at_ms,
 	    watch->wake_fd, &watch->ear, err);
 	/* First the ear, so that no change falls between. */
 	if (rc == SVC_OK)
 		rc = subscribe(watch, deadline_at_ms, err);
-	if (rc == SVC_OK)
+	if (rc == SVC_OK) {
+		link_be_patient(watch->ear);
 		rc = ask(watch, pull_op, err);
+	}
 	return rc;
 }
 
