@@ -123,6 +123,62 @@ a_registry_that_is_back_has_everybody_within_a_second(void **state)
 		svc_free(services[i]);
 }
 
+/* ---------------------------------------------------------------- intervals */
+
+/* A registry that takes so long, by a clock that it alone moves. */
+static _Atomic int64_t slow_ms;
+static struct gate slow_begun, slow_ended;
+
+static svc_err
+slow_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	gate_add(&slow_begun);
+	svc_clock_advance(atomic_load(&slow_ms));
+	svc_err code = svc_registry_memory.announce(self, record, ttl_ms, err);
+	gate_add(&slow_ended);
+	return code;
+}
+
+static void
+intervals_count_from_where_an_announcement_began(void **state)
+{
+	(void)state;
+	static struct svc_registry_ops slow;
+	slow = svc_registry_memory;
+	slow.name = "slow";
+	slow.announce = slow_announce;
+	assert_int_equal(svc_plugin_add(&slow), SVC_OK);
+	gate_init(&slow_begun);
+	gate_init(&slow_ended);
+	svc_clock_manual();
+	struct svc_service *s = svc_new(
+	    name("student"), registry(slow), transport(memory), broker(memory));
+	char program[] = "program", ttl[] = "--registry_ttl=3s";
+	char interval[] = "--registry_interval=1s";
+	char *argv[] = {program, ttl, interval, NULL};
+	assert_int_equal(svc_init(s, 3, argv), SVC_OK);
+	atomic_store(&slow_ms, 700);
+	must_start(s);
+	/* 300 ms of the interval are left; they end when the clock says so,
+	 * and no time passes otherwise. */
+	for (int n = 2; n < 6; n++) {
+		gate_wait(&slow_ended, n - 1);
+		assert_int_equal(gate_count(&slow_begun), n - 1);
+		svc_clock_advance(300);
+		gate_wait(&slow_begun, n);
+	}
+	/* Slower than the interval: one after the other, with nobody there to
+	 * move the clock. */
+	atomic_store(&slow_ms, 1200);
+	gate_wait(&slow_ended, 5);
+	svc_clock_advance(300);
+	gate_wait(&slow_begun, 12);
+	atomic_store(&slow_ms, 0);
+	svc_free(s);
+	svc_clock_real();
+}
+
 /* ------------------------------------------------------------------ health */
 
 /* Puts the service into the registry of the caller by hand, where it is called
@@ -304,6 +360,7 @@ main(void)
 	    cmocka_unit_test(a_lost_registry_is_told_once_and_come_back_to),
 	    cmocka_unit_test(
 		a_registry_that_is_back_has_everybody_within_a_second),
+	    cmocka_unit_test(intervals_count_from_where_an_announcement_began),
 	    cmocka_unit_test(health_says_what_is_so),
 	    cmocka_unit_test(a_service_may_have_a_health_of_its_own),
 	    cmocka_unit_test(
