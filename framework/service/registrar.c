@@ -223,11 +223,13 @@ on_change(svc_change change, const struct svc_record *record, void *arg)
 	pthread_mutex_unlock(&seen->lock);
 }
 
+/* A registry that does not show this node, as a file in which it is not
+ * written, is not waited for. */
 static void
 wait_for(struct seen *seen, enum sight sight, int64_t deadline_at_ms)
 {
 	pthread_mutex_lock(&seen->lock);
-	while (!seen->synced || seen->sight != sight) {
+	while (!seen->synced || (seen->sight != sight && seen->sight != GONE)) {
 		if (svc_cond_wait(&seen->changed, &seen->lock,
 			deadline_at_ms) == SVC_E_TIMEDOUT)
 			break;

@@ -123,62 +123,6 @@ a_registry_that_is_back_has_everybody_within_a_second(void **state)
 		svc_free(services[i]);
 }
 
-/* ---------------------------------------------------------------- intervals */
-
-/* A registry that takes so long, by a clock that it alone moves. */
-static _Atomic int64_t slow_ms;
-static struct gate slow_begun, slow_ended;
-
-static svc_err
-slow_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
-    struct svc_error *err)
-{
-	gate_add(&slow_begun);
-	svc_clock_advance(atomic_load(&slow_ms));
-	svc_err code = svc_registry_memory.announce(self, record, ttl_ms, err);
-	gate_add(&slow_ended);
-	return code;
-}
-
-static void
-intervals_count_from_where_an_announcement_began(void **state)
-{
-	(void)state;
-	static struct svc_registry_ops slow;
-	slow = svc_registry_memory;
-	slow.name = "slow";
-	slow.announce = slow_announce;
-	assert_int_equal(svc_plugin_add(&slow), SVC_OK);
-	gate_init(&slow_begun);
-	gate_init(&slow_ended);
-	svc_clock_manual();
-	struct svc_service *s = svc_new(
-	    name("student"), registry(slow), transport(memory), broker(memory));
-	char program[] = "program", ttl[] = "--registry_ttl=3s";
-	char interval[] = "--registry_interval=1s";
-	char *argv[] = {program, ttl, interval, NULL};
-	assert_int_equal(svc_init(s, 3, argv), SVC_OK);
-	atomic_store(&slow_ms, 700);
-	must_start(s);
-	/* 300 ms of the interval are left; they end when the clock says so,
-	 * and no time passes otherwise. */
-	for (int n = 2; n < 6; n++) {
-		gate_wait(&slow_ended, n - 1);
-		assert_int_equal(gate_count(&slow_begun), n - 1);
-		svc_clock_advance(300);
-		gate_wait(&slow_begun, n);
-	}
-	/* Slower than the interval: one after the other, with nobody there to
-	 * move the clock. */
-	atomic_store(&slow_ms, 1200);
-	gate_wait(&slow_ended, 5);
-	svc_clock_advance(300);
-	gate_wait(&slow_begun, 12);
-	atomic_store(&slow_ms, 0);
-	svc_free(s);
-	svc_clock_real();
-}
-
 /* ------------------------------------------------------------------ health */
 
 /* Puts the service into the registry of the caller by hand, where it is called
@@ -247,6 +191,57 @@ health_says_what_is_so(void **state)
 	assert_int_equal(list.records[0]->n_endpoints, 0);
 	svc_record_list_fini(&list);
 	svc_free(s);
+	svc_free(caller);
+}
+
+/* Holds the mark of a service that is about to end, so that it stays a while
+ * in this state. */
+static struct gate marking, marked;
+
+static svc_err
+hold_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	if (svc_headers_get(record->nodes[0].metadata, SVC_DRAINING) != NULL) {
+		gate_add(&marking);
+		gate_wait(&marked, 1);
+	}
+	return svc_registry_memory.announce(self, record, ttl_ms, err);
+}
+
+static void *
+free_it(void *arg)
+{
+	svc_free(arg);
+	return NULL;
+}
+
+static void
+a_service_that_ends_says_so(void **state)
+{
+	(void)state;
+	static struct svc_registry_ops holding;
+	pthread_t ending;
+	holding = svc_registry_memory;
+	holding.name = "holding";
+	holding.announce = hold_announce;
+	assert_int_equal(svc_plugin_add(&holding), SVC_OK);
+	gate_init(&marking);
+	gate_init(&marked);
+	struct svc_service *caller = svc_new(name("caller"),
+	    registry(memory, "ends"), transport(tcp), broker(memory));
+	struct svc_service *s =
+	    svc_new(name("ending"), registry(holding, "other"), transport(tcp),
+		broker(memory), address("127.0.0.1:0"));
+	assert_int_equal(svc_init(caller, 0, NULL), SVC_OK);
+	must_start(s);
+	introduce(caller, s);
+	HEALTH(caller, "ending", "{\"status\":\"ok\"}");
+	assert_int_equal(svc_thread_start(&ending, "ends", free_it, s), SVC_OK);
+	gate_wait(&marking, 1);
+	HEALTH(caller, "ending", "{\"status\":\"draining\"}");
+	gate_add(&marked);
+	svc_thread_join(ending);
 	svc_free(caller);
 }
 
@@ -360,8 +355,8 @@ main(void)
 	    cmocka_unit_test(a_lost_registry_is_told_once_and_come_back_to),
 	    cmocka_unit_test(
 		a_registry_that_is_back_has_everybody_within_a_second),
-	    cmocka_unit_test(intervals_count_from_where_an_announcement_began),
 	    cmocka_unit_test(health_says_what_is_so),
+	    cmocka_unit_test(a_service_that_ends_says_so),
 	    cmocka_unit_test(a_service_may_have_a_health_of_its_own),
 	    cmocka_unit_test(
 		who_is_registered_can_be_called_until_it_is_withdrawn),
