@@ -162,6 +162,21 @@ it_goes_by_tls(void **state)
 	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
 	    SVC_OK);
 	svc_registry_destroy(registry);
+	/* Files that are replaced are read again by the next connection. */
+	config.tls = &tls;
+	tls.ca = test_pki_path(&pki, "trusted", "pem");
+	tls.cert = test_pki_path(&pki, "client", "pem");
+	tls.key = test_pki_path(&pki, "client", "key");
+	assert_true(test_pki_issue(
+	    &pki, &(struct test_certificate){.name = "trusted", .ca = true}));
+	registry = make(&config);
+	assert_int_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
+	    SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(why.text, "certificate"));
+	assert_true(test_pki_copy(&pki, "ca", "trusted"));
+	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
+	svc_registry_destroy(registry);
 	/* Files that are none are an error of the start. */
 	config.tls = &tls;
 	tls.ca = "/nowhere";
