@@ -169,7 +169,9 @@ dial(struct target *target)
 		snprintf(
 		    why, sizeof(target->why), "unreachable: %s", strerror(sys));
 		snprintf(advice, sizeof(target->advice),
-		    "check the route to it (ip route get %s).", target->host);
+		    "check the route to it (ip route get %s) and that no "
+		    "firewall rejects the packets.",
+		    target->host);
 	}
 }
 
