@@ -79,8 +79,10 @@ void
 recorder_change(svc_change change, const struct svc_record *record, void *arg)
 {
 	struct recorder *recorder = arg;
+	scarce_exempt(true);
 	struct svc_record *copy =
 	    record != NULL ? svc_record_copy(record) : NULL;
+	scarce_exempt(false);
 	pthread_mutex_lock(&recorder->lock);
 	if (recorder->n < CHANGES_MAX) {
 		recorder->changes[recorder->n].change = change;

@@ -13,8 +13,8 @@ pair_ttl_ms(void)
 	return pair_setup->ttl_ms > 0 ? pair_setup->ttl_ms : 1000;
 }
 
-static svc_err
-make(struct svc_registry **ret_registry, struct svc_error *err)
+svc_err
+pair_make(struct svc_registry **ret_registry, struct svc_error *err)
 {
 	if (pair_setup->ops != NULL)
 		return svc_registry_create_ops(
@@ -38,7 +38,8 @@ pair_begin(void **state)
 	struct svc_error err = {0};
 	if (f == NULL)
 		return -1;
-	if (make(&f->here, &err) != SVC_OK || make(&f->there, &err) != SVC_OK) {
+	if (pair_make(&f->here, &err) != SVC_OK ||
+	    pair_make(&f->there, &err) != SVC_OK) {
 		print_error("registry: %s\n", err.text);
 		svc_registry_destroy(f->here);
 		svc_mem_free(f);
@@ -164,9 +165,14 @@ svc_conformance_registry(const struct svc_conformance_registry *with)
 	    TEST(bad_arguments_are_refused),
 	    ANNOUNCES(an_ended_watch_is_silent),
 	    ANNOUNCES(many_threads_may_use_it),
+	    ANNOUNCES(what_lacks_memory_says_so),
+	    ANNOUNCES(a_watch_that_lacks_memory_misses_nothing),
 	};
 #undef TEST
 #undef ANNOUNCES
 	pair_setup = with;
-	return cmocka_run_group_tests_name("registry", tests, NULL, NULL);
+	scarce_begin();
+	int failed = cmocka_run_group_tests_name("registry", tests, NULL, NULL);
+	scarce_end();
+	return failed;
 }

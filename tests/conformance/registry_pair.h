@@ -31,6 +31,8 @@ struct pair {
 	struct svc_watch *watch;
 	char name[48]; /* a service of this test only */
 };
+/** Makes an instance. */
+svc_err pair_make(struct svc_registry **ret_registry, struct svc_error *err);
 int pair_begin(void **state);
 int pair_end(void **state);
 void pair_choose_name(struct pair *f);
@@ -76,11 +78,14 @@ void bad_arguments_are_refused(void **state);
 void services_with_a_common_beginning_do_not_mix(void **state);
 void versions_and_ids_do_not_mix(void **state);
 void a_list_has_everything(void **state);
-/* and of registry_watch.c. */
+/* of registry_watch.c, */
 void a_watch_tells_what_is_there_then_syncs(void **state);
 void a_watch_tells_every_change(void **state);
 void a_watch_of_all_sees_all(void **state);
 void an_ended_watch_is_silent(void **state);
 void many_threads_may_use_it(void **state);
+/* and of registry_nomem.c. */
+void what_lacks_memory_says_so(void **state);
+void a_watch_that_lacks_memory_misses_nothing(void **state);
 
 #endif

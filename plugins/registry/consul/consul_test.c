@@ -798,7 +798,7 @@ main(void)
 	conformance_failures =
 	    svc_conformance_registry(&(struct svc_conformance_registry){
 		.plugin = "consul",
-		.config = {.address = server->address},
+		.config = {.address = server->address, .grace_ms = 3000},
 		.ttl_ms = 2000,
 		.list_without_nodes = true,
 	    });

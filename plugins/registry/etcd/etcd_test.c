@@ -483,7 +483,7 @@ main(void)
 	conformance_failures =
 	    svc_conformance_registry(&(struct svc_conformance_registry){
 		.plugin = "etcd",
-		.config = {.address = server->address},
+		.config = {.address = server->address, .grace_ms = 3000},
 		.ttl_ms = 2000,
 	    });
 	int failed = cmocka_run_group_tests_name("etcd", tests, NULL, NULL);

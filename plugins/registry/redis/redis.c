@@ -541,15 +541,18 @@ struct question {
 	const char *service;
 	svc_record_sink sink;
 	void *arg;
+	bool no_memory;
 };
 
 static void
 on_found(const char *service, const char *id, const void *value, size_t len,
     int64_t expires_at_ms, void *arg)
 {
-	const struct question *question = arg;
-	struct svc_record *record =
-	    store_record(question->redis, service, id, value, len);
+	struct question *question = arg;
+	struct svc_record *record = NULL;
+	if (store_record(question->redis, service, id, value, len, &record) !=
+	    SVC_OK)
+		question->no_memory = true;
 	(void)expires_at_ms;
 	if (record != NULL)
 		question->sink(record, question->arg);
@@ -569,8 +572,9 @@ static svc_err
 lookup(void *self, const char *service, svc_record_sink sink, void *arg,
     struct svc_error *err)
 {
-	struct question question = {self, service, sink, arg};
-	return redis_run(self, lookup_op, &question, err);
+	struct question question = {self, service, sink, arg, false};
+	svc_err rc = redis_run(self, lookup_op, &question, err);
+	return rc == SVC_OK && question.no_memory ? no_memory(err) : rc;
 }
 
 static svc_err

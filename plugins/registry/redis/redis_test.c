@@ -493,7 +493,7 @@ main(void)
 	conformance_failures =
 	    svc_conformance_registry(&(struct svc_conformance_registry){
 		.plugin = "redis",
-		.config = {.address = server->address},
+		.config = {.address = server->address, .grace_ms = 3000},
 		.ttl_ms = 1000,
 	    });
 	int failed = cmocka_run_group_tests_name("redis", tests, NULL, NULL);

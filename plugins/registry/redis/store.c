@@ -193,9 +193,9 @@ skip(struct redis *redis, const char *key, const char *why)
 		    skipped - 1, why);
 }
 
-struct svc_record *
+svc_err
 store_record(struct redis *redis, const char *service, const char *id,
-    const void *value, size_t len)
+    const void *value, size_t len, struct svc_record **ret_record)
 {
 	struct svc_record *record = NULL;
 	struct svc_error err = {0};
@@ -208,11 +208,16 @@ store_record(struct redis *redis, const char *service, const char *id,
 		strcmp(record->nodes[0].id, id) != 0))
 		rc = svc_error_set(
 		    &err, SVC_E_INVAL, "it is of another service or node");
-	if (rc == SVC_OK)
-		return record;
-	skip(redis, node_key(redis, service, id, &key), err.text);
-	svc_record_destroy(record);
-	return NULL;
+	if (rc != SVC_OK) {
+		svc_record_destroy(record);
+		record = NULL;
+	}
+	if (rc == SVC_E_NOMEM)
+		return rc;
+	if (rc != SVC_OK)
+		skip(redis, node_key(redis, service, id, &key), err.text);
+	*ret_record = record;
+	return SVC_OK;
 }
 
 /* The server's clock in milliseconds. */

@@ -148,7 +148,9 @@ tell_node(const char *service, const char *id, const void *value, size_t len,
 	struct svc_record *record = NULL;
 	uint64_t hash = hash_of(value, len);
 	if (told == NULL || told->hash != hash) {
-		record = store_record(watch->redis, service, id, value, len);
+		svc_err rc = store_record(
+		    watch->redis, service, id, value, len, &record);
+		watch->no_memory = watch->no_memory || rc != SVC_OK;
 		if (record == NULL)
 			return;
 		if (told == NULL)
