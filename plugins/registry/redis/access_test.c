@@ -197,9 +197,9 @@ settings_are_checked(void **state)
 	} cases[] = {
 	    {"127.0.0.1:x", NULL, NULL, "has no port from 1 to 65535"},
 	    {"a,,b", NULL, NULL, "has an empty part"},
-	    {"http://a", NULL, NULL, "has a path"},
+	    {"http://a", NULL, NULL, "has an unknown scheme"},
 	    {"redis://u:p@a", NULL, NULL, "holds a login"},
-	    {"redis://a/3", NULL, NULL, "option \"database\""},
+	    {"redis://a/3", NULL, NULL, "has a path"},
 	    {"[::1", NULL, NULL, "has no valid host"},
 	    {NULL, "namespace", "", "1 to 128 printable characters"},
 	    {NULL, "namespace", "a*", "1 to 128 printable characters"},
