@@ -17,8 +17,8 @@ bad(const struct address_form *form, const char *text, size_t len,
 	svc_log_quote(text, len, quoted, sizeof(quoted));
 	return svc_error_set(err, SVC_E_INVAL,
 	    "%s address %s %s: use \"host\", \"host:port\" or "
-	    "\"%s://host:port\" (TLS: %s), several separated by commas",
-	    form->registry, quoted, why, form->plain, form->secure);
+	    "\"%s(s)://host:port\", several separated by commas",
+	    form->registry, quoted, why, form->scheme);
 }
 
 static svc_err
@@ -40,12 +40,6 @@ is_host_char(char c, bool v6)
 	       c == '_';
 }
 
-static bool
-is_scheme(const char *text, size_t len, const char *scheme)
-{
-	return strlen(scheme) == len && strncasecmp(text, scheme, len) == 0;
-}
-
 /* Steps over the scheme at `*at`, if there is one. */
 static svc_err
 read_scheme(const struct address_form *form, const char *text, size_t len,
@@ -55,13 +49,14 @@ read_scheme(const struct address_form *form, const char *text, size_t len,
 	*ret_secure = form->tls;
 	if (mark == NULL)
 		return SVC_OK;
-	size_t n = (size_t)(mark - text);
+	size_t n = (size_t)(mark - text), plain = strlen(form->scheme);
+	bool secure = n == plain + 1 && (text[plain] | 0x20) == 's';
 	*at = mark + 3;
-	if (is_scheme(text, n, form->secure))
-		*ret_secure = true;
-	else if (!is_scheme(text, n, form->plain))
+	if ((n != plain && !secure) ||
+	    strncasecmp(text, form->scheme, plain) != 0)
 		return bad(form, text, len, "has an unknown scheme", err);
-	else if (form->tls)
+	*ret_secure = secure;
+	if (form->tls && !secure)
 		return bad(form, text, len,
 		    "is without the TLS that registry_tls_* asks for", err);
 	return SVC_OK;

@@ -16,10 +16,10 @@ struct address {
 
 /** What an address of a registry may be. Texts are borrowed. */
 struct address_form {
-	const char *registry;       /* for texts: "etcd" */
-	const char *plain, *secure; /* schemes: "http", "https" */
-	unsigned port;              /* where none is given */
-	bool tls;                   /* TLS is asked for apart from the scheme */
+	const char *registry; /* for texts: "etcd" */
+	const char *scheme;   /* "http"; with an "s" behind it is that of TLS */
+	unsigned port;        /* where none is given */
+	bool tls;             /* TLS is asked for apart from the scheme */
 };
 
 /**

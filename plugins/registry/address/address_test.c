@@ -7,10 +7,8 @@
 
 #include <cmocka.h>
 
-static const struct address_form form = {
-    "test", "redis", "rediss", 6379, false};
-static const struct address_form form_tls = {
-    "test", "redis", "rediss", 6379, true};
+static const struct address_form form = {"test", "redis", 6379, false};
+static const struct address_form form_tls = {"test", "redis", 6379, true};
 
 static void
 addresses_are_read(void **state)
@@ -95,7 +93,7 @@ what_is_no_address_is_told(void **state)
 		    SVC_E_INVAL);
 		if (strstr(err.text, bad[i].says) == NULL ||
 		    strstr(err.text, "secret") != NULL ||
-		    strstr(err.text, "\"redis://host:port\"") == NULL)
+		    strstr(err.text, "\"redis(s)://host:port\"") == NULL)
 			fail_msg("%s: %s", bad[i].text, err.text);
 	}
 	struct address *list = NULL;

@@ -257,7 +257,7 @@ replaced_files_are_read_again(void **state)
 int
 main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin_etcd, end)
 	const struct CMUnitTest tests[] = {
 	    TEST(users_are_known_by_their_password),
 	    TEST(tokens_are_renewed),

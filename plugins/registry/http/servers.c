@@ -61,8 +61,7 @@ take_addresses(struct http_servers *servers,
     struct svc_error *err)
 {
 	const struct address_form form = {.registry = servers->registry,
-	    .plain = "http",
-	    .secure = "https",
+	    .scheme = "http",
 	    .port = port,
 	    .tls = config->tls != NULL};
 	struct address *list = NULL;

@@ -34,8 +34,7 @@ take_addresses(struct redis *redis, const struct svc_registry_config *config,
     struct svc_error *err)
 {
 	const struct address_form form = {.registry = "redis",
-	    .plain = "redis",
-	    .secure = "rediss",
+	    .scheme = "redis",
 	    .port = 6379,
 	    .tls = config->tls != NULL};
 	struct address *list = NULL;
