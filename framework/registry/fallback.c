@@ -190,20 +190,25 @@ pass_other(const struct svc_record *record, void *arg)
 		pass(record, passing);
 }
 
-bool
+svc_err
 fallback_ask(struct svc_registry *registry, const char *service,
-    svc_record_sink sink, void *arg)
+    svc_record_sink sink, void *arg, svc_err away)
 {
 	struct passing passing = {registry, sink, arg, 0};
 	const struct svc_registry *other = registry->fallback;
+	svc_err rc = SVC_OK;
+	size_t n = 0;
 	if (registry->snapshot != NULL)
-		snapshot_read(registry->snapshot, service, pass, &passing);
-	if (other != NULL && service == NULL)
-		other->ops->list(other->self, pass_other, &passing, NULL);
-	else if (other != NULL && passing.n == 0)
-		other->ops->lookup(
+		rc = snapshot_read(
+		    registry->snapshot, service, pass, &passing, &n);
+	if (rc == SVC_OK && other != NULL && service == NULL)
+		rc = other->ops->list(other->self, pass_other, &passing, NULL);
+	else if (rc == SVC_OK && other != NULL && n == 0)
+		rc = other->ops->lookup(
 		    other->self, service, pass_other, &passing, NULL);
-	return passing.n > 0;
+	if (rc == SVC_E_NOMEM)
+		return rc;
+	return passing.n > 0 ? SVC_OK : away;
 }
 
 /* ----------------------------------------------------------------- watching */
@@ -219,13 +224,33 @@ belief_begin(struct feed *feed)
 	return false;
 }
 
+static bool
+wait_for_answer(struct feed *feed, int64_t at_ms)
+{
+	pthread_mutex_lock(&feed->lock);
+	while (!feed->ending && !feed->answered && svc_now_ms() < at_ms)
+		svc_cond_wait(&feed->cond, &feed->lock, at_ms);
+	bool over = feed->ending || feed->answered;
+	pthread_mutex_unlock(&feed->lock);
+	return over;
+}
+
+/* With the turn. It is told once, so it is tried until there is memory. */
+static void
+believe(struct feed *feed, const struct svc_record *record)
+{
+	bool over = false;
+	while (!over && diff_assume(&feed->diff, record) != SVC_OK)
+		over = wait_for_answer(feed, svc_deadline(RETRY_MS));
+}
+
 static void
 on_snapshot(const struct svc_record *record, void *arg)
 {
 	struct feed *feed = arg;
 	if (!belief_begin(feed))
 		return;
-	diff_assume(&feed->diff, record);
+	believe(feed, record);
 	turn_give(feed);
 }
 
@@ -242,7 +267,7 @@ on_other(svc_change change, const struct svc_record *record, void *arg)
 	switch (change) {
 	case SVC_CREATED:
 	case SVC_UPDATED:
-		diff_assume(&feed->diff, record);
+		believe(feed, record);
 		break;
 	case SVC_REMOVED:
 		diff_unassume(&feed->diff, record);
@@ -256,15 +281,35 @@ on_other(svc_change change, const struct svc_record *record, void *arg)
 	turn_give(feed);
 }
 
-static bool
-wait_for_answer(struct feed *feed, int64_t at_ms)
+/* What an outage left is told by a snapshot and by the other registry. What
+ * lacks memory for it tries again, until the registry itself answers. */
+static size_t
+tell_snapshot(struct feed *feed)
 {
-	pthread_mutex_lock(&feed->lock);
-	while (!feed->ending && !feed->answered && svc_now_ms() < at_ms)
-		svc_cond_wait(&feed->cond, &feed->lock, at_ms);
-	bool over = feed->ending || feed->answered;
-	pthread_mutex_unlock(&feed->lock);
-	return over;
+	size_t n = 0;
+	while (feed->registry->snapshot != NULL &&
+	       snapshot_read(feed->registry->snapshot, feed->service,
+		   on_snapshot, feed, &n) != SVC_OK &&
+	       !wait_for_answer(feed, svc_deadline(RETRY_MS)))
+		;
+	return n;
+}
+
+static struct svc_watch *
+watch_other(struct feed *feed)
+{
+	struct svc_watch *other = NULL;
+	struct svc_error err = {0};
+	svc_err rc;
+	do
+		rc = svc_registry_watch(feed->registry->fallback, feed->service,
+		    on_other, feed, &other, &err);
+	while (rc == SVC_E_NOMEM &&
+	       !wait_for_answer(feed, svc_deadline(RETRY_MS)));
+	if (rc != SVC_OK)
+		svc_log(SVC_LOG_ERROR, "registry.fallback",
+		    "the fallback cannot be watched: %s", err.text);
+	return other;
 }
 
 static void *
@@ -273,26 +318,16 @@ run(void *arg)
 	struct feed *feed = arg;
 	struct svc_registry *registry = feed->registry;
 	struct svc_watch *other = NULL;
-	struct svc_error err = {0};
-	size_t n = 0;
 	int64_t away_at_ms = atomic_load(&registry->away_at_ms);
 	bool away = away_at_ms != 0 && svc_now_ms() - away_at_ms < AWAY_MS;
 	if (wait_for_answer(feed, svc_deadline(away ? 0 : FALLBACK_MS)))
 		return NULL;
 	fallback_away(registry, "a watch got no answer within a second");
-	if (registry->snapshot != NULL)
-		n = snapshot_read(
-		    registry->snapshot, feed->service, on_snapshot, feed);
-	bool ask =
-	    registry->fallback != NULL && (feed->service == NULL || n == 0);
-	if (ask && svc_registry_watch(registry->fallback, feed->service,
-		       on_other, feed, &other, &err) != SVC_OK) {
-		svc_log(SVC_LOG_ERROR, "registry.fallback",
-		    "the fallback cannot be watched: %s", err.text);
-		ask = false;
-	}
+	size_t n = tell_snapshot(feed);
+	if (registry->fallback != NULL && (feed->service == NULL || n == 0))
+		other = watch_other(feed);
 	/* What the snapshot knows has to do until the other one says more. */
-	if ((!ask || n > 0) && belief_begin(feed)) {
+	if ((other == NULL || n > 0) && belief_begin(feed)) {
 		diff_assumed(&feed->diff);
 		turn_give(feed);
 	}

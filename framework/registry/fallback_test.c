@@ -131,10 +131,12 @@ distant_watch(void *self, const char *service, svc_watch_sink sink, void *arg,
     void **ret_watch, struct svc_error *err)
 {
 	(void)err;
+	scarce_exempt(true);
 	struct distant_watch *watch = svc_mem_calloc(1, sizeof(*watch));
 	assert_non_null(watch);
 	watch->self = self;
 	watch->service = svc_mem_strdup(service);
+	scarce_exempt(false);
 	watch->sink = sink;
 	watch->arg = arg;
 	*ret_watch = watch;
@@ -258,8 +260,8 @@ end(void **state)
 
 enum { WITH_SNAPSHOT = 1, WITH_SPARE = 2 };
 
-static void
-make_client(struct fixture *f, int with)
+static svc_err
+try_client(struct fixture *f, int with, struct svc_error *err)
 {
 	char spare[64];
 	snprintf(spare, sizeof(spare), "memory:%s", f->spare_address);
@@ -277,7 +279,13 @@ make_client(struct fixture *f, int with)
 	ops->list = distant_list;
 	ops->watch = f->polled ? NULL : distant_watch;
 	ops->unwatch = f->polled ? NULL : distant_unwatch;
-	OK(svc_registry_create_ops(ops, &config, &f->client, err));
+	return svc_registry_create_ops(ops, &config, &f->client, err);
+}
+
+static void
+make_client(struct fixture *f, int with)
+{
+	OK(try_client(f, with, err));
 }
 
 static void
@@ -662,6 +670,53 @@ watches_end_at_any_time(void **state)
 	}
 }
 
+/* A client that starts during the outage. */
+static void
+one_start(struct fixture *f, long n)
+{
+	size_t nodes;
+	svc_err rc = try_client(f, WITH_SNAPSHOT | WITH_SPARE, NULL);
+	if (rc == SVC_OK) {
+		/* From now on it is known to be away. */
+		rc = lookup(f, "s", &nodes);
+		if (rc != SVC_E_NOMEM)
+			assert_int_equal(nodes, 1);
+		rc = svc_registry_watch(f->client, NULL, recorder_change,
+		    f->recorder, &f->watch, NULL);
+	}
+	if (rc != SVC_OK && rc != SVC_E_NOMEM)
+		fail_msg("allocation %ld: %s", n, svc_err_name(rc));
+	if (rc == SVC_OK) {
+		expect(f, SVC_CREATED, "a");
+		expect(f, SVC_SYNCED, NULL);
+	}
+}
+
+/* Whatever the client lacks memory for: what is known of before the outage is
+ * told. */
+static void
+want_of_memory_loses_no_node(void **state)
+{
+	struct fixture *f = *state;
+	long n = 0;
+	announce(f->truth, &f->a);
+	announce(f->spare, &f->b);
+	remember_a(f);
+	set_away(true);
+	for (bool hit = true; hit; n++) {
+		scarce_at(n);
+		one_start(f, n);
+		hit = scarce_hit();
+		scarce_at(-1);
+		end_client(f);
+		recorder_destroy(f->recorder);
+		f->recorder = recorder_create();
+	}
+	print_message("%ld allocations\n", n - 1);
+	assert_true(n > 10);
+	withdraw(f->spare, &f->b);
+}
+
 int
 main(void)
 {
@@ -683,8 +738,10 @@ main(void)
 	    TEST(what_is_known_counts_more_than_the_fallback),
 	    TEST(what_nobody_knows_stays_unknown),
 	    TEST(watches_end_at_any_time),
+	    TEST(want_of_memory_loses_no_node),
 	};
 #undef TEST
 	svc_log_set_sink(log_line, NULL);
+	scarce_begin();
 	return cmocka_run_group_tests_name("fallback", tests, NULL, NULL);
 }

@@ -418,8 +418,10 @@ ask(struct svc_registry *registry, const char *service,
 		fallback_away(registry, why.text);
 		collector_fini(&collector);
 		collector.service = service;
-		if (fallback_ask(registry, service, collect, &collector))
-			rc = SVC_OK;
+		rc = fallback_ask(registry, service, collect, &collector, rc);
+		if (rc == SVC_E_NOMEM)
+			svc_error_set(&why, rc,
+			    "no memory for what was known of the registry");
 	}
 	if (rc == SVC_OK)
 		rc = group(&collector, &list, &why);

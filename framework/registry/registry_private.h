@@ -79,10 +79,10 @@ void fallback_close(struct svc_registry *registry);
 svc_err fallback_watch(struct feed *feed, struct svc_error *err);
 /** Whether an op that failed so did not reach the registry. */
 bool fallback_is_for(const struct svc_registry *registry, svc_err code);
-/** What others know of `service`, or of all when NULL; false when that is
- * nothing. */
-bool fallback_ask(struct svc_registry *registry, const char *service,
-    svc_record_sink sink, void *arg);
+/** What others know of `service`, or of all when NULL. `away` when that is
+ * nothing. Errors: SVC_E_NOMEM */
+svc_err fallback_ask(struct svc_registry *registry, const char *service,
+    svc_record_sink sink, void *arg, svc_err away);
 /** The registry has answered, or has not. */
 void fallback_answered(struct svc_registry *registry);
 void fallback_away(struct svc_registry *registry, const char *why);

@@ -155,19 +155,27 @@ each_node(const struct svc_record *record, svc_record_sink sink, void *arg)
 	}
 }
 
-static void
-put_one(const struct svc_record *one, void *arg)
+/* False when memory ran out. */
+static bool
+put_node(struct snapshot *snapshot, const struct svc_record *one)
 {
-	struct snapshot *snapshot = arg;
-	/* What is lost for want of memory comes with the next full state. */
 	char *json = svc_record_encode(one);
 	if (json == NULL)
-		return;
+		return false;
 	pthread_mutex_lock(&snapshot->lock);
-	node_set(snapshot, one->name, one->nodes[0].id, json);
+	bool there = node_set(snapshot, one->name, one->nodes[0].id, json) ||
+		     snapshot->n_nodes >= SNAPSHOT_MAX_NODES;
 	if (snapshot->changed)
 		pthread_cond_signal(&snapshot->cond);
 	pthread_mutex_unlock(&snapshot->lock);
+	return there;
+}
+
+static void
+put_one(const struct svc_record *one, void *arg)
+{
+	/* What is lost for want of memory comes with the next full state. */
+	put_node(arg, one);
 }
 
 void
@@ -227,38 +235,48 @@ snapshot_sweep(struct snapshot *snapshot, const char *service,
 	pthread_mutex_unlock(&snapshot->lock);
 }
 
-size_t
+svc_err
 snapshot_read(struct snapshot *snapshot, const char *service,
-    svc_record_sink sink, void *arg)
+    svc_record_sink sink, void *arg, size_t *ret_n)
 {
 	struct kept_service *one, *next;
 	struct kept_node *node;
 	size_t n = 0, told = 0;
+	svc_err failed = SVC_OK;
 	pthread_mutex_lock(&snapshot->lock);
 	char **lines = svc_mem_calloc(snapshot->n_nodes + 1, sizeof(*lines));
-	if (lines != NULL)
+	if (lines == NULL)
+		failed = SVC_E_NOMEM;
+	else
 		HASH_ITER (hh, snapshot->services, one, next) {
 			if (service != NULL && strcmp(service, one->name) != 0)
 				continue;
 			for (node = one->nodes; node != NULL;
 			     node = node->hh.next) {
 				lines[n] = svc_mem_strdup(node->json);
-				n += lines[n] != NULL;
+				if (lines[n] != NULL)
+					n++;
+				else
+					failed = SVC_E_NOMEM;
 			}
 		}
 	pthread_mutex_unlock(&snapshot->lock);
 	for (size_t i = 0; i < n; i++) {
 		struct svc_record *record = NULL;
-		if (svc_record_decode(
-			lines[i], strlen(lines[i]), &record, NULL) == SVC_OK) {
+		svc_err rc = svc_record_decode(
+		    lines[i], strlen(lines[i]), &record, NULL);
+		if (rc == SVC_OK) {
 			sink(record, arg);
 			told++;
+		} else if (rc == SVC_E_NOMEM) {
+			failed = rc;
 		}
 		svc_record_destroy(record);
 		svc_mem_free(lines[i]);
 	}
 	svc_mem_free(lines);
-	return told;
+	*ret_n = told;
+	return failed;
 }
 
 bool
@@ -509,10 +527,30 @@ read_file(int fd, struct svc_buf *buf, struct svc_error *err)
 	return SVC_OK;
 }
 
+struct loading {
+	struct snapshot *snapshot;
+	bool no_memory;
+};
+
+static void
+load_one(const struct svc_record *one, void *arg)
+{
+	struct loading *loading = arg;
+	if (!put_node(loading->snapshot, one))
+		loading->no_memory = true;
+}
+
+static void
+load_record(const struct svc_record *record, void *arg)
+{
+	each_node(record, load_one, arg);
+}
+
 static svc_err
 load(struct snapshot *snapshot, struct svc_error *err)
 {
 	struct svc_buf buf;
+	struct loading loading = {snapshot, false};
 	size_t skipped = 0;
 	int fd = open(snapshot->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	if (fd < 0 && errno == ENOENT)
@@ -525,9 +563,12 @@ load(struct snapshot *snapshot, struct svc_error *err)
 	close(fd);
 	if (rc == SVC_OK)
 		rc = snapshot_parse(snapshot->of,
-		    buf.data != NULL ? (void *)buf.data : "", buf.len, put_one,
-		    snapshot, &snapshot->saved_unix_ms, &skipped, err);
+		    buf.data != NULL ? (void *)buf.data : "", buf.len,
+		    load_record, &loading, &snapshot->saved_unix_ms, &skipped,
+		    err);
 	svc_buf_fini(&buf);
+	if (rc == SVC_OK && loading.no_memory)
+		rc = svc_error_set(err, SVC_E_NOMEM, "no memory for the nodes");
 	if (rc == SVC_OK && skipped > 0)
 		svc_log(SVC_LOG_WARN, "registry.snapshot",
 		    "%zu lines of the snapshot %s are no records and are left "
@@ -577,8 +618,11 @@ snapshot_open(const char *path, const char *of, struct snapshot **ret_snapshot,
 	snapshot->path = svc_mem_strdup(path);
 	snapshot->of = svc_mem_strdup(of);
 	rc = SVC_E_NOMEM;
-	if (snapshot->path != NULL && snapshot->of != NULL) {
-		if (load(snapshot, &why) != SVC_OK)
+	if (snapshot->path != NULL && snapshot->of != NULL)
+		rc = load(snapshot, &why);
+	/* A file that is good would be replaced by what is left of it. */
+	if (rc != SVC_E_NOMEM) {
+		if (rc != SVC_OK)
 			svc_log(SVC_LOG_WARN, "registry.snapshot",
 			    "the snapshot %s is not used: %s", path, why.text);
 		rc = svc_thread_start(

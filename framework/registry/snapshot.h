@@ -46,9 +46,9 @@ void snapshot_sweep(struct snapshot *snapshot, const char *service,
     snapshot_known known, void *arg);
 
 /** Every node of `service`, or of all when NULL; how many there were. The sink
- * is called without a lock. */
-size_t snapshot_read(struct snapshot *snapshot, const char *service,
-    svc_record_sink sink, void *arg);
+ * is called without a lock. Errors: SVC_E_NOMEM (some were not told) */
+svc_err snapshot_read(struct snapshot *snapshot, const char *service,
+    svc_record_sink sink, void *arg, size_t *ret_n);
 bool snapshot_has(struct snapshot *snapshot, const char *service);
 /** When what was read from the file was saved; 0 when there was none. */
 int64_t snapshot_saved_unix_ms(const struct snapshot *snapshot);

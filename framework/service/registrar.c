@@ -69,27 +69,28 @@ announce(struct svc_service *service, struct svc_error *err)
 	return code;
 }
 
-/* Notes how an announcement went; the lock is held. Returns what to log. */
+/* Notes how an announcement went that began at `since_ms`; the lock is held.
+ * The TTL passes from when the registry took it, perhaps long before its answer
+ * came, so the next one is due by when this one began. Returns what to log. */
 static const char *
-note(struct svc_registrar *registrar, svc_err code)
+note(struct svc_registrar *registrar, svc_err code, int64_t since_ms)
 {
-	const struct svc_values *v = &registrar->service->values;
-	int64_t wait_ms = v->interval_ms;
+	int64_t interval_ms = registrar->service->values.interval_ms;
 	const char *id = NULL;
 	if (code == SVC_OK) {
 		if (registrar->lost)
 			id = "registry.back";
 		registrar->lost = false;
 		registrar->failures = 0;
+		registrar->next_at_ms = since_ms + jitter(interval_ms);
 	} else {
-		wait_ms = retry_wait(registrar->failures++, wait_ms);
+		registrar->next_at_ms = svc_deadline(
+		    retry_wait(registrar->failures++, interval_ms));
 		if (!registrar->lost)
 			id = "registry.lost";
 		registrar->lost = true;
 	}
 	atomic_store(&registrar->registered, code == SVC_OK);
-	registrar->next_at_ms =
-	    svc_deadline(code == SVC_OK ? jitter(wait_ms) : wait_ms);
 	return id;
 }
 
@@ -102,10 +103,11 @@ announce_locked(struct svc_registrar *registrar, struct svc_error *err)
 		svc_cond_wait(&registrar->changed, &registrar->lock, INT64_MAX);
 	registrar->busy = true;
 	pthread_mutex_unlock(&registrar->lock);
+	int64_t since_ms = svc_now_ms();
 	svc_err code = announce(service, err);
 	pthread_mutex_lock(&registrar->lock);
 	registrar->busy = false;
-	const char *id = note(registrar, code);
+	const char *id = note(registrar, code, since_ms);
 	pthread_cond_broadcast(&registrar->changed);
 	if (id == NULL)
 		return code;
@@ -115,8 +117,8 @@ announce_locked(struct svc_registrar *registrar, struct svc_error *err)
 		    service->values.registry, service->values.id);
 	else
 		svc_log(SVC_LOG_WARN, id,
-		    "registry %s cannot be reached, going on trying: %s",
-		    service->values.registry, err->text);
+		    "registry %s does not take %s, going on trying: %s",
+		    service->values.registry, service->values.id, err->text);
 	pthread_mutex_lock(&registrar->lock);
 	return code;
 }
@@ -221,11 +223,13 @@ on_change(svc_change change, const struct svc_record *record, void *arg)
 	pthread_mutex_unlock(&seen->lock);
 }
 
+/* A registry that does not show this node, as a file in which it is not
+ * written, is not waited for. */
 static void
 wait_for(struct seen *seen, enum sight sight, int64_t deadline_at_ms)
 {
 	pthread_mutex_lock(&seen->lock);
-	while (!seen->synced || seen->sight != sight) {
+	while (!seen->synced || (seen->sight != sight && seen->sight != GONE)) {
 		if (svc_cond_wait(&seen->changed, &seen->lock,
 			deadline_at_ms) == SVC_E_TIMEDOUT)
 			break;

@@ -194,6 +194,57 @@ health_says_what_is_so(void **state)
 	svc_free(caller);
 }
 
+/* Holds the mark of a service that is about to end, so that it stays a while
+ * in this state. */
+static struct gate marking, marked;
+
+static svc_err
+hold_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	if (svc_headers_get(record->nodes[0].metadata, SVC_DRAINING) != NULL) {
+		gate_add(&marking);
+		gate_wait(&marked, 1);
+	}
+	return svc_registry_memory.announce(self, record, ttl_ms, err);
+}
+
+static void *
+free_it(void *arg)
+{
+	svc_free(arg);
+	return NULL;
+}
+
+static void
+a_service_that_ends_says_so(void **state)
+{
+	(void)state;
+	static struct svc_registry_ops holding;
+	pthread_t ending;
+	holding = svc_registry_memory;
+	holding.name = "holding";
+	holding.announce = hold_announce;
+	assert_int_equal(svc_plugin_add(&holding), SVC_OK);
+	gate_init(&marking);
+	gate_init(&marked);
+	struct svc_service *caller = svc_new(name("caller"),
+	    registry(memory, "ends"), transport(tcp), broker(memory));
+	struct svc_service *s =
+	    svc_new(name("ending"), registry(holding, "other"), transport(tcp),
+		broker(memory), address("127.0.0.1:0"));
+	assert_int_equal(svc_init(caller, 0, NULL), SVC_OK);
+	must_start(s);
+	introduce(caller, s);
+	HEALTH(caller, "ending", "{\"status\":\"ok\"}");
+	assert_int_equal(svc_thread_start(&ending, "ends", free_it, s), SVC_OK);
+	gate_wait(&marking, 1);
+	HEALTH(caller, "ending", "{\"status\":\"draining\"}");
+	gate_add(&marked);
+	svc_thread_join(ending);
+	svc_free(caller);
+}
+
 static svc_err
 own_health(struct svc_call *call, const struct svc_message *req,
     struct svc_message *rsp, void *arg)
@@ -305,6 +356,7 @@ main(void)
 	    cmocka_unit_test(
 		a_registry_that_is_back_has_everybody_within_a_second),
 	    cmocka_unit_test(health_says_what_is_so),
+	    cmocka_unit_test(a_service_that_ends_says_so),
 	    cmocka_unit_test(a_service_may_have_a_health_of_its_own),
 	    cmocka_unit_test(
 		who_is_registered_can_be_called_until_it_is_withdrawn),

@@ -196,12 +196,6 @@ redis_fill(struct world *world, bool full)
 	return world_command(world, argv);
 }
 
-static const struct remark redis_excuses[] = {
-    {"full",
-	"a redis that refuses writes refuses renewals too, so all leases pass"},
-    {NULL, NULL},
-};
-
 static const struct plugin redis = {
     .label = "redis",
     .name = "redis",
@@ -212,7 +206,6 @@ static const struct plugin redis = {
     .freeze = server_freeze,
     .thaw = server_thaw,
     .fill = redis_fill,
-    .excuses = redis_excuses,
 };
 
 /* ------------------------------------------------------------------ consul */

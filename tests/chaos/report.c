@@ -49,7 +49,7 @@ report_row(const struct row *row)
 	else
 		printf("%-8s %-14s %7s %7s  %-12s %-12s %s", row->plugin->label,
 		    row->fault->name, "-", "-", "-", "-", verdict(r));
-	const char *why = r->reason[0] != '\0' ? r->reason : r->note;
+	const char *why = r->reason;
 	printf("%s%s\n", why[0] != '\0' ? ": " : "", why);
 	fflush(stdout);
 }
@@ -84,8 +84,6 @@ report_json(const struct row *row)
 	    (long long)r->gone_ms, (long long)r->gone_bound_ms,
 	    (long long)r->back_ms, (long long)r->back_bound_ms, r->dropped);
 	put_json_text(r->reason);
-	printf(",\"note\":");
-	put_json_text(r->note);
 	printf("}\n");
 	fflush(stdout);
 }
@@ -114,7 +112,7 @@ write_table(FILE *f, const struct row *rows, size_t n)
 			    verdict(r));
 		else
 			fprintf(f, "- | - | - | - | left out");
-		const char *why = r->reason[0] != '\0' ? r->reason : r->note;
+		const char *why = r->reason;
 		fprintf(f, "%s%s |\n", why[0] != '\0' ? ": " : "", why);
 	}
 }

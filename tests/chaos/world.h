@@ -47,7 +47,7 @@ struct plugin {
 	const char *floor_why;
 	/** Faults that it cannot suffer, and those in which calls must fail.
 	 * Both end with a NULL fault. */
-	const struct remark *lacks, *excuses;
+	const struct remark *lacks;
 };
 
 enum {
@@ -104,7 +104,6 @@ struct result {
 	int64_t back_ms, back_bound_ms;
 	int dropped; /* times a client lost sight of a living node */
 	char reason[REASON_SIZE]; /* why it failed or was left out */
-	char note[REASON_SIZE];   /* why it passed though calls failed */
 };
 
 struct world {

@@ -52,7 +52,22 @@ kill -TERM $client
 ended $client 20 || failed "the client ended with $?"
 report=$(tail -n 1 "$work/client.out")
 [ "$(number failed "$report")" = 0 ] || failed "$report"
-kill -TERM $first $second $listener
+
+# A service that ends while etcd hangs cannot leave yet, and says what it is
+# about to whoever asks; a file names its address meanwhile.
+address=$("$bin/svc" get student --json "${flags[@]}" |
+	sed 's/.*"student-1","address":"\([^"]*\)".*/\1/')
+printf 'student: %s\n' "$address" >"$work/nodes.yaml"
+is_draining() {
+	! "$bin/svc" health student --registry=static \
+		"--registry_address=$work/nodes.yaml" >"$work/health.out" &&
+		grep -q ' draining$' "$work/health.out"
+}
+kill -STOP $etcd
+kill -TERM $first
+within 20 is_draining
+kill -CONT $etcd
+kill -TERM $second $listener
 ended $first 20 || failed "student-1 ended with $?"
 ended $second 20 || failed "student-2 ended with $?"
 ended $listener 20 || failed "the listener ended with $?"

@@ -130,6 +130,21 @@ test_pki_issue(struct test_pki *pki, const struct test_certificate *certificate)
 }
 
 bool
+test_pki_copy(const struct test_pki *pki, const char *other, const char *name)
+{
+	X509 *certificate = NULL;
+	FILE *file = fopen(test_pki_path(pki, other, "pem"), "r");
+	if (file != NULL) {
+		certificate = PEM_read_X509(file, NULL, NULL, NULL);
+		fclose(file);
+	}
+	bool good = certificate != NULL &&
+		    save(test_pki_path(pki, name, "pem"), certificate, NULL);
+	X509_free(certificate);
+	return good;
+}
+
+bool
 test_pki_create(struct test_pki *pki)
 {
 	snprintf(pki->dir, sizeof(pki->dir), "/tmp/svc-pki-XXXXXX");

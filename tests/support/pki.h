@@ -28,6 +28,9 @@ bool test_pki_create(struct test_pki *pki);
  * file appears whole. */
 bool test_pki_issue(
     struct test_pki *pki, const struct test_certificate *certificate);
+/** NAME.pem becomes what OTHER.pem is, whole at once. */
+bool test_pki_copy(
+    const struct test_pki *pki, const char *other, const char *name);
 /** The path of NAME.pem or NAME.key in one of 16 static places. */
 const char *test_pki_path(
     const struct test_pki *pki, const char *name, const char *ending);

@@ -109,29 +109,97 @@ doctor_since_ms(int64_t from_us)
 	return (double)(svc_now_us() - from_us) / 1000;
 }
 
+static const char *
+text_of(svc_err code, const struct svc_error *err)
+{
+	return err->text[0] != '\0' ? err->text : svc_err_text(code);
+}
+
+/* What the text of a failure points at, when it comes from TLS; else NULL. */
+static const char *
+advise_tls(const char *text)
+{
+	static const struct {
+		const char *part, *advice;
+	} known[] = {
+	    {"has expired",
+		"issue a new certificate for the server; if its dates are "
+		"right, set the clock of this host (date; timedatectl)."},
+	    {"not yet valid",
+		"set the clock of this host (date; timedatectl), or issue the "
+		"server's certificate anew."},
+	    {"another name",
+		"put the name into --registry_address that the certificate "
+		"has, or say it by --registry_tls_name; openssl s_client "
+		"-connect HOST:PORT | openssl x509 -noout -ext subjectAltName "
+		"shows it."},
+	    {"mismatch",
+		"put the name into --registry_address that the certificate "
+		"has, or say it by --registry_tls_name; openssl s_client "
+		"-connect HOST:PORT | openssl x509 -noout -ext subjectAltName "
+		"shows it."},
+	    {"client certificate",
+		"give --registry_tls_cert and --registry_tls_key, of a CA that "
+		"the server trusts."},
+	    {"the CA of our certificate",
+		"give --registry_tls_cert and --registry_tls_key, of a CA that "
+		"the server trusts."},
+	    {"not trusted",
+		"name by --registry_tls_ca the file of the CA that issued the "
+		"server's certificate."},
+	    {"issuer certificate",
+		"name by --registry_tls_ca the file of the CA that issued the "
+		"server's certificate."},
+	    {"self-signed",
+		"name by --registry_tls_ca the file of the CA that issued the "
+		"server's certificate."},
+	    {"use https://",
+		"write https:// before the address, or set --registry_tls_ca."},
+	    {"use http://", "the server speaks no TLS: leave https:// and "
+			    "--registry_tls_* out, or turn its TLS on."},
+	};
+	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+		if (strstr(text, known[i].part) != NULL)
+			return known[i].advice;
+	return NULL;
+}
+
 /* What to do about a failure of the registry or the broker. */
 static const char *
-advise(const struct doctor *doctor, const char *room, svc_err code, char *out,
-    size_t size)
+advise(const struct doctor *doctor, const char *room, svc_err code,
+    const char *text, char *out, size_t size)
 {
-	if (strcmp(room, "registry") == 0 &&
-	    strcmp(doctor->options->registry, "mdns") == 0)
+	bool registry = strcmp(room, "registry") == 0;
+
+	if (registry && code == SVC_E_UNAVAILABLE && advise_tls(text) != NULL)
+		return advise_tls(text);
+	if (registry && strcmp(doctor->options->registry, "mdns") == 0)
 		snprintf(out, size,
 		    "see the lines about mdns above, and that UDP 5353 is "
 		    "allowed in and out.");
+	else if (registry && code == SVC_E_DENIED &&
+		 strcmp(doctor->options->registry, "consul") == 0)
+		snprintf(out, size,
+		    "give an ACL token that may write services and read nodes "
+		    "and services (service_prefix \"\" { policy = \"write\" } "
+		    "node_prefix \"\" { policy = \"read\" }), best in "
+		    "SVC_REGISTRY_PASSWORD.");
+	else if (registry && code == SVC_E_EXHAUSTED)
+		snprintf(out, size,
+		    "give the server more memory or disk, or free some; what "
+		    "is registered goes on being found.");
 	else if (code == SVC_E_DENIED)
 		snprintf(out, size,
 		    "check --%s_username and the password, best given in "
 		    "SVC_%s_PASSWORD, and what the server lets this user do.",
-		    room,
-		    strcmp(room, "registry") == 0 ? "REGISTRY" : "BROKER");
+		    room, registry ? "REGISTRY" : "BROKER");
 	else if (code == SVC_E_TIMEDOUT)
 		snprintf(out, size,
 		    "the server is slow or hangs: look at its log; more time "
 		    "is given by %s.",
-		    strcmp(room, "registry") == 0 ? "--registry_timeout"
-						  : "--client_request_timeout");
-	else if (code == SVC_E_UNAVAILABLE && strcmp(room, "registry") == 0)
+		    registry ? "--registry_timeout"
+			     : "--client_request_timeout");
+	else if (code == SVC_E_UNAVAILABLE && registry)
 		snprintf(out, size,
 		    "see whether the server runs at --registry_address; when "
 		    "the text is about a certificate or TLS, check "
@@ -144,12 +212,6 @@ advise(const struct doctor *doctor, const char *room, svc_err code, char *out,
 	else
 		snprintf(out, size, "see the log of the server of --%s.", room);
 	return out;
-}
-
-static const char *
-text_of(svc_err code, const struct svc_error *err)
-{
-	return err->text[0] != '\0' ? err->text : svc_err_text(code);
 }
 
 /* --------------------------------------------------------------- settings */
@@ -268,7 +330,7 @@ step(struct doctor *doctor, const char *what, int64_t from_us, svc_err code,
 		    doctor_since_ms(from_us),
 		    advise(doctor,
 			strncmp(what, "broker", 6) == 0 ? "broker" : "registry",
-			code, advice, sizeof(advice)),
+			code, text_of(code, err), advice, sizeof(advice)),
 		    "%s", text_of(code, err));
 	return code == SVC_OK;
 }

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -67,7 +68,7 @@ read_target(
 		size_t n = strlen(known[i].scheme);
 
 		if (strcmp(known[i].plugin, plugin) == 0 && len >= n &&
-		    strncmp(text, known[i].scheme, n) == 0) {
+		    strncasecmp(text, known[i].scheme, n) == 0) {
 			target->tls = known[i].tls;
 			snprintf(target->port, sizeof(target->port), "%s",
 			    known[i].port);
@@ -169,7 +170,9 @@ dial(struct target *target)
 		snprintf(
 		    why, sizeof(target->why), "unreachable: %s", strerror(sys));
 		snprintf(advice, sizeof(target->advice),
-		    "check the route to it (ip route get %s).", target->host);
+		    "check the route to it (ip route get %s) and that no "
+		    "firewall rejects the packets.",
+		    target->host);
 	}
 }
 

@@ -1,54 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Against a real consul, which this test starts, kills, empties and freezes. */
-#include <conformance/registry.h>
-#include <support/pki.h>
-#include <support/servers.h>
-
-#include <svc/clock.h>
-#include <svc/log.h>
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-/* The watch may take 5 s to notice a silence, 6 s between two attempts and the
- * 3 s of grace: WAIT_MS is far beyond. */
-enum { TTL_MS = 60000, WAIT_MS = 30000 };
-
-/* One for all tests; each uses names of its own. */
-static struct test_server *server;
-
-#define OK(call)                                                         \
-	do {                                                             \
-		struct svc_error err_ = {0};                             \
-		struct svc_error *err = &err_;                           \
-		svc_err rc_ = (call);                                    \
-		if (rc_ != SVC_OK)                                       \
-			fail_msg("%s: %s: %s", #call, svc_err_name(rc_), \
-			    err_.text);                                  \
-	} while (0)
-
-/* ---------------------------------------------------- curl, a second client */
-
-/* What an agent answers, to be freed. */
-static char *
-ask(const char *address, const char *method, const char *path, const char *body)
-{
-	char url[512];
-	int status = -1;
-	snprintf(url, sizeof(url), "http://%s%s", address, path);
-	const char *argv[] = {"curl", "-fsS", "-m", "10", "-X", method, url,
-	    body != NULL ? "-d" : NULL, body, NULL};
-	char *out = test_run(argv, &status);
-	if (out == NULL || status != 0)
-		fail_msg("%s %s: curl ended with %d", method, path, status);
-	return out;
-}
+#include "consul_test.h"
 
 static void
 put(const char *path, const char *body)
@@ -56,121 +8,7 @@ put(const char *path, const char *body)
 	free(ask(server->address, "PUT", path, body));
 }
 
-/* --------------------------------------------------------------- fixture */
-
-struct fixture {
-	struct svc_registry *registry;
-	struct recorder *recorder;
-	struct svc_watch *watch;
-	struct sample a, b;
-	char name[48];
-};
-
-static struct svc_registry *
-make(const char *address)
-{
-	struct svc_registry *registry = NULL;
-	struct svc_registry_config config = {
-	    .address = address,
-	    .timeout_ms = 4000,
-	    .grace_ms = 3000,
-	};
-	OK(svc_registry_create("consul", &config, &registry, err));
-	return registry;
-}
-
-static int
-begin(void **state)
-{
-	struct fixture *f = svc_mem_calloc(1, sizeof(*f));
-	char uuid[37], id[64];
-	assert_non_null(f);
-	if (server->pid == 0)
-		assert_true(test_server_start_again(server, false));
-	svc_uuid(uuid);
-	snprintf(f->name, sizeof(f->name), "t%.8s", uuid);
-	snprintf(id, sizeof(id), "%s-a", f->name);
-	sample_init(&f->a, f->name, "1.0.0", id, 1);
-	snprintf(id, sizeof(id), "%s-b", f->name);
-	sample_init(&f->b, f->name, "1.0.0", id, 2);
-	f->registry = make(server->address);
-	f->recorder = recorder_create();
-	*state = f;
-	return 0;
-}
-
-static int
-end(void **state)
-{
-	struct fixture *f = *state;
-	/* A test that failed half way may have left it frozen. */
-	test_server_thaw(server);
-	svc_registry_unwatch(f->watch);
-	svc_registry_destroy(f->registry);
-	recorder_destroy(f->recorder);
-	sample_fini(&f->a);
-	sample_fini(&f->b);
-	svc_mem_free(f);
-	return 0;
-}
-
-static void
-announce(struct fixture *f, const struct sample *sample)
-{
-	OK(svc_registry_announce(f->registry, &sample->record, TTL_MS, err));
-}
-
-static void
-withdraw(struct fixture *f, const struct sample *sample)
-{
-	OK(svc_registry_withdraw(f->registry, &sample->record, err));
-}
-
-static void
-watch_with(struct fixture *f, struct svc_registry *registry, const char *name)
-{
-	OK(svc_registry_watch(
-	    registry, name, recorder_change, f->recorder, &f->watch, err));
-	assert_true(
-	    recorder_wait(f->recorder, SVC_SYNCED, NULL, NULL, WAIT_MS, NULL));
-}
-
-static void
-watch(struct fixture *f)
-{
-	watch_with(f, f->registry, f->name);
-}
-
-static const struct svc_record *
-expect(struct fixture *f, svc_change change, const struct sample *sample)
-{
-	const struct svc_record *record = NULL;
-	if (!recorder_wait(
-		f->recorder, change, f->name, sample->id, WAIT_MS, &record))
-		fail_msg("change %d of node %s did not come", (int)change,
-		    sample->id);
-	return record;
-}
-
-static svc_err
-lookup(struct svc_registry *registry, const char *name)
-{
-	struct svc_record_list list = {0};
-	svc_err rc = svc_registry_lookup(registry, name, &list, NULL);
-	svc_record_list_fini(&list);
-	return rc;
-}
-
 /* ----------------------------------------------------------------- tests */
-
-static int conformance_failures = -1;
-
-static void
-it_keeps_the_promises(void **state)
-{
-	(void)state;
-	assert_int_equal(conformance_failures, 0);
-}
 
 static void
 instances_are_those_of_go_micro(void **state)
@@ -301,34 +139,6 @@ what_is_changed_by_hand_is_put_right(void **state)
 }
 
 static void
-an_emptied_registry_heals_and_nobody_is_forgotten(void **state)
-{
-	struct fixture *f = *state;
-	announce(f, &f->a);
-	announce(f, &f->b);
-	watch(f);
-	test_server_kill(server);
-	assert_int_equal(
-	    svc_registry_announce(f->registry, &f->a.record, TTL_MS, NULL),
-	    SVC_E_UNAVAILABLE);
-	assert_true(test_server_start_again(server, false));
-	/* a lives and announces itself at its next interval, which is enough
-	 * although the agent knows nothing; b does not. */
-	announce(f, &f->a);
-	expect(f, SVC_REMOVED, &f->b);
-	assert_int_equal(lookup(f->registry, f->name), SVC_OK);
-	assert_int_equal(
-	    recorder_count(f->recorder, SVC_REMOVED, f->name, f->a.id), 0);
-	assert_int_equal(
-	    recorder_count(f->recorder, SVC_CREATED, f->name, f->a.id), 1);
-	assert_int_equal(
-	    recorder_count(f->recorder, SVC_SYNCED, NULL, NULL), 1);
-	/* The watch follows the new one. */
-	announce(f, &f->b);
-	expect(f, SVC_CREATED, &f->b);
-}
-
-static void
 changes_during_an_outage_are_told_after_it(void **state)
 {
 	struct fixture *f = *state;
@@ -363,17 +173,6 @@ changes_during_an_outage_are_told_after_it(void **state)
 	test_server_stop(lasting);
 }
 
-/* Counts the lines with an id. */
-static atomic_int skipped_lines;
-
-static void
-count_line(const struct svc_log_line *line, void *arg)
-{
-	(void)arg;
-	if (strcmp(line->id, "consul.skipped") == 0)
-		atomic_fetch_add(&skipped_lines, 1);
-}
-
 static void
 what_other_programs_have_there_stops_nothing(void **state)
 {
@@ -383,8 +182,7 @@ what_other_programs_have_there_stops_nothing(void **state)
 	    "[\"v-00\"]", "[\"v-789c\",\"t-zz\"]"};
 	announce(f, &f->a);
 	watch(f);
-	svc_log_set_sink(count_line, NULL);
-	atomic_store(&skipped_lines, 0);
+	lines_count("consul.skipped");
 	for (int i = 0; i < 4; i++) {
 		snprintf(body, sizeof(body),
 		    "{\"ID\":\"%s-x%d\",\"Name\":\"%s\",\"Port\":80,\"Tags\":%"
@@ -411,8 +209,7 @@ what_other_programs_have_there_stops_nothing(void **state)
 			    list.records[k]->name, "consul");
 		svc_record_list_fini(&list);
 	}
-	svc_log_set_sink(NULL, NULL);
-	assert_int_equal(atomic_load(&skipped_lines), 2);
+	assert_int_equal(lines_counted(), 2);
 	withdraw(f, &f->b);
 	expect(f, SVC_REMOVED, &f->b);
 	assert_int_equal(recorder_nodes(f->recorder, f->name), 1);
@@ -576,195 +373,6 @@ a_node_goes_from_a_watch_of_all_in_time(void **state)
 	assert_true(took_ms <= 2000 + 1000);
 }
 
-static void
-a_token_opens_what_acls_close(void **state)
-{
-	struct fixture *f = *state;
-	static const char master[] = "11111111-2222-3333-4444-555555555555";
-	struct test_server *closed = start_consul(
-	    "acl {\n  enabled = true\n  default_policy = \"deny\"\n"
-	    "  tokens {\n    master = \"11111111-2222-3333-4444-555555555555\""
-	    "\n  }\n}\n");
-	struct svc_registry_config config = {.grace_ms = 3000};
-	struct svc_registry *registry = NULL;
-	struct svc_error why = {0};
-	assert_non_null(closed);
-	config.address = closed->address;
-	OK(svc_registry_create("consul", &config, &registry, err));
-	assert_int_equal(
-	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
-	    SVC_E_DENIED);
-	assert_non_null(strstr(why.text, "registry_password"));
-	svc_registry_destroy(registry);
-	config.password = "wrong";
-	OK(svc_registry_create("consul", &config, &registry, err));
-	assert_int_equal(lookup(registry, f->name), SVC_E_DENIED);
-	svc_registry_destroy(registry);
-	config.password = NULL;
-	/* As the password and as an option. */
-	for (int i = 0; i < 2; i++) {
-		struct svc_headers *options = svc_headers_create();
-		const struct sample *sample = i == 0 ? &f->a : &f->b;
-		svc_headers_set(options, "token", master);
-		config.options = i == 0 ? options : NULL;
-		config.password = i == 0 ? NULL : master;
-		OK(svc_registry_create("consul", &config, &registry, err));
-		svc_headers_destroy(options);
-		config.options = NULL;
-		OK(svc_registry_watch(registry, i == 0 ? f->name : NULL,
-		    recorder_change, f->recorder, &f->watch, err));
-		OK(svc_registry_announce(
-		    registry, &sample->record, TTL_MS, err));
-		expect(f, SVC_CREATED, sample);
-		OK(svc_registry_announce(
-		    registry, &sample->record, TTL_MS, err));
-		OK(svc_registry_withdraw(registry, &sample->record, err));
-		expect(f, SVC_REMOVED, sample);
-		svc_registry_destroy(registry);
-		f->watch = NULL;
-	}
-	/* Withdrawing what is not there: other words, the same meaning. */
-	config.password = master;
-	OK(svc_registry_create("consul", &config, &registry, err));
-	OK(svc_registry_withdraw(registry, &f->a.record, err));
-	svc_registry_destroy(registry);
-	test_server_stop(closed);
-}
-
-static void
-tls_is_spoken_and_checked(void **state)
-{
-	struct fixture *f = *state;
-	struct test_pki pki;
-	char config[1024], address[64];
-	int port = test_free_port();
-	assert_true(test_pki_create(&pki));
-	const struct test_certificate certificates[] = {
-	    {.name = "server", .issuer = "ca", .san = "IP:127.0.0.1"},
-	    {.name = "client", .issuer = "ca"},
-	    {.name = "other", .ca = true},
-	};
-	for (size_t i = 0; i < 3; i++)
-		assert_true(test_pki_issue(&pki, &certificates[i]));
-	snprintf(config, sizeof(config),
-	    "ports {\n  https = %d\n}\nverify_incoming_https = true\n"
-	    "ca_file = \"%s\"\ncert_file = \"%s\"\nkey_file = \"%s\"\n",
-	    port, test_pki_path(&pki, "ca", "pem"),
-	    test_pki_path(&pki, "server", "pem"),
-	    test_pki_path(&pki, "server", "key"));
-	struct test_server *secure = start_consul(config);
-	assert_non_null(secure);
-	snprintf(address, sizeof(address), "127.0.0.1:%d", port);
-	struct svc_tls_config tls = {.ca = test_pki_path(&pki, "ca", "pem"),
-	    .cert = test_pki_path(&pki, "client", "pem"),
-	    .key = test_pki_path(&pki, "client", "key")};
-	struct svc_registry_config with = {
-	    .address = address, .tls = &tls, .grace_ms = 3000};
-	struct svc_registry *registry = NULL;
-	OK(svc_registry_create("consul", &with, &registry, err));
-	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
-	watch_with(f, registry, f->name);
-	OK(svc_registry_announce(registry, &f->b.record, TTL_MS, err));
-	expect(f, SVC_CREATED, &f->b);
-	svc_registry_destroy(registry);
-	f->watch = NULL;
-	/* Another CA than its own; no certificate; no TLS at all. */
-	struct svc_error why = {0};
-	tls.ca = test_pki_path(&pki, "other", "pem");
-	OK(svc_registry_create("consul", &with, &registry, err));
-	assert_int_equal(
-	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
-	    SVC_E_UNAVAILABLE);
-	assert_non_null(strstr(why.text, "registry_tls_ca"));
-	svc_registry_destroy(registry);
-	tls.ca = test_pki_path(&pki, "ca", "pem");
-	tls.cert = tls.key = NULL;
-	OK(svc_registry_create("consul", &with, &registry, err));
-	assert_int_equal(
-	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
-	    SVC_E_UNAVAILABLE);
-	svc_registry_destroy(registry);
-	with.tls = NULL;
-	OK(svc_registry_create("consul", &with, &registry, err));
-	assert_int_not_equal(lookup(registry, f->name), SVC_OK);
-	svc_registry_destroy(registry);
-	test_server_stop(secure);
-	test_pki_remove(&pki);
-}
-
-static void
-settings_are_checked(void **state)
-{
-	struct fixture *f = *state;
-	static const struct {
-		const char *key, *value, *part;
-	} bad[] = {
-	    {"datacenter", "a/b", "consul datacenter \"a/b\": use 1 to 64"},
-	    {"datacenter", "", "use 1 to 64"},
-	    {"tags", "a,,b", "consul tag \"\": use 1 to"},
-	    {"tags", "t-1", "consul tag \"t-1\": use 1 to"},
-	    {"token", "a b", "the ACL token for consul is 1 to"},
-	    {"dc", "x", "allowed: datacenter tags token"},
-	};
-	struct svc_registry *registry = NULL;
-	struct svc_registry_config config = {.address = "ftp://a"};
-	struct svc_error why = {0};
-	assert_int_equal(
-	    svc_registry_create("consul", &config, &registry, &why),
-	    SVC_E_INVAL);
-	assert_non_null(strstr(why.text, "consul address \"ftp://a\""));
-	config.address = server->address;
-	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		struct svc_headers *options = svc_headers_create();
-		svc_headers_set(options, bad[i].key, bad[i].value);
-		config.options = options;
-		assert_int_equal(
-		    svc_registry_create("consul", &config, &registry, &why),
-		    SVC_E_INVAL);
-		if (strstr(why.text, bad[i].part) == NULL)
-			fail_msg(
-			    "%s=%s: %s", bad[i].key, bad[i].value, why.text);
-		svc_headers_destroy(options);
-	}
-	config.options = NULL;
-	config.username = "root";
-	assert_int_equal(
-	    svc_registry_create("consul", &config, &registry, &why),
-	    SVC_E_INVAL);
-	assert_non_null(strstr(why.text, "registry_password"));
-	config.username = NULL;
-
-	/* Tags for others, and a datacenter: ours, and one there is none of. */
-	struct svc_headers *options = svc_headers_create();
-	svc_headers_set(options, "tags", "zone=a,team-b");
-	svc_headers_set(options, "datacenter", "dc1");
-	config.options = options;
-	OK(svc_registry_create("consul", &config, &registry, err));
-	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
-	char path[256];
-	snprintf(path, sizeof(path), "/v1/agent/service/%s", f->a.id);
-	char *out = ask(server->address, "GET", path, NULL);
-	assert_non_null(strstr(out,
-	    "\"v-789c33d433d033000002ce00ee\",\n        \"zone=a\",\n"
-	    "        \"team-b\"\n    ]"));
-	free(out);
-	watch_with(f, registry, f->name);
-	assert_int_equal(recorder_nodes(f->recorder, f->name), 1);
-	svc_registry_unwatch(f->watch);
-	f->watch = NULL;
-	struct svc_record_list list = {0};
-	OK(svc_registry_lookup(registry, f->name, &list, err));
-	assert_true(svc_record_equal(list.records[0], &f->a.record));
-	svc_record_list_fini(&list);
-	svc_registry_destroy(registry);
-	svc_headers_set(options, "datacenter", "elsewhere");
-	OK(svc_registry_create("consul", &config, &registry, err));
-	assert_int_equal(lookup(registry, f->name), SVC_E_UNAVAILABLE);
-	svc_registry_destroy(registry);
-	svc_headers_destroy(options);
-	svc_registry_destroy(make(NULL));
-}
-
 int
 main(void)
 {
@@ -782,9 +390,6 @@ main(void)
 	    TEST(a_frozen_agent_costs_no_more_than_the_timeout),
 	    TEST(a_watch_of_all_misses_nothing),
 	    TEST(a_node_goes_from_a_watch_of_all_in_time),
-	    TEST(a_token_opens_what_acls_close),
-	    TEST(tls_is_spoken_and_checked),
-	    TEST(settings_are_checked),
 	};
 #undef TEST
 	if (!test_server_have("consul") || !test_server_have("curl")) {
@@ -792,13 +397,14 @@ main(void)
 		    "SKIPPED: consul (tools/get-consul) and curl are needed\n");
 		return 77;
 	}
+	fixture_of("consul", "1.0.0", true);
 	server = start_consul(NULL);
 	if (server == NULL)
 		return 1;
 	conformance_failures =
 	    svc_conformance_registry(&(struct svc_conformance_registry){
 		.plugin = "consul",
-		.config = {.address = server->address},
+		.config = {.address = server->address, .grace_ms = 3000},
 		.ttl_ms = 2000,
 		.list_without_nodes = true,
 	    });

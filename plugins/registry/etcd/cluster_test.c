@@ -19,7 +19,7 @@ static int
 begin_here(void **state)
 {
 	revive();
-	begin(state);
+	begin_etcd(state);
 	struct fixture *f = *state;
 	svc_registry_destroy(f->registry);
 	/* Time to choose a leader on a busy machine. */

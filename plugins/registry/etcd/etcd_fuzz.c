@@ -53,7 +53,9 @@ range(const char *text, size_t len, struct kv_skips *skips)
 	size_t key_len;
 	cJSON_ArrayForEach (kv, message_get(json, "kvs")) {
 		kv_deliver(skips, kv, found, NULL);
-		svc_mem_free(message_bytes(kv, "key", &key_len));
+		char *key = NULL;
+		message_bytes(kv, "key", &key, &key_len);
+		svc_mem_free(key);
 	}
 	message_revision(json);
 	message_true(json, "more");

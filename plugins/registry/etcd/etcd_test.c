@@ -3,20 +3,8 @@
 #include "fixture.h"
 
 #include <svc/buf.h>
-#include <svc/log.h>
-
-#include <stdatomic.h>
 
 /* ----------------------------------------------------------------- tests */
-
-static int conformance_failures = -1;
-
-static void
-it_keeps_the_promises(void **state)
-{
-	(void)state;
-	assert_int_equal(conformance_failures, 0);
-}
 
 static void
 keys_and_values_are_those_of_go_micro(void **state)
@@ -189,35 +177,6 @@ a_key_deleted_by_hand_comes_back(void **state)
 }
 
 static void
-an_emptied_registry_heals_and_nobody_is_forgotten(void **state)
-{
-	struct fixture *f = *state;
-	struct svc_registry *stranger = make_stranger(server->address);
-	announce(f, &f->a);
-	OK(svc_registry_announce(stranger, &f->b.record, TTL_MS, err));
-	watch(f);
-	test_server_kill(server);
-	svc_registry_destroy(stranger);
-	assert_int_equal(
-	    svc_registry_announce(f->registry, &f->a.record, TTL_MS, NULL),
-	    SVC_E_UNAVAILABLE);
-	assert_true(test_server_start_again(server, false));
-	/* a lives and announces itself at its next interval; b does not. */
-	announce(f, &f->a);
-	assert_int_equal(lookup(f->registry, f->name), SVC_OK);
-	expect(f, SVC_REMOVED, &f->b);
-	assert_int_equal(
-	    recorder_count(f->recorder, SVC_REMOVED, f->name, "a"), 0);
-	assert_int_equal(
-	    recorder_count(f->recorder, SVC_CREATED, f->name, "a"), 1);
-	assert_int_equal(
-	    recorder_count(f->recorder, SVC_SYNCED, NULL, NULL), 1);
-	/* The watch follows the new one. */
-	announce(f, &f->b);
-	expect(f, SVC_CREATED, &f->b);
-}
-
-static void
 changes_during_an_outage_are_told_after_it(void **state)
 {
 	struct fixture *f = *state;
@@ -237,17 +196,6 @@ changes_during_an_outage_are_told_after_it(void **state)
 	assert_int_equal(recorder_nodes(f->recorder, f->name), 1);
 }
 
-/* Counts the lines with an id. */
-static atomic_int skipped_lines;
-
-static void
-count_line(const struct svc_log_line *line, void *arg)
-{
-	(void)arg;
-	if (strcmp(line->id, "etcd.skipped") == 0)
-		atomic_fetch_add(&skipped_lines, 1);
-}
-
 static void
 what_is_no_record_is_skipped(void **state)
 {
@@ -255,8 +203,7 @@ what_is_no_record_is_skipped(void **state)
 	char key[160], value[256];
 	announce(f, &f->a);
 	watch(f);
-	svc_log_set_sink(count_line, NULL);
-	atomic_store(&skipped_lines, 0);
+	lines_count("etcd.skipped");
 	snprintf(key, sizeof(key), "/micro/registry/%s/bad", f->name);
 	ctl_do("put", key, "{\"name\":");
 	snprintf(key, sizeof(key), "/micro/registry/%s/x/y", f->name);
@@ -280,8 +227,7 @@ what_is_no_record_is_skipped(void **state)
 		OK(svc_registry_list(f->registry, &list, err));
 		svc_record_list_fini(&list);
 	}
-	svc_log_set_sink(NULL, NULL);
-	assert_int_equal(atomic_load(&skipped_lines), 4);
+	assert_int_equal(lines_counted(), 4);
 	/* A bad value that goes takes nobody along. */
 	snprintf(key, sizeof(key), "/micro/registry/%s", f->name);
 	ctl_do("del", key, "--prefix");
@@ -454,7 +400,7 @@ many_nodes_come_page_by_page(void **state)
 int
 main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin_etcd, end)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(it_keeps_the_promises),
 	    TEST(keys_and_values_are_those_of_go_micro),
@@ -483,7 +429,7 @@ main(void)
 	conformance_failures =
 	    svc_conformance_registry(&(struct svc_conformance_registry){
 		.plugin = "etcd",
-		.config = {.address = server->address},
+		.config = {.address = server->address, .grace_ms = 3000},
 		.ttl_ms = 2000,
 	    });
 	int failed = cmocka_run_group_tests_name("etcd", tests, NULL, NULL);

@@ -130,20 +130,25 @@ skip(struct kv_skips *skips, const char *key, size_t len, const char *why)
 		    skipped);
 }
 
-/* Finds in a value the node that its key names, and delivers it. */
-static const char *
+/* Finds in a value the node that its key names, and delivers it; else `why`
+ * is told. Errors: SVC_E_NOMEM */
+static svc_err
 deliver_value(const char *service, const char *id, const cJSON *kv,
-    svc_record_sink sink, void *arg, struct svc_error *detail)
+    svc_record_sink sink, void *arg, struct svc_error *detail,
+    const char **ret_why)
 {
 	size_t len = 0;
 	struct svc_record *record = NULL;
-	char *value = message_bytes(kv, "value", &len);
-	if (value == NULL)
-		return "its value cannot be read";
-	svc_err rc = svc_record_decode(value, len, &record, detail);
-	svc_mem_free(value);
+	char *value = NULL;
+	svc_err rc = message_bytes(kv, "value", &value, &len);
+	*ret_why = "its value cannot be read";
+	if (rc == SVC_OK) {
+		rc = svc_record_decode(value, len, &record, detail);
+		svc_mem_free(value);
+		*ret_why = detail->text;
+	}
 	if (rc != SVC_OK)
-		return detail->text;
+		return rc == SVC_E_NOMEM ? rc : SVC_OK;
 	const char *why = NULL;
 	const struct svc_node *node = NULL;
 	for (size_t i = 0; i < record->n_nodes; i++)
@@ -162,7 +167,8 @@ deliver_value(const char *service, const char *id, const cJSON *kv,
 		sink(&one, arg);
 	}
 	svc_record_destroy(record);
-	return why;
+	*ret_why = why;
+	return SVC_OK;
 }
 
 void
@@ -178,25 +184,27 @@ kv_skips_fini(struct kv_skips *skips)
 	pthread_mutex_destroy(&skips->lock);
 }
 
-void
+svc_err
 kv_deliver(
     struct kv_skips *skips, const cJSON *kv, svc_record_sink sink, void *arg)
 {
 	struct svc_error detail = {0};
 	const char *service = NULL, *id = NULL, *why = "it names no node";
 	size_t len = 0;
-	char *key = message_bytes(kv, "key", &len);
-	if (key == NULL)
-		return;
+	char *key = NULL;
+	svc_err rc = message_bytes(kv, "key", &key, &len);
+	if (rc != SVC_OK)
+		return rc == SVC_E_NOMEM ? rc : SVC_OK;
 	uint8_t cut = split_key(key, len, &service, &id);
 	if (cut)
-		why = deliver_value(service, id, kv, sink, arg, &detail);
-	if (why != NULL) {
+		rc = deliver_value(service, id, kv, sink, arg, &detail, &why);
+	if (rc == SVC_OK && why != NULL) {
 		if (cut)
 			key[strlen(key)] = '/';
 		skip(skips, key, len, why);
 	}
 	svc_mem_free(key);
+	return rc;
 }
 
 /* Tells a watch of one record. */
@@ -213,19 +221,21 @@ sink_event(const struct svc_record *record, void *arg)
 	to->sink(to->event, record, to->arg);
 }
 
-static void
+static svc_err
 kv_deliver_gone(
     const cJSON *kv, const cJSON *old, svc_record_sink sink, void *arg)
 {
 	struct svc_error detail = {0};
-	const char *service = NULL, *id = NULL;
+	const char *service = NULL, *id = NULL, *why = "";
 	size_t len = 0;
-	char *key = message_bytes(kv, "key", &len);
-	if (key == NULL)
-		return;
-	if (split_key(key, len, &service, &id) &&
-	    (old == NULL ||
-		deliver_value(service, id, old, sink, arg, &detail) != NULL)) {
+	char *key = NULL;
+	svc_err rc = message_bytes(kv, "key", &key, &len);
+	if (rc != SVC_OK)
+		return rc == SVC_E_NOMEM ? rc : SVC_OK;
+	bool known = split_key(key, len, &service, &id);
+	if (known && old != NULL)
+		rc = deliver_value(service, id, old, sink, arg, &detail, &why);
+	if (known && (rc != SVC_OK || why != NULL)) {
 		struct svc_node node = {.id = id, .address = ""};
 		struct svc_record one = {.name = service,
 		    .version = "",
@@ -234,9 +244,10 @@ kv_deliver_gone(
 		sink(&one, arg);
 	}
 	svc_mem_free(key);
+	return SVC_OK;
 }
 
-void
+svc_err
 kv_deliver_event(
     struct kv_skips *skips, const cJSON *event, svc_watch_sink sink, void *arg)
 {
@@ -245,11 +256,10 @@ kv_deliver_event(
 	struct event_sink to = {sink, arg, SVC_WATCH_NODE};
 	if (cJSON_IsString(type) && strcmp(type->valuestring, "DELETE") == 0) {
 		to.event = SVC_WATCH_GONE;
-		kv_deliver_gone(
+		return kv_deliver_gone(
 		    kv, message_get(event, "prev_kv"), sink_event, &to);
-	} else {
-		kv_deliver(skips, kv, sink_event, &to);
 	}
+	return kv_deliver(skips, kv, sink_event, &to);
 }
 
 /* ------------------------------------------------------------------ ranges */
@@ -285,20 +295,21 @@ kv_range(struct kv_skips *skips, const char *service, kv_asker ask,
 		if (revision == 0)
 			revision = message_revision(answer);
 		cJSON_ArrayForEach (kv, message_get(answer, "kvs")) {
-			kv_deliver(skips, kv, sink, arg);
+			if (rc == SVC_OK)
+				rc = kv_deliver(skips, kv, sink, arg);
 			last = kv;
 		}
 		more = message_true(answer, "more") && last != NULL;
-		if (more) {
+		if (rc == SVC_OK && more) {
 			/* Goes on with the least key behind the last: its own
 			 * text and the NUL that stands behind it. */
-			from = message_bytes(last, "key", &from_len);
+			rc = message_bytes(last, "key", &from, &from_len);
 			from_len++;
 		}
 		cJSON_Delete(answer);
-		if (more && from == NULL)
-			return svc_error_set(err, SVC_E_NOMEM,
-			    "no memory for the registry's answer");
+		if (rc != SVC_OK)
+			return svc_error_set(
+			    err, rc, "no memory for the registry's answer");
 	}
 	*ret_revision = revision;
 	return SVC_OK;

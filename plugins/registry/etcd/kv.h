@@ -36,11 +36,12 @@ void kv_put_first(struct svc_buf *body, const char *service);
 /**
  * Calls `sink` with the one node that a kv of an answer describes. What is no
  * record of that key is skipped, counted and logged once.
+ * Errors: SVC_E_NOMEM
  */
-void kv_deliver(
+svc_err kv_deliver(
     struct kv_skips *skips, const cJSON *kv, svc_record_sink sink, void *arg);
 /** The same for an event of a watch: SVC_WATCH_NODE or SVC_WATCH_GONE. */
-void kv_deliver_event(
+svc_err kv_deliver_event(
     struct kv_skips *skips, const cJSON *event, svc_watch_sink sink, void *arg);
 
 /** How a range asks: any server, or a watch on its own connection. */

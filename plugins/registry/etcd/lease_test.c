@@ -215,7 +215,7 @@ a_frozen_server_does_not_hold_up_the_end(void **state)
 int
 main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin_etcd, end)
 	const struct CMUnitTest tests[] = {
 	    TEST(a_process_has_one_lease),
 	    TEST(it_is_renewed_whatever_the_interval),

@@ -65,8 +65,9 @@ message_put_bytes(struct svc_buf *body, const void *data, size_t len)
 	svc_buf_putc(body, '"');
 }
 
-char *
-message_bytes(const cJSON *object, const char *name, size_t *ret_len)
+svc_err
+message_bytes(
+    const cJSON *object, const char *name, char **ret_bytes, size_t *ret_len)
 {
 	const cJSON *item = message_get(object, name);
 	const char *text = cJSON_IsString(item) ? item->valuestring : "";
@@ -77,7 +78,7 @@ message_bytes(const cJSON *object, const char *name, size_t *ret_len)
 	/* The place in the alphabet and one more; 0 for what is none of it. */
 	uint8_t places[256] = {0};
 	if (out == NULL)
-		return NULL;
+		return SVC_E_NOMEM;
 	for (uint8_t i = 0; i < 64; i++)
 		places[(uint8_t)alphabet[i]] = (uint8_t)(i + 1);
 	while (len > 0 && text[len - 1] == '=')
@@ -86,7 +87,7 @@ message_bytes(const cJSON *object, const char *name, size_t *ret_len)
 		uint32_t place = places[(uint8_t)text[i]];
 		if (place == 0) {
 			svc_mem_free(out);
-			return NULL;
+			return SVC_E_INVAL;
 		}
 		bits = bits << 6 | (place - 1);
 		have += 6;
@@ -96,8 +97,9 @@ message_bytes(const cJSON *object, const char *name, size_t *ret_len)
 		}
 	}
 	out[used] = '\0';
+	*ret_bytes = out;
 	*ret_len = used;
-	return out;
+	return SVC_OK;
 }
 
 /* ------------------------------------------------------------------ errors */

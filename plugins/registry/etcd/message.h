@@ -18,9 +18,10 @@ int64_t message_revision(const cJSON *answer);
 
 /** Appends the base64 of `data` as a JSON string. */
 void message_put_bytes(struct svc_buf *body, const void *data, size_t len);
-/** The bytes of a member with a NUL behind them, to be freed with svc_mem_free;
- * NULL when it is no base64 or memory ran out. */
-char *message_bytes(const cJSON *object, const char *name, size_t *ret_len);
+/** The bytes of a member with a NUL behind them, to be freed with svc_mem_free.
+ * Errors: SVC_E_INVAL (it is no base64), SVC_E_NOMEM */
+svc_err message_bytes(
+    const cJSON *object, const char *name, char **ret_bytes, size_t *ret_len);
 
 /**
  * Whether an answer is an error, and of which kind: {"error", "message",

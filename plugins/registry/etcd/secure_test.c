@@ -201,15 +201,69 @@ tls_with_certificates_of_both_and_a_login(void **state)
 	test_server_stop(secure);
 }
 
+/* An instance that goes on, while its files are replaced under it: the CA, then
+ * its own certificate, which had expired. */
+static void
+replaced_files_are_read_again(void **state)
+{
+	struct fixture *f = *state;
+	char args[640];
+	struct svc_error why = {0};
+	const struct test_certificate wrong = {.name = "trusted", .ca = true};
+	struct test_certificate own = {
+	    .name = "own", .issuer = "ca", .from_days = -9, .until_days = -2};
+	assert_true(test_pki_issue(&pki, &wrong));
+	assert_true(test_pki_issue(&pki, &own));
+	snprintf(args, sizeof(args),
+	    "--cert-file=%s --key-file=%s --trusted-ca-file=%s "
+	    "--client-cert-auth",
+	    test_pki_path(&pki, "server", "pem"),
+	    test_pki_path(&pki, "server", "key"),
+	    test_pki_path(&pki, "ca", "pem"));
+	struct test_server *secure = start_etcd(args);
+	assert_non_null(secure);
+	struct svc_tls_config tls = {
+	    .ca = test_pki_path(&pki, "trusted", "pem"),
+	    .cert = test_pki_path(&pki, "own", "pem"),
+	    .key = test_pki_path(&pki, "own", "key"),
+	};
+	struct svc_registry_config config = {.address = secure->address,
+	    .tls = &tls,
+	    .timeout_ms = 4000,
+	    .grace_ms = 3000};
+	struct svc_registry *registry = NULL;
+	OK(svc_registry_create("etcd", &config, &registry, err));
+	OK(svc_registry_watch(
+	    registry, f->name, recorder_change, f->recorder, &f->watch, err));
+	assert_int_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
+	    SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(why.text, "--registry_tls_ca"));
+	assert_true(test_pki_copy(&pki, "ca", "trusted"));
+	assert_int_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
+	    SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(why.text, "--registry_tls_cert"));
+	own.from_days = own.until_days = 0;
+	assert_true(test_pki_issue(&pki, &own));
+	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
+	expect(f, SVC_CREATED, &f->a);
+	svc_registry_unwatch(f->watch);
+	f->watch = NULL;
+	svc_registry_destroy(registry);
+	test_server_stop(secure);
+}
+
 int
 main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin_etcd, end)
 	const struct CMUnitTest tests[] = {
 	    TEST(users_are_known_by_their_password),
 	    TEST(tokens_are_renewed),
 	    TEST(users_may_be_switched_off_and_on),
 	    TEST(tls_with_certificates_of_both_and_a_login),
+	    TEST(replaced_files_are_read_again),
 	};
 #undef TEST
 	/* With users, etcd's gateway takes no certificate that has a common

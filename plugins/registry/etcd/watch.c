@@ -114,8 +114,11 @@ one_line(
 	}
 	if (rc == SVC_OK) {
 		cJSON_ArrayForEach (event, said.events)
-			kv_deliver_event(&watch->etcd->skips, event,
-			    watch->sink, watch->arg);
+			if (rc == SVC_OK)
+				rc = kv_deliver_event(&watch->etcd->skips,
+				    event, watch->sink, watch->arg);
+		if (rc != SVC_OK)
+			svc_error_set(err, rc, "no memory for a change");
 		/* The head of a line with events may be ahead of them, and
 		 * that of the first line of what is still to come. */
 		if (said.events == NULL && !said.created)

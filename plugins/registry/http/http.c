@@ -236,6 +236,10 @@ advice(const char *url, CURLcode code, const char *reason)
 		       "--registry_tls_cert";
 	if (code == CURLE_GOT_NOTHING && strncmp(url, "http:", 5) == 0)
 		return "it hung up: if it speaks TLS, use https://";
+	if (strstr(reason, "certificate has expired") != NULL ||
+	    strstr(reason, "certificate is not yet valid") != NULL)
+		return "its certificate is out of date, or the clock of this "
+		       "host is";
 	if (code == CURLE_PEER_FAILED_VERIFICATION)
 		return strstr(reason, "subject name") != NULL
 			   ? "its certificate is for another name: see "

@@ -11,7 +11,7 @@ announce_as(struct fixture *f, const char *address, const char *username,
 	struct svc_registry_config config = config_of(address);
 	config.username = username;
 	config.password = password;
-	struct svc_registry *registry = make(&config);
+	struct svc_registry *registry = make_with(&config);
 	svc_err rc = svc_registry_announce(registry, &f->a.record, TTL_MS, err);
 	svc_registry_destroy(registry);
 	return rc;
@@ -46,10 +46,10 @@ users_are_known_by_their_password(void **state)
 	struct svc_registry_config config = config_of(closed->address);
 	config.username = "student";
 	config.password = "pass";
-	struct svc_registry *registry = make(&config);
+	struct svc_registry *registry = make_with(&config);
 	struct svc_watch *all = NULL;
 	struct recorder *recorder = recorder_create();
-	watch_with(f, registry);
+	watch_with(f, registry, f->name);
 	OK(svc_registry_watch(
 	    registry, NULL, recorder_change, recorder, &all, err));
 	assert_true(
@@ -109,9 +109,9 @@ it_goes_by_tls(void **state)
 	    .key = test_pki_path(&pki, "client", "key")};
 	struct svc_registry_config config = config_of(address);
 	config.tls = &tls;
-	struct svc_registry *registry = make(&config);
+	struct svc_registry *registry = make_with(&config);
 	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
-	watch_with(f, registry);
+	watch_with(f, registry, f->name);
 	/* Records that take many TLS records. */
 	char big[8192];
 	memset(big, 'x', sizeof(big) - 1);
@@ -131,11 +131,11 @@ it_goes_by_tls(void **state)
 	/* By a name that the certificate has, whatever was dialled. */
 	config.address = named;
 	tls.name = "registry.test";
-	registry = make(&config);
+	registry = make_with(&config);
 	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
 	svc_registry_destroy(registry);
 	tls.name = NULL;
-	registry = make(&config);
+	registry = make_with(&config);
 	assert_int_equal(
 	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
 	    SVC_E_UNAVAILABLE);
@@ -144,23 +144,38 @@ it_goes_by_tls(void **state)
 	/* Without a certificate, with the system's CAs, and without TLS. */
 	config.address = address;
 	tls.cert = tls.key = NULL;
-	registry = make(&config);
+	registry = make_with(&config);
 	assert_int_not_equal(
 	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
 	    SVC_OK);
 	svc_registry_destroy(registry);
 	tls.ca = NULL;
-	registry = make(&config);
+	registry = make_with(&config);
 	assert_int_equal(
 	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
 	    SVC_E_UNAVAILABLE);
 	assert_non_null(strstr(why.text, "certificate"));
 	svc_registry_destroy(registry);
 	config.tls = NULL;
-	registry = make(&config);
+	registry = make_with(&config);
 	assert_int_not_equal(
 	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
 	    SVC_OK);
+	svc_registry_destroy(registry);
+	/* Files that are replaced are read again by the next connection. */
+	config.tls = &tls;
+	tls.ca = test_pki_path(&pki, "trusted", "pem");
+	tls.cert = test_pki_path(&pki, "client", "pem");
+	tls.key = test_pki_path(&pki, "client", "key");
+	assert_true(test_pki_issue(
+	    &pki, &(struct test_certificate){.name = "trusted", .ca = true}));
+	registry = make_with(&config);
+	assert_int_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
+	    SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(why.text, "certificate"));
+	assert_true(test_pki_copy(&pki, "ca", "trusted"));
+	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
 	svc_registry_destroy(registry);
 	/* Files that are none are an error of the start. */
 	config.tls = &tls;
@@ -182,9 +197,9 @@ settings_are_checked(void **state)
 	} cases[] = {
 	    {"127.0.0.1:x", NULL, NULL, "has no port from 1 to 65535"},
 	    {"a,,b", NULL, NULL, "has an empty part"},
-	    {"http://a", NULL, NULL, "has a path"},
+	    {"http://a", NULL, NULL, "has an unknown scheme"},
 	    {"redis://u:p@a", NULL, NULL, "holds a login"},
-	    {"redis://a/3", NULL, NULL, "option \"database\""},
+	    {"redis://a/3", NULL, NULL, "has a path"},
 	    {"[::1", NULL, NULL, "has no valid host"},
 	    {NULL, "namespace", "", "1 to 128 printable characters"},
 	    {NULL, "namespace", "a*", "1 to 128 printable characters"},
@@ -212,7 +227,7 @@ settings_are_checked(void **state)
 	}
 	struct svc_registry_config config =
 	    config_of("localhost, [::1]:6380 ,redis://a.b:1/,rediss://c");
-	svc_registry_destroy(make(&config));
+	svc_registry_destroy(make_with(&config));
 	config.username = "u";
 	struct svc_registry *registry = NULL;
 	assert_int_equal(svc_registry_create("redis", &config, &registry, NULL),
@@ -222,7 +237,7 @@ settings_are_checked(void **state)
 int
 main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin_redis, end)
 	const struct CMUnitTest tests[] = {
 	    TEST(users_are_known_by_their_password),
 	    TEST(it_goes_by_tls),

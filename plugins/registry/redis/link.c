@@ -39,6 +39,7 @@ struct link {
 	redisReader *reader;
 	size_t pending; /* bytes since the last whole reply */
 	struct svc_buf out;
+	int64_t patience_ms;
 	bool bad;
 	size_t outstanding; /* commands whose reply has not come */
 };
@@ -62,11 +63,15 @@ lost(struct link *link, struct svc_error *err, const char *why, int sys)
 
 /* ------------------------------------------------------------------ waiting */
 
-/* Errors: SVC_E_TIMEDOUT, SVC_E_CANCELLED */
+/* Every wait is one for the next sign of life, so a server that is far away but
+ * answers is not given up. Errors: SVC_E_TIMEDOUT, SVC_E_CANCELLED */
 static svc_err
 wait_for(struct link *link, short events, int64_t deadline_at_ms,
     struct svc_error *err)
 {
+	int64_t silent_at_ms = svc_deadline(link->patience_ms);
+	if (deadline_at_ms > silent_at_ms)
+		deadline_at_ms = silent_at_ms;
 	for (;;) {
 		struct pollfd fds[2] = {
 		    {.fd = link->fd, .events = events},
@@ -284,9 +289,14 @@ refused(struct link *link, const redisReply *reply, struct svc_error *err)
 	    {"NOPERM", SVC_E_DENIED},
 	    {"DENIED", SVC_E_DENIED},
 	    {"WRONGTYPE", SVC_E_PRECONDITION},
-	    {"OOM", SVC_E_EXHAUSTED},
 	};
 	char quoted[140];
+	/* Before redis 7 what a script meets comes later in the text. */
+	if (strstr(reply->str, "OOM command not allowed") != NULL)
+		return svc_error_set(err, SVC_E_EXHAUSTED,
+		    "redis at %s is full: raise its maxmemory or free some; "
+		    "what is registered stays, what is new waits",
+		    text_of(link));
 	svc_err rc = SVC_E_UNAVAILABLE;
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
 		if (strncmp(reply->str, words[i].word, strlen(words[i].word)) ==
@@ -503,6 +513,7 @@ link_open(struct redis *redis, size_t server, int64_t deadline_at_ms,
 	link->server = server;
 	link->fd = -1;
 	link->wake_fd = wake_fd;
+	link->patience_ms = redis->try_ms;
 	svc_buf_init(&link->out, OUTPUT_MAX);
 	link->reader = redisReaderCreate();
 	svc_err rc = SVC_OK;
@@ -549,6 +560,12 @@ void
 link_set_wake(struct link *link, int wake_fd)
 {
 	link->wake_fd = wake_fd;
+}
+
+void
+link_be_patient(struct link *link)
+{
+	link->patience_ms = SVC_FOREVER;
 }
 
 bool

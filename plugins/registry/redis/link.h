@@ -24,6 +24,9 @@ svc_err link_open(struct redis *redis, size_t server, int64_t deadline_at_ms,
 void link_close(struct link *link);
 size_t link_server(const struct link *link);
 void link_set_wake(struct link *link, int wake_fd);
+/** Silence is no failure from now on, as where changes are told. Otherwise a
+ * wait ends with SVC_E_TIMEDOUT when nothing has come for `try_ms`. */
+void link_be_patient(struct link *link);
 /** It had an error or an answer is outstanding: of no further use. */
 bool link_is_bad(const struct link *link);
 

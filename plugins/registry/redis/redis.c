@@ -6,6 +6,8 @@
 #include "store.h"
 #include "watch.h"
 
+#include <address/address.h>
+
 #include <svc/buf.h>
 #include <svc/clock.h>
 #include <svc/log.h>
@@ -16,9 +18,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
-enum { HOST_MAX = 253, VALUE_MAX = 1 << 20 };
+enum { VALUE_MAX = 1 << 20 };
 
 static svc_err
 no_memory(struct svc_error *err)
@@ -29,127 +30,39 @@ no_memory(struct svc_error *err)
 /* ------------------------------------------------------------- addresses */
 
 static svc_err
-bad_address(
-    const char *text, size_t len, const char *why, struct svc_error *err)
+take_addresses(struct redis *redis, const struct svc_registry_config *config,
+    struct svc_error *err)
 {
-	char quoted[64];
-	svc_log_quote(text, len, quoted, sizeof(quoted));
-	return svc_error_set(err, SVC_E_INVAL,
-	    "redis address %s %s: use \"host\", \"host:port\" or "
-	    "\"redis(s)://host:port\", several separated by commas",
-	    quoted, why);
-}
-
-static bool
-is_host_char(char c, bool v6)
-{
-	if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') ||
-	    (c >= 'A' && c <= 'F') || c == '.')
-		return true;
-	if (v6)
-		return c == ':';
-	return (c >= 'g' && c <= 'z') || (c >= 'G' && c <= 'Z') || c == '-' ||
-	       c == '_';
-}
-
-static bool
-skip_scheme(const char **at, const char *end, const char *scheme)
-{
-	size_t len = strlen(scheme);
-	if ((size_t)(end - *at) < len || strncasecmp(*at, scheme, len) != 0)
-		return false;
-	*at += len;
-	return true;
-}
-
-/* One of the list: [text, text + len). */
-static svc_err
-parse_address(struct redis_server *server, const char *text, size_t len,
-    bool tls, struct svc_error *err)
-{
-	const char *host = text, *end = text + len;
-	long port = 6379;
-	server->secure = tls;
-	if (skip_scheme(&host, end, "rediss://"))
-		server->secure = true;
-	else if (skip_scheme(&host, end, "redis://") && tls)
-		return bad_address(text, len,
-		    "is without the TLS that registry_tls_* asks for", err);
-	if (memchr(host, '@', (size_t)(end - host)) != NULL)
-		return bad_address("...", 3,
-		    "holds a login, which belongs into registry_username and "
-		    "registry_password",
-		    err);
-	if (end > host && end[-1] == '/')
-		end--;
-	if (memchr(host, '/', (size_t)(end - host)) != NULL)
-		return bad_address(text, len,
-		    "has a path (a database is chosen by the option "
-		    "\"database\")",
-		    err);
-	bool v6 = host < end && *host == '[';
-	const char *first = host + (v6 ? 1 : 0), *p = first;
-	while (p < end && is_host_char(*p, v6))
-		p++;
-	size_t host_len = (size_t)(p - first);
-	if (host_len == 0 || host_len > HOST_MAX ||
-	    (v6 && (p == end || *p++ != ']')))
-		return bad_address(text, len, "has no valid host", err);
-	if (p < end) {
-		if (*p++ != ':')
-			return bad_address(text, len, "has no valid host", err);
-		port = 0;
-		const char *digits = p;
-		while (p < end && *p >= '0' && *p <= '9' && p - digits < 6)
-			port = port * 10 + (*p++ - '0');
-		if (p < end || p == digits || port < 1 || port > 65535)
-			return bad_address(
-			    text, len, "has no port from 1 to 65535", err);
-	}
-	snprintf(server->port, sizeof(server->port), "%ld", port);
-	size_t size = host_len + 16;
-	server->host = svc_mem_calloc(1, host_len + 1);
-	server->text = svc_mem_calloc(1, size);
-	if (server->host == NULL || server->text == NULL)
-		return no_memory(err);
-	memcpy(server->host, first, host_len);
-	snprintf(server->text, size, v6 ? "[%s]:%s" : "%s:%s", server->host,
-	    server->port);
-	return SVC_OK;
-}
-
-static svc_err
-parse_addresses(
-    struct redis *redis, const char *list, bool tls, struct svc_error *err)
-{
-	size_t count = 1;
-	if (list == NULL || *list == '\0')
-		list = "127.0.0.1:6379";
-	for (const char *p = list; *p != '\0'; p++)
-		count += *p == ',';
-	redis->servers = svc_mem_calloc(count, sizeof(*redis->servers));
+	const struct address_form form = {.registry = "redis",
+	    .scheme = "redis",
+	    .port = 6379,
+	    .tls = config->tls != NULL};
+	struct address *list = NULL;
+	size_t n = 0;
+	svc_err rc = address_list_read(&form, config->address, &list, &n, err);
+	if (rc != SVC_OK)
+		return rc;
+	redis->servers = svc_mem_calloc(n, sizeof(*redis->servers));
 	if (redis->servers == NULL)
-		return no_memory(err);
-	for (const char *p = list;;) {
-		size_t len = strcspn(p, ",");
-		const char *next = p + len;
-		while (len > 0 && *p == ' ') {
-			p++;
-			len--;
-		}
-		while (len > 0 && p[len - 1] == ' ')
-			len--;
-		if (len == 0)
-			return bad_address(
-			    list, strlen(list), "has an empty part", err);
-		svc_err rc = parse_address(
-		    &redis->servers[redis->n_servers++], p, len, tls, err);
-		if (rc != SVC_OK)
-			return rc;
-		if (*next == '\0')
-			return SVC_OK;
-		p = next + 1;
+		rc = no_memory(err);
+	for (size_t i = 0; rc == SVC_OK && i < n; i++) {
+		struct redis_server *server =
+		    &redis->servers[redis->n_servers++];
+		size_t size = strlen(list[i].host) + 16;
+		bool v6 = strchr(list[i].host, ':') != NULL;
+		server->secure = list[i].secure;
+		snprintf(
+		    server->port, sizeof(server->port), "%u", list[i].port);
+		server->host = svc_mem_strdup(list[i].host);
+		server->text = svc_mem_calloc(1, size);
+		if (server->host == NULL || server->text == NULL)
+			rc = no_memory(err);
+		else
+			snprintf(server->text, size, v6 ? "[%s]:%s" : "%s:%s",
+			    server->host, server->port);
 	}
+	address_list_free(list, n);
+	return rc;
 }
 
 /* ------------------------------------------------------------------ options */
@@ -304,8 +217,7 @@ take_config(struct redis *redis, const struct svc_registry_config *config,
 	    config->tls != NULL ? config->tls : &none;
 	const struct svc_headers *options = config->options;
 	bool secure = false;
-	svc_err rc =
-	    parse_addresses(redis, config->address, config->tls != NULL, err);
+	svc_err rc = take_addresses(redis, config, err);
 	if (rc == SVC_OK)
 		rc = take_namespace(
 		    redis, svc_headers_get(options, "namespace"), err);
@@ -430,7 +342,7 @@ redis_run_at(struct redis *redis, size_t server, redis_op op, void *arg,
     int wake_fd, struct svc_error *err)
 {
 	svc_err rc = run_until(
-	    redis, server, op, arg, svc_deadline(redis->try_ms), wake_fd, err);
+	    redis, server, op, arg, svc_deadline(ASK_MAX_MS), wake_fd, err);
 	if (rc == SVC_OK)
 		atomic_store(&redis->current, server);
 	return rc;
@@ -442,11 +354,8 @@ redis_run(struct redis *redis, redis_op op, void *arg, struct svc_error *err)
 	int64_t deadline_at_ms = svc_deadline(redis->timeout_ms);
 	size_t server = atomic_load(&redis->current), tries = 0;
 	for (;;) {
-		int64_t try_at_ms = svc_deadline(redis->try_ms);
-		if (try_at_ms > deadline_at_ms)
-			try_at_ms = deadline_at_ms;
 		svc_err rc =
-		    run_until(redis, server, op, arg, try_at_ms, -1, err);
+		    run_until(redis, server, op, arg, deadline_at_ms, -1, err);
 		if (rc == SVC_OK)
 			atomic_store(&redis->current, server);
 		/* The next one may do better, and so may the same one when it
@@ -544,15 +453,18 @@ struct question {
 	const char *service;
 	svc_record_sink sink;
 	void *arg;
+	bool no_memory;
 };
 
 static void
 on_found(const char *service, const char *id, const void *value, size_t len,
     int64_t expires_at_ms, void *arg)
 {
-	const struct question *question = arg;
-	struct svc_record *record =
-	    store_record(question->redis, service, id, value, len);
+	struct question *question = arg;
+	struct svc_record *record = NULL;
+	if (store_record(question->redis, service, id, value, len, &record) !=
+	    SVC_OK)
+		question->no_memory = true;
 	(void)expires_at_ms;
 	if (record != NULL)
 		question->sink(record, question->arg);
@@ -572,8 +484,9 @@ static svc_err
 lookup(void *self, const char *service, svc_record_sink sink, void *arg,
     struct svc_error *err)
 {
-	struct question question = {self, service, sink, arg};
-	return redis_run(self, lookup_op, &question, err);
+	struct question question = {self, service, sink, arg, false};
+	svc_err rc = redis_run(self, lookup_op, &question, err);
+	return rc == SVC_OK && question.no_memory ? no_memory(err) : rc;
 }
 
 static svc_err

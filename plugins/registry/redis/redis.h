@@ -15,6 +15,8 @@ enum {
 	PULL_MAX_MS = 60000,
 	TRY_MIN_MS = 200,
 	TRY_MAX_MS = 2000,
+	/* For one question of a watch, however many answers that takes. */
+	ASK_MAX_MS = 30000,
 	WARNED_MAX = 64,
 	NAMESPACE_MAX = 128,
 };
@@ -34,7 +36,7 @@ struct redis {
 	size_t n_servers;
 	atomic_size_t current; /* the one that answered last */
 	int64_t timeout_ms;
-	int64_t try_ms; /* for one attempt at one server */
+	int64_t try_ms; /* of silence, until another attempt is made */
 	int64_t pull_ms;
 	char *username, *password; /* NULL: none */
 	char *space;               /* the namespace */
@@ -70,8 +72,8 @@ typedef svc_err (*redis_op)(struct redis *redis, struct link *link,
     int64_t deadline_at_ms, void *arg, struct svc_error *err);
 svc_err redis_run(
     struct redis *redis, redis_op op, void *arg, struct svc_error *err);
-/** The same on one server, in the time of one attempt and until `wake_fd` can
- * be read (-1: none). Errors: also SVC_E_CANCELLED */
+/** The same on one server, once, within ASK_MAX_MS and until `wake_fd` can be
+ * read (-1: none). Errors: also SVC_E_CANCELLED */
 svc_err redis_run_at(struct redis *redis, size_t server, redis_op op, void *arg,
     int wake_fd, struct svc_error *err);
 

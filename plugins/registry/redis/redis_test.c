@@ -2,8 +2,6 @@
 /* Against a real redis, which this test starts, kills, empties and freezes. */
 #include "redis_test.h"
 
-#include <stdatomic.h>
-
 /* ----------------------------------------------- redis-cli, a second client */
 
 #define CLI(...) cli_at(server, (const char *const[]){__VA_ARGS__, NULL})
@@ -12,30 +10,7 @@
 /* What redis-cli prints as a number. */
 #define NUMBER(...) number_of(CLI(__VA_ARGS__))
 
-/* --------------------------------------------------------------- fixture */
-
-static void
-announce(struct fixture *f, const struct sample *sample)
-{
-	OK(svc_registry_announce(f->registry, &sample->record, TTL_MS, err));
-}
-
-static void
-watch(struct fixture *f)
-{
-	watch_with(f, f->registry);
-}
-
 /* ----------------------------------------------------------------- tests */
-
-static int conformance_failures = -1;
-
-static void
-it_keeps_the_promises(void **state)
-{
-	(void)state;
-	assert_int_equal(conformance_failures, 0);
-}
 
 static void
 keys_and_values_are_as_documented(void **state)
@@ -133,7 +108,7 @@ clusters_do_not_mix(void **state)
 			svc_headers_set(options, "namespace", spaces[i]);
 		else /* the same namespace in another database */
 			svc_headers_set(options, "database", "3");
-		others[i] = make(&config);
+		others[i] = make_with(&config);
 		svc_headers_destroy(options);
 	}
 	announce(f, &f->a);
@@ -182,27 +157,6 @@ a_killed_server_that_kept_its_data_is_gone_back_to(void **state)
 	assert_int_equal(recorder_nodes(f->recorder, f->name), 1);
 }
 
-static void
-an_emptied_server_heals_and_nobody_is_forgotten(void **state)
-{
-	struct fixture *f = *state;
-	announce(f, &f->a);
-	announce(f, &f->b);
-	watch(f);
-	test_server_kill(server);
-	assert_true(test_server_start_again(server, false));
-	/* a lives and announces itself at its next interval; b does not. */
-	announce(f, &f->a);
-	assert_int_equal(nodes_of(f->registry, f->name), 1);
-	expect(f, SVC_REMOVED, &f->b);
-	assert_int_equal(
-	    recorder_count(f->recorder, SVC_REMOVED, f->name, "a"), 0);
-	assert_int_equal(
-	    recorder_count(f->recorder, SVC_CREATED, f->name, "a"), 1);
-	announce(f, &f->b);
-	expect(f, SVC_CREATED, &f->b);
-}
-
 /* Without a break of the connection. */
 static void
 deleted_data_heals_and_nobody_is_forgotten(void **state)
@@ -212,11 +166,11 @@ deleted_data_heals_and_nobody_is_forgotten(void **state)
 	struct svc_headers *options = svc_headers_create();
 	svc_headers_set(options, "pull", "200ms");
 	config.options = options;
-	struct svc_registry *eager = make(&config);
+	struct svc_registry *eager = make_with(&config);
 	svc_headers_destroy(options);
 	announce(f, &f->a);
 	OK(svc_registry_announce(f->registry, &f->b.record, 3000, err));
-	watch_with(f, eager);
+	watch_with(f, eager, f->name);
 	DO("flushall");
 	/* Pulls find nothing, several times; nobody is taken away. */
 	assert_true(recorder_quiet(f->recorder, 600));
@@ -247,16 +201,6 @@ a_silent_change_is_pulled(void **state)
 	expect(f, SVC_UPDATED, &f->a);
 }
 
-static atomic_int skipped_lines;
-
-static void
-count_line(const struct svc_log_line *line, void *arg)
-{
-	(void)arg;
-	if (strcmp(line->id, "redis.skipped") == 0)
-		atomic_fetch_add(&skipped_lines, 1);
-}
-
 static void
 what_is_no_record_is_skipped(void **state)
 {
@@ -264,8 +208,7 @@ what_is_no_record_is_skipped(void **state)
 	static const char *const ids[] = {"bad", "other", "lacks", "list"};
 	char key[160], value[256], other[160];
 	announce(f, &f->a);
-	svc_log_set_sink(count_line, NULL);
-	atomic_store(&skipped_lines, 0);
+	lines_count("redis.skipped");
 	watch(f);
 	for (size_t i = 0; i < 4; i++) {
 		snprintf(key, sizeof(key), "{svc}:node:%s/%s", f->name, ids[i]);
@@ -301,7 +244,7 @@ what_is_no_record_is_skipped(void **state)
 		svc_record_list_fini(&list);
 	}
 	/* Each once: three values and the set. */
-	assert_int_equal(atomic_load(&skipped_lines), 4);
+	assert_int_equal(lines_counted(), 4);
 	/* Announcing takes the place of what is none of ours. */
 	struct sample c;
 	sample_init(&c, value, "1", "list", 3);
@@ -324,7 +267,7 @@ an_absent_server_is_an_error_of_the_ops(void **state)
 	struct svc_record_list list = {0};
 	snprintf(address, sizeof(address), "127.0.0.1:%d", test_free_port());
 	struct svc_registry_config config = config_of(address);
-	struct svc_registry *registry = make(&config);
+	struct svc_registry *registry = make_with(&config);
 	assert_int_equal(
 	    svc_registry_announce(registry, &f->a.record, TTL_MS, &err),
 	    SVC_E_UNAVAILABLE);
@@ -376,9 +319,9 @@ a_replica_is_passed_over(void **state)
 	snprintf(
 	    list, sizeof(list), "%s, %s", second->address, server->address);
 	struct svc_registry_config config = config_of(list);
-	struct svc_registry *registry = make(&config);
+	struct svc_registry *registry = make_with(&config);
 	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
-	watch_with(f, registry);
+	watch_with(f, registry, f->name);
 	int64_t deadline_at_ms = svc_deadline(WAIT_MS);
 	while (number_of(cli_at(second,
 		   (const char *const[]){"exists", f->key, NULL})) == 0 &&
@@ -401,13 +344,43 @@ a_replica_is_passed_over(void **state)
 	free(cli_at(second,
 	    (const char *const[]){"replicaof", "127.0.0.1", port, NULL}));
 	config = config_of(second->address);
-	registry = make(&config);
+	registry = make_with(&config);
 	assert_int_equal(
 	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
 	    SVC_E_UNAVAILABLE);
 	assert_non_null(strstr(why.text, "it is a replica"));
 	svc_registry_destroy(registry);
 	test_server_stop(second);
+}
+
+static void
+a_full_server_keeps_whom_it_has(void **state)
+{
+	struct fixture *f = *state;
+	struct svc_error why = {0};
+	OK(svc_registry_announce(f->registry, &f->a.record, 30000, err));
+	watch(f);
+	DO("config", "set", "maxmemory-policy", "noeviction");
+	DO("config", "set", "maxmemory", "1");
+	/* A renewal passes, whether or not the node has changed. */
+	announce(f, &f->a);
+	assert_true(NUMBER("pttl", f->key) > 30000);
+	assert_true(NUMBER("pttl", f->set) > 30000);
+	svc_headers_set(f->a.node.metadata, "weight", "9");
+	announce(f, &f->a);
+	expect(f, SVC_UPDATED, &f->a);
+	/* A new node does not, and leaves nothing behind. */
+	assert_int_equal(
+	    svc_registry_announce(f->registry, &f->b.record, TTL_MS, &why),
+	    SVC_E_EXHAUSTED);
+	assert_non_null(strstr(why.text, server->address));
+	assert_non_null(strstr(why.text, "is full: raise its maxmemory"));
+	assert_int_equal(NUMBER("zcard", f->set), 1);
+	OK(svc_registry_withdraw(f->registry, &f->a.record, err));
+	expect(f, SVC_REMOVED, &f->a);
+	DO("config", "set", "maxmemory", "0");
+	announce(f, &f->b);
+	expect(f, SVC_CREATED, &f->b);
 }
 
 static void
@@ -432,7 +405,7 @@ many_nodes_come_in_pieces(void **state)
 int
 main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin_redis, end)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(it_keeps_the_promises),
 	    TEST(keys_and_values_are_as_documented),
@@ -440,13 +413,14 @@ main(void)
 	    TEST(what_has_expired_is_cleared_away),
 	    TEST(clusters_do_not_mix),
 	    TEST(a_killed_server_that_kept_its_data_is_gone_back_to),
-	    TEST(an_emptied_server_heals_and_nobody_is_forgotten),
+	    TEST(an_emptied_registry_heals_and_nobody_is_forgotten),
 	    TEST(deleted_data_heals_and_nobody_is_forgotten),
 	    TEST(a_silent_change_is_pulled),
 	    TEST(what_is_no_record_is_skipped),
 	    TEST(an_absent_server_is_an_error_of_the_ops),
 	    TEST(a_frozen_server_costs_no_more_than_the_timeout),
 	    TEST(a_replica_is_passed_over),
+	    TEST(a_full_server_keeps_whom_it_has),
 	    TEST(many_nodes_come_in_pieces),
 	};
 #undef TEST
@@ -462,7 +436,7 @@ main(void)
 	conformance_failures =
 	    svc_conformance_registry(&(struct svc_conformance_registry){
 		.plugin = "redis",
-		.config = {.address = server->address},
+		.config = {.address = server->address, .grace_ms = 3000},
 		.ttl_ms = 1000,
 	    });
 	int failed = cmocka_run_group_tests_name("redis", tests, NULL, NULL);

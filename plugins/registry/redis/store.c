@@ -15,6 +15,11 @@ enum { CHUNK = 256, NODES_MAX = 200000 };
  * The scripts run as one: a key and its place in the sets never part. What
  * other programs left in the place of a set is removed.
  *
+ * A redis that has used up its memory refuses a script at its first write, if
+ * this one needs memory, and lets a script go on that has begun with another
+ * one. So the renewal of a node that is there begins with PEXPIRE, and passes;
+ * that of a new node begins with SET.
+ *
  * KEYS: the node, its service's set, the set of services
  */
 static const char announce_script[] =
@@ -39,6 +44,7 @@ static const char announce_script[] =
     "local old = false "
     "if redis.call('TYPE', KEYS[1]).ok == 'string' then "
     "  old = redis.call('GET', KEYS[1]) "
+    "  redis.call('PEXPIRE', KEYS[1], ARGV[2]) "
     "end "
     "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) "
     "local known = keep(KEYS[2], ARGV[3]) "
@@ -187,9 +193,9 @@ skip(struct redis *redis, const char *key, const char *why)
 		    skipped - 1, why);
 }
 
-struct svc_record *
+svc_err
 store_record(struct redis *redis, const char *service, const char *id,
-    const void *value, size_t len)
+    const void *value, size_t len, struct svc_record **ret_record)
 {
 	struct svc_record *record = NULL;
 	struct svc_error err = {0};
@@ -202,11 +208,16 @@ store_record(struct redis *redis, const char *service, const char *id,
 		strcmp(record->nodes[0].id, id) != 0))
 		rc = svc_error_set(
 		    &err, SVC_E_INVAL, "it is of another service or node");
-	if (rc == SVC_OK)
-		return record;
-	skip(redis, node_key(redis, service, id, &key), err.text);
-	svc_record_destroy(record);
-	return NULL;
+	if (rc != SVC_OK) {
+		svc_record_destroy(record);
+		record = NULL;
+	}
+	if (rc == SVC_E_NOMEM)
+		return rc;
+	if (rc != SVC_OK)
+		skip(redis, node_key(redis, service, id, &key), err.text);
+	*ret_record = record;
+	return SVC_OK;
 }
 
 /* The server's clock in milliseconds. */

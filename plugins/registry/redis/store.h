@@ -42,9 +42,10 @@ svc_err store_withdraw(struct redis *redis, struct link *link,
 typedef void (*store_sink)(const char *service, const char *id,
     const void *value, size_t len, int64_t expires_at_ms, void *arg);
 /** The record, if the value is one of this very node; else NULL, and the log
- * says so once for each key. To be freed with svc_record_destroy. */
-struct svc_record *store_record(struct redis *redis, const char *service,
-    const char *id, const void *value, size_t len);
+ * says so once for each key. To be freed with svc_record_destroy.
+ * Errors: SVC_E_NOMEM */
+svc_err store_record(struct redis *redis, const char *service, const char *id,
+    const void *value, size_t len, struct svc_record **ret_record);
 /** Every node of `service`, or of all when NULL. Those that are not there are
  * left out. */
 svc_err store_pull(struct redis *redis, struct link *link, const char *service,

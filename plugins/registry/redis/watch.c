@@ -148,7 +148,9 @@ tell_node(const char *service, const char *id, const void *value, size_t len,
 	struct svc_record *record = NULL;
 	uint64_t hash = hash_of(value, len);
 	if (told == NULL || told->hash != hash) {
-		record = store_record(watch->redis, service, id, value, len);
+		svc_err rc = store_record(
+		    watch->redis, service, id, value, len, &record);
+		watch->no_memory = watch->no_memory || rc != SVC_OK;
 		if (record == NULL)
 			return;
 		if (told == NULL)
@@ -405,14 +407,16 @@ what(const struct watch *watch)
 static svc_err
 begin(struct watch *watch, struct svc_error *err)
 {
-	int64_t deadline_at_ms = svc_deadline(watch->redis->try_ms);
+	int64_t deadline_at_ms = svc_deadline(ASK_MAX_MS);
 	svc_err rc = link_open(watch->redis, watch->server, deadline_at_ms,
 	    watch->wake_fd, &watch->ear, err);
 	/* First the ear, so that no change falls between. */
 	if (rc == SVC_OK)
 		rc = subscribe(watch, deadline_at_ms, err);
-	if (rc == SVC_OK)
+	if (rc == SVC_OK) {
+		link_be_patient(watch->ear);
 		rc = ask(watch, pull_op, err);
+	}
 	return rc;
 }
 

@@ -278,7 +278,8 @@ look(struct static_registry *self, bool finished)
 	if (!settled)
 		return SETTLE_MS;
 	take(self);
-	return LOOK_MS;
+	/* What could not be taken is not there. */
+	return self->taken.there ? LOOK_MS : SETTLE_MS;
 }
 
 static void

@@ -328,6 +328,59 @@ announcing_is_accepted_and_changes_nothing(void **state)
 	sample_fini(&other);
 }
 
+/* From the start to the end of an instance. */
+static void
+one_life(struct fixture *f, long n)
+{
+	struct svc_registry *registry = NULL;
+	struct svc_registry_config config = {.address = f->path};
+	struct svc_record_list list = {0};
+	struct svc_error why = {0};
+	svc_err rc = svc_registry_create("static", &config, &registry, &why);
+	if (rc == SVC_OK)
+		rc = svc_registry_lookup(registry, "s", &list, &why);
+	if (rc == SVC_OK) {
+		assert_int_equal(list.records[0]->n_nodes, 2);
+		svc_record_list_fini(&list);
+		rc = svc_registry_list(registry, &list, &why);
+	}
+	if (rc == SVC_OK)
+		svc_record_list_fini(&list);
+	svc_registry_destroy(registry);
+	if (rc != SVC_OK && rc != SVC_E_NOMEM)
+		fail_msg("allocation %ld fails with %s: %s", n,
+		    svc_err_name(rc), why.text);
+}
+
+static void
+want_of_memory_is_an_error_and_no_bad_file(void **state)
+{
+	struct fixture *f = *state;
+	long n = 0;
+	for (bool hit = true; hit; n++) {
+		scarce_at(n);
+		one_life(f, n);
+		hit = scarce_hit();
+		scarce_at(-1);
+	}
+	assert_true(n > 10);
+	/* What is read again is read until there is memory for it. */
+	watch(f, "s");
+	n = 0;
+	for (bool hit = true; hit; n++) {
+		char text[64], id[32];
+		snprintf(text, sizeof(text), "s: [n%ld:1]\n", n);
+		snprintf(id, sizeof(id), "s-n%ld:1", n);
+		scarce_at(n);
+		replace(f, text);
+		expect(f, SVC_CREATED, "s", id);
+		hit = scarce_hit();
+		scarce_at(-1);
+	}
+	assert_true(n > 5);
+	assert_int_equal(recorder_nodes(f->recorder, NULL), 1);
+}
+
 int
 main(void)
 {
@@ -341,6 +394,7 @@ main(void)
 	    TEST(a_file_behind_links_is_read_again),
 	    TEST(a_bad_file_at_the_start_is_an_error),
 	    TEST(announcing_is_accepted_and_changes_nothing),
+	    TEST(want_of_memory_is_an_error_and_no_bad_file),
 	};
 #undef TEST
 	char path[] = "/tmp/svc-static-XXXXXX";
@@ -357,5 +411,6 @@ main(void)
 	unlink(path);
 	svc_cond_init(&log_cond);
 	svc_log_set_sink(log_line, NULL);
+	scarce_begin();
 	return cmocka_run_group_tests_name("static", tests, NULL, NULL);
 }

@@ -176,7 +176,7 @@ typedef void (*svc_record_sink)(const struct svc_record *record, void *arg);
 /**
  * What a registry plugin provides: static const, never freed.
  *
- * Promises, proved by tests/conformance/registry.c: announce is idempotent; a
+ * Promises, proved by tests/conformance/registry*.c: announce is idempotent; a
  * node that stops renewing is gone from every answer and watch within its TTL
  * + 1 s; a watch loses no event (see svc_watch_event); two services, versions
  * or ids never mix; records that do not decode are skipped, counted and logged

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* When a service announces itself, by a clock that the test moves. */
+#include "service.h"
+
+#include "service_test.h"
+
+static atomic_bool registry_down;
+static atomic_int announced;
+
+static svc_err
+flaky_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	atomic_fetch_add(&announced, 1);
+	if (atomic_load(&registry_down))
+		return svc_error_set(err, SVC_E_UNAVAILABLE, "nobody answers");
+	return svc_registry_memory.announce(self, record, ttl_ms, err);
+}
+
+/* The registry memory with another way to be announced to. */
+static void
+add_registry(struct svc_registry_ops *ops, const char *name,
+    svc_err (*how)(void *self, const struct svc_record *record, int64_t ttl_ms,
+	struct svc_error *err))
+{
+	*ops = svc_registry_memory;
+	ops->name = name;
+	ops->announce = how;
+	assert_int_equal(svc_plugin_add(ops), SVC_OK);
+}
+
+/* When this one is to announce itself next. */
+static int64_t
+due_at_ms(struct svc_service *service)
+{
+	struct svc_registrar *registrar = &service->registrar;
+	pthread_mutex_lock(&registrar->lock);
+	int64_t at_ms = registrar->next_at_ms;
+	pthread_mutex_unlock(&registrar->lock);
+	return at_ms;
+}
+
+static void
+those_who_come_back_are_spread_over_a_second(void **state)
+{
+	(void)state;
+	enum { SERVICES = 20, TRIES = 5 };
+	struct svc_service *services[SERVICES];
+	char program[] = "program", interval[] = "--registry_interval=10m";
+	char *argv[] = {program, interval, NULL};
+	static struct svc_registry_ops flaky;
+	add_registry(&flaky, "flaky", flaky_announce);
+	svc_clock_manual();
+	atomic_store(&registry_down, true);
+	atomic_store(&announced, 0);
+	for (int i = 0; i < SERVICES; i++) {
+		services[i] = svc_new(name("crowd"), registry(flaky, "crowd"),
+		    transport(memory), broker(memory), log_level("off"));
+		assert_int_equal(svc_init(services[i], 2, argv), SVC_OK);
+		must_start(services[i]);
+	}
+	/* The worst there is: all fail at the same moment, again and again. */
+	for (int tries = 0; tries < TRIES; tries++) {
+		svc_clock_advance(1000);
+		for (int i = 0; i < SERVICES; i++)
+			while (due_at_ms(services[i]) <= svc_now_ms())
+				sched_yield();
+	}
+	assert_int_equal(atomic_load(&announced), (TRIES + 1) * SERVICES);
+	int64_t now_ms = svc_now_ms(), first = INT64_MAX, last = 0;
+	atomic_store(&registry_down, false);
+	for (int i = 0; i < SERVICES; i++) {
+		int64_t at_ms = due_at_ms(services[i]);
+		first = at_ms < first ? at_ms : first;
+		last = at_ms > last ? at_ms : last;
+	}
+	/* They share half a second; that they do not is one in a billion. */
+	assert_true(first >= now_ms + 500 && last <= now_ms + 1000);
+	assert_true(last - first >= 100);
+	svc_clock_advance(1000);
+	for (int i = 0; i < SERVICES; i++)
+		while (!svc_registered(services[i]))
+			sched_yield();
+	for (int i = 0; i < SERVICES; i++)
+		svc_free(services[i]);
+	svc_clock_real();
+}
+
+/* A registry that takes so long, by a clock that it alone moves. */
+static _Atomic int64_t slow_ms;
+static atomic_int slow_begun, slow_ended;
+
+/* What waits for a count cannot wait by the clock that the count moves. */
+static void
+wait_count(const atomic_int *count, int wanted)
+{
+	while (atomic_load(count) < wanted)
+		sched_yield();
+}
+
+static svc_err
+slow_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	atomic_fetch_add(&slow_begun, 1);
+	svc_clock_advance(atomic_load(&slow_ms));
+	svc_err code = svc_registry_memory.announce(self, record, ttl_ms, err);
+	atomic_fetch_add(&slow_ended, 1);
+	return code;
+}
+
+static void
+intervals_count_from_where_an_announcement_began(void **state)
+{
+	(void)state;
+	static struct svc_registry_ops slow;
+	add_registry(&slow, "slow", slow_announce);
+	svc_clock_manual();
+	struct svc_service *s = svc_new(
+	    name("student"), registry(slow), transport(memory), broker(memory));
+	char program[] = "program", ttl[] = "--registry_ttl=3s";
+	char interval[] = "--registry_interval=1s";
+	char *argv[] = {program, ttl, interval, NULL};
+	assert_int_equal(svc_init(s, 3, argv), SVC_OK);
+	atomic_store(&slow_ms, 700);
+	must_start(s);
+	/* 300 ms of the interval are left; they end when the clock says so,
+	 * and no time passes otherwise. */
+	for (int n = 2; n < 6; n++) {
+		wait_count(&slow_ended, n - 1);
+		assert_int_equal(atomic_load(&slow_begun), n - 1);
+		svc_clock_advance(300);
+		wait_count(&slow_begun, n);
+	}
+	/* Slower than the interval: one after the other, with nobody there to
+	 * move the clock. */
+	atomic_store(&slow_ms, 1200);
+	wait_count(&slow_ended, 5);
+	svc_clock_advance(300);
+	wait_count(&slow_begun, 12);
+	atomic_store(&slow_ms, 0);
+	svc_free(s);
+	svc_clock_real();
+}
+
+static svc_err
+take_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	(void)self;
+	(void)record;
+	(void)ttl_ms;
+	(void)err;
+	return SVC_OK;
+}
+
+static void
+a_registry_that_shows_nobody_is_not_waited_for(void **state)
+{
+	(void)state;
+	static struct svc_registry_ops blind;
+	add_registry(&blind, "blind", take_announce);
+	/* A clock that stands still: a wait for it would never end. */
+	svc_clock_manual();
+	struct svc_service *s = svc_new(name("unseen"), registry(blind, "un"),
+	    transport(memory), broker(memory));
+	must_start(s);
+	assert_true(svc_registered(s));
+	svc_free(s);
+	svc_clock_real();
+}
+
+int
+main(void)
+{
+	static const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(those_who_come_back_are_spread_over_a_second),
+	    cmocka_unit_test(intervals_count_from_where_an_announcement_began),
+	    cmocka_unit_test(a_registry_that_shows_nobody_is_not_waited_for),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
