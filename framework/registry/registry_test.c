@@ -460,8 +460,8 @@ watches_of_one_service_share_what_they_hear_by(void **state)
 	svc_registry_unwatch(watch);
 	assert_int_equal(puppet.watched, 0);
 	/* Another service, or all of them, is another thing. */
-	watch = start(registry, "s", first);
-	other = start(registry, NULL, second);
+	(void)start(registry, "s", first);
+	(void)start(registry, NULL, second);
 	assert_int_equal(puppet.watched, 2);
 	svc_registry_destroy(registry);
 	assert_int_equal(puppet.watched, 0);
