@@ -3,6 +3,7 @@
 #include "snapshot.h"
 
 #include <conformance/registry.h>
+#include <support/ok.h>
 
 #include <svc/buf.h>
 #include <svc/clock.h>
@@ -23,16 +24,6 @@
 /* The grace is far above what a step takes, so that what is said to be kept is
  * kept for it and not by chance. */
 enum { TTL_MS = 600000, WAIT_MS = 30000, GRACE_MS = 1500 };
-
-#define OK(call)                                                         \
-	do {                                                             \
-		struct svc_error err_ = {0};                             \
-		struct svc_error *err = &err_;                           \
-		svc_err rc_ = (call);                                    \
-		if (rc_ != SVC_OK)                                       \
-			fail_msg("%s: %s: %s", #call, svc_err_name(rc_), \
-			    err_.text);                                  \
-	} while (0)
 
 /* ------------------------------------------------------------------- log */
 

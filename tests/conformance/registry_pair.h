@@ -4,6 +4,7 @@
 #define SVC_CONFORMANCE_REGISTRY_PAIR_H
 
 #include <conformance/registry.h>
+#include <support/ok.h>
 
 #include <svc/clock.h>
 
@@ -48,16 +49,6 @@ int pair_looked_up(
  * node as an event takes. `ret_list` may be NULL. */
 void pair_expect_nodes(struct pair *f, const char *service, int nodes,
     struct svc_record_list *ret_list);
-
-#define OK(call)                                                         \
-	do {                                                             \
-		struct svc_error err_ = {0};                             \
-		struct svc_error *err = &err_;                           \
-		svc_err rc_ = (call);                                    \
-		if (rc_ != SVC_OK)                                       \
-			fail_msg("%s: %s: %s", #call, svc_err_name(rc_), \
-			    err_.text);                                  \
-	} while (0)
 
 #define CREATED(f, sample)                                    \
 	assert_true(recorder_wait((f)->recorder, SVC_CREATED, \

@@ -5,6 +5,7 @@
 /* What the tests of registries against a real server share. */
 
 #include <conformance/registry.h>
+#include <support/ok.h>
 #include <support/servers.h>
 
 #include <svc/clock.h>
@@ -21,16 +22,6 @@
 /* A watch may take 6 s to notice a silence, 6 s between two attempts and the
  * 3 s of grace: WAIT_MS is far beyond. */
 enum { TTL_MS = 60000, WAIT_MS = 30000, GRACE_MS = 3000 };
-
-#define OK(call)                                                         \
-	do {                                                             \
-		struct svc_error err_ = {0};                             \
-		struct svc_error *err = &err_;                           \
-		svc_err rc_ = (call);                                    \
-		if (rc_ != SVC_OK)                                       \
-			fail_msg("%s: %s: %s", #call, svc_err_name(rc_), \
-			    err_.text);                                  \
-	} while (0)
 
 /** One for all tests of a program, which each use names of their own. */
 extern struct test_server *server;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A file that is edited, replaced, broken and removed while it is watched. */
 #include <conformance/registry.h>
+#include <support/ok.h>
 
 #include <svc/clock.h>
 #include <svc/log.h>
@@ -17,16 +18,6 @@
 #include <cmocka.h>
 
 enum { WAIT_MS = 30000, QUIET_MS = 100 };
-
-#define OK(call)                                                         \
-	do {                                                             \
-		struct svc_error err_ = {0};                             \
-		struct svc_error *err = &err_;                           \
-		svc_err rc_ = (call);                                    \
-		if (rc_ != SVC_OK)                                       \
-			fail_msg("%s: %s: %s", #call, svc_err_name(rc_), \
-			    err_.text);                                  \
-	} while (0)
 
 /* ------------------------------------------------------------------- log */
 
