@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Many calls from a thread that waits for none of them: when they are written.
- * Nobody answers; the loop is the client's. */
+/* When many calls and many answers are written. */
 #include "mux_test.h"
 
 #include <semaphore.h>
@@ -64,6 +63,7 @@ write_out(struct svc_mux *mux)
 static const struct svc_mux_ops counting = {
     .flush = write_out, .free = freed, .close = closed};
 
+/* Nobody answers; the loop is the client's. */
 static void
 calls_in_a_row_share_writes(void **state)
 {
@@ -121,11 +121,103 @@ calls_in_a_row_share_writes(void **state)
 	sem_destroy(&keeper.let_go);
 }
 
+/* The loop is the server's; its requests came in one read. */
+static struct end server;
+static int n_run, wrote_before_last;
+
+static void
+run_and_answer(
+    struct svc_stream_handle *stream, const struct svc_part *first, void *arg)
+{
+	struct svc_part answer = {.flags = SVC_PART_HEADERS | SVC_PART_END};
+	(void)first;
+	(void)arg;
+	n_run++;
+	wrote_before_last = atomic_load(&writes);
+	stream->events = &events;
+	assert_int_equal(svc_mux_answer(stream, &answer, NULL), SVC_OK);
+}
+
+static void
+read_batch(struct svc_task *task)
+{
+	size_t at = 0;
+	if (n_run == 0)
+		svc_mux_attach(&server.mux);
+	n_run = 0;
+	server.result = svc_mux_input(
+	    &server.mux, server.in.data, server.in.len, &at, &server.err);
+	svc_buf_consume(&server.in, at);
+	svc_mux_rest(&server.mux);
+	write_out(&server.mux);
+	keep(task);
+}
+
+static void
+detach_server(struct svc_task *task)
+{
+	svc_mux_detach(&server.mux);
+	keep(task);
+}
+
+/* How many writes came before the last of `n` requests ran. */
+static int
+writes_within(int n, struct svc_loop *loop, struct keeper *keeper)
+{
+	atomic_store(&writes, 0);
+	for (int i = 0; i < n; i++)
+		assert_int_equal(open_with(&client, &seen[i], &events,
+				     SVC_PART_END, NULL, 0),
+		    SVC_OK);
+	post(loop, keeper, read_batch);
+	assert_int_equal(server.result, SVC_MUX_OK);
+	assert_int_equal(n_run, n);
+	assert_int_equal(atomic_load(&writes), wrote_before_last + 1);
+	sem_post(&keeper->let_go);
+	for (int i = 0; i < n; i++)
+		let_go(&seen[i]);
+	svc_buf_clear(&server.in); /* the resets, of what was answered */
+	return wrote_before_last;
+}
+
+static void
+half_of_a_batch_is_answered_early(void **state)
+{
+	(void)state;
+	struct keeper keeper;
+	struct svc_executor *executor;
+	static const struct svc_executor_config config = {.loops = 1};
+	sem_init(&keeper.has, 0, 0);
+	sem_init(&keeper.let_go, 0, 0);
+	assert_int_equal(svc_executor_create(&config, &executor, NULL), SVC_OK);
+	struct svc_loop *loop = svc_executor_loop(executor);
+	pair(&client, &server, NULL);
+	read_some(&server, SIZE_MAX);
+	server.mux.config.ops = &counting;
+	server.mux.config.loop = loop;
+	server.mux.config.accept = run_and_answer;
+	/* As many as a turn takes: the peer has work when half is done. */
+	assert_int_equal(writes_within(64, loop, &keeper), 1);
+	/* A few more than half are not worth a write of their own. */
+	assert_int_equal(writes_within(40, loop, &keeper), 0);
+	assert_int_equal(writes_within(8, loop, &keeper), 0);
+	assert_int_equal(writes_within(60, loop, &keeper), 1);
+	post(loop, &keeper, detach_server);
+	sem_post(&keeper.let_go);
+	svc_executor_destroy(executor);
+	server.mux.config.loop = NULL;
+	end_finish(&client);
+	end_finish(&server);
+	sem_destroy(&keeper.has);
+	sem_destroy(&keeper.let_go);
+}
+
 int
 main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(calls_in_a_row_share_writes),
+	    cmocka_unit_test(half_of_a_batch_is_answered_early),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

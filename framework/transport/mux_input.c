@@ -6,6 +6,7 @@
 
 #define TOGETHER 64 /* messages, handed over in one call */
 #define CHEAP 4     /* of them count as one other frame in a turn */
+#define HALF (SHARE / 2)
 
 /* What svc_mux_input was given. */
 struct input {
@@ -583,6 +584,17 @@ input_hello(struct svc_mux *mux, const uint8_t *at, size_t left, size_t *offset,
 	return SVC_MUX_OK;
 }
 
+/* Of a large batch the first half's answers go when they are made, so that the
+ * peer works on them while we make the others: both are busy at once, and not
+ * by turns. A write for the few that may follow would cost more than it brings.
+ */
+static void
+flush_half(struct svc_mux *mux, size_t handled, size_t left)
+{
+	if (left >= handled / 2)
+		mux->config.ops->flush(mux);
+}
+
 svc_mux_result
 svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
     size_t *offset, struct svc_error *err)
@@ -602,6 +614,7 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 	if (len - *offset != mux->left)
 		count(&mux->received);
 	bool paused = false;
+	size_t begin = *offset;
 	while (result == SVC_MUX_OK) {
 		/* Who does not read our answers gets no more of them. Only a
 		 * server stops reading: if both sides did, neither would ever
@@ -667,6 +680,8 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		count(&mux->frames);
 		result = input_frame(mux, &frame, at + FRAME_SIZE, locked,
 		    here ? &rest : NULL, err);
+		if (result == SVC_MUX_OK && here && mux->share == HALF)
+			flush_half(mux, *offset - begin, len - *offset);
 	}
 	if (result == SVC_MUX_LOST) {
 		mux_batch = NULL;
