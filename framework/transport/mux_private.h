@@ -227,9 +227,9 @@ void mux_remove(struct svc_mux_node *node); /* from its list, if any */
 /* Control frames are small: one that cannot be queued fails the connection. */
 void mux_queue_frame(struct svc_mux *mux, uint8_t type, uint8_t flags,
     uint32_t stream, uint32_t value, const void *body, size_t len);
-void mux_queue_reset(struct svc_mux *mux, uint32_t stream, svc_err code,
+SVC_COLD void mux_queue_reset(struct svc_mux *mux, uint32_t stream, svc_err code,
     bool not_run, const char *text);
-void mux_fail(struct svc_mux *mux, svc_err code, const char *text);
+SVC_COLD void mux_fail(struct svc_mux *mux, svc_err code, const char *text);
 /* Unlocks, then sends what waits unless this thread is in a batch. After a
  * stream was forgotten the connection may be gone. */
 void mux_unlock_and_flush(struct svc_mux *mux);
