@@ -19,8 +19,8 @@ extern "C" {
 #define SVC_PRINTF(text, first) \
 	__attribute__((__format__(__printf__, text, first)))
 
-/** A function for what rarely happens: the code that calls it is laid apart from
- * what runs on every call. */
+/** A function for what rarely happens: the code that calls it is laid apart
+ * from what runs on every call. */
 #define SVC_COLD __attribute__((__cold__))
 
 /** A variable of each thread that is used on every call: reached without the

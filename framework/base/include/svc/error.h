@@ -90,8 +90,8 @@ SVC_API SVC_COLD svc_err svc_error_vset(struct svc_error *error, svc_err code,
     const char *format, va_list args) SVC_PRINTF(3, 0);
 /** The same from an errno, whose own text is appended. `code` SVC_OK picks the
  * fitting code by itself. */
-SVC_API SVC_COLD svc_err svc_error_sys(struct svc_error *error, svc_err code, int sys,
-    const char *format, ...) SVC_PRINTF(4, 5);
+SVC_API SVC_COLD svc_err svc_error_sys(struct svc_error *error, svc_err code,
+    int sys, const char *format, ...) SVC_PRINTF(4, 5);
 
 #ifdef __cplusplus
 }
