@@ -105,7 +105,8 @@ take_leave(struct crew *crew, struct crew_task *task)
 	pthread_cond_broadcast(&crew->changed);
 }
 
-/* Everybody's turn; returns when the next one is due. With the lock, which it
+/* Everybody's turn; returns when the next one is due. While somebody wants to
+ * leave that comes first, and no question is begun. With the lock, which it
  * gives away for each. */
 static int64_t
 turns(struct crew *crew)
@@ -113,8 +114,8 @@ turns(struct crew *crew)
 	int64_t due_at_ms = INT64_MAX;
 	struct crew_task *task = crew->tasks, *next;
 	for (; task != NULL; task = next) {
-		int64_t at_ms = INT64_MAX;
-		if (!task->leaving) {
+		int64_t at_ms = 0;
+		if (crew->n_leaving == 0) {
 			pthread_mutex_unlock(&crew->lock);
 			at_ms = task->ops->turn(task);
 			pthread_mutex_lock(&crew->lock);
@@ -125,7 +126,7 @@ turns(struct crew *crew)
 		else if (at_ms < due_at_ms)
 			due_at_ms = at_ms;
 	}
-	/* Those who left when their turn was over are woken for. */
+	/* Who left after his turn, or comes before one who did not have his. */
 	return crew->n_leaving > 0 ? 0 : due_at_ms;
 }
 

@@ -125,13 +125,12 @@ requests_of_all_run_together(void **state)
 	for (size_t i = 0; i < TASKS; i++)
 		assert_int_equal(
 		    send(fds[i], text, sizeof(text) - 1, 0), sizeof(text) - 1);
-	for (size_t i = 0; i < TASKS; i++) {
+	for (size_t i = 0; i < TASKS; i++)
 		await(&tasks[i].status, 204);
-		assert_true(pthread_equal(tasks[i].thread, tasks[0].thread));
-	}
 	for (size_t i = 0; i < TASKS; i++) {
 		leave(&tasks[i]);
 		close(fds[i]);
+		assert_true(pthread_equal(tasks[i].thread, tasks[0].thread));
 	}
 	crew_destroy(crew);
 }
@@ -158,20 +157,23 @@ static void
 leaving_waits_for_no_question(void **state)
 {
 	(void)state;
-	static struct asking asking, other;
+	static struct asking asking, other, third;
 	struct crew *crew = NULL;
 	assert_int_equal(crew_create("crew", &crew), SVC_OK);
 	other.due_at_ms = INT64_MAX;
 	join(crew, &other);
-	asking.questions = true;
+	asking.questions = third.questions = true;
 	join(crew, &asking);
-	/* It has been asked, and will not be answered for a minute. */
+	/* It has been asked, and will not be answered for a minute; nor will
+	 * the third, whose turn is the next. */
 	int fd = accept(listener, NULL, NULL);
 	assert_true(fd >= 0);
+	join(crew, &third);
 	int64_t since_ms = svc_now_ms();
 	leave(&other);
 	await(&asking.cancelled, 1);
 	leave(&asking);
+	leave(&third);
 	assert_true(svc_now_ms() - since_ms < WAIT_MS);
 	close(fd);
 	crew_destroy(crew);
