@@ -75,8 +75,8 @@ struct http_request {
 
 /**
  * Begin a request. `servers` and `answer` are borrowed until http_end. The
- * answer's body is appended to `answer` as it comes, and
- * may be consumed between calls of http_set_run.
+ * answer's body is appended to `answer` as it comes, and may be consumed
+ * between calls of http_set_run.
  * Errors: SVC_E_NOMEM
  */
 svc_err http_begin(struct http *http, const struct http_servers *servers,
