@@ -8,9 +8,7 @@
 
 enum {
 	LONG_MS = 3 * TTL_MS,
-	/* Beyond the 5 s for which a watch of these clients keeps what a
-	 * registry that came back does not repeat. */
-	GRACE_MS = 7000,
+	GRACE_MS = KEPT_MS + 2000,
 	SETTLE_MS = 2000,
 };
 
@@ -238,7 +236,7 @@ static const struct fault full = {
     .name = "full",
     .what = "the server refuses writes (disk full); a service is killed and "
 	    "another one started meanwhile",
-    .needs = NEEDS_SERVER,
+    .needs = NEEDS_SERVER | OWN_DISK,
     .inject = fill_and_kill,
     .hold_ms = LONG_MS,
     .heal = make_room,

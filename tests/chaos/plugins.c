@@ -2,10 +2,13 @@
 /* What the server of each registry can suffer, and how. */
 #include "plugins.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ------------------------------------------------- one server of tests/support
  */
@@ -184,8 +187,7 @@ redis_start(struct world *world)
 	return started(world, start_redis(NULL));
 }
 
-/* It refuses writes when it may use no more memory, as it does on a full disk
- * (which cannot be had here without a file system of its own). */
+/* It refuses writes when it may use no more memory. */
 static bool
 redis_fill(struct world *world, bool full)
 {
@@ -213,15 +215,57 @@ static const struct plugin redis = {
 static bool
 consul_start(struct world *world)
 {
-	return started(world, start_consul(NULL));
+	char config[400];
+	/* An agent without a leader keeps renewals waiting for 7 s, unless it
+	 * is told another time: a tenth, as is the TTL. */
+	snprintf(config, sizeof(config),
+	    "server = true\ndata_dir = \"%s\"\n"
+	    "performance {\n  rpc_hold_timeout = \"700ms\"\n}\n",
+	    world->disk);
+	return started(
+	    world, start_consul(world->disk[0] != '\0' ? config : NULL));
 }
 
-static const struct remark consul_lacks[] = {
-    {"full",
-	"the agent of the tests keeps everything in memory, and no setting "
-	"makes it refuse writes"},
-    {NULL, NULL},
-};
+/* Its log has pages left in which it can still write. */
+static bool
+takes_writes(const struct world *world)
+{
+	char url[96], body[1024];
+	memset(body, 'x', sizeof(body) - 1);
+	body[sizeof(body) - 1] = '\0';
+	snprintf(
+	    url, sizeof(url), "http://127.0.0.1:%d/v1/kv/ballast", world->port);
+	const char *const argv[] = {
+	    "curl", "-sS", "-m", "5", "-X", "PUT", url, "-d", body, NULL};
+	char *answer = test_run(argv, NULL);
+	bool taken = answer != NULL && strcmp(answer, "true") == 0;
+	free(answer);
+	return taken;
+}
+
+/* No setting makes it refuse writes, and a full disk does. */
+static bool
+consul_fill(struct world *world, bool full)
+{
+	static const char nothing[4096];
+	char path[300];
+	snprintf(path, sizeof(path), "%s/ballast", world->disk);
+	if (!full)
+		return unlink(path) == 0 ||
+		       world_fail(world, "%s: %s", path, strerror(errno));
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return world_fail(world, "%s: %s", path, strerror(errno));
+	ssize_t wrote;
+	do {
+		wrote = write(fd, nothing, sizeof(nothing));
+	} while (wrote > 0 || (wrote < 0 && errno == EINTR));
+	bool filled = wrote < 0 && errno == ENOSPC;
+	close(fd);
+	for (int i = 0; filled && takes_writes(world); i++)
+		filled = i < 1000;
+	return filled || world_fail(world, "consul's disk is not full");
+}
 
 static const struct plugin consul = {
     .label = "consul",
@@ -232,7 +276,8 @@ static const struct plugin consul = {
     .again = server_again,
     .freeze = server_freeze,
     .thaw = server_thaw,
-    .lacks = consul_lacks,
+    .fill = consul_fill,
+    .fills_disk = true,
 };
 
 /* -------------------------------------------------------------------- mdns */

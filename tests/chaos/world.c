@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -380,10 +381,31 @@ set_up_clock(struct world *world)
 }
 
 static bool
+has_own_disk(const struct world *world)
+{
+	return (world->fault->needs & OWN_DISK) && world->plugin->fills_disk;
+}
+
+/* Seen by this process and its children alone, and gone with them. */
+static bool
+set_up_disk(struct world *world)
+{
+	if (!has_own_disk(world))
+		return true;
+	snprintf(world->disk, sizeof(world->disk), "%s/disk", world->logs);
+	return (mkdir(world->disk, 0755) == 0 && unshare(CLONE_NEWNS) == 0 &&
+		   mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
+		   mount("tmpfs", world->disk, "tmpfs", 0, "size=16m") == 0) ||
+	       world_fail(
+		   world, "no disk in %s: %s", world->disk, strerror(errno));
+}
+
+static bool
 set_up(struct world *world)
 {
 	char id[24];
-	if (!set_up_network(world) || !set_up_clock(world))
+	if (!set_up_network(world) || !set_up_clock(world) ||
+	    !set_up_disk(world))
 		return false;
 	if (world->fault->needs & SERVER_CLOCK) {
 		setenv(CHAOS_WALL_CLOCK, world->wall_clock_file, 1);
@@ -421,7 +443,7 @@ measure_gone(struct world *world)
 	if (world->victim < 0)
 		return;
 	result->gone_bound_ms = ttl_bound_ms(world) + 1000 +
-				world->plugin->floor_ms +
+				(has_own_disk(world) ? KEPT_MS : 0) +
 				world->fault->gone_more_ms;
 	if (!world_until(
 		world, victim_is_gone, PATIENCE_MS + result->gone_bound_ms)) {
@@ -431,7 +453,8 @@ measure_gone(struct world *world)
 	}
 	for (int c = 0; c < CLIENTS; c++) {
 		int64_t took_ms = world->clients[c].gone_at_ms[world->victim] -
-				  world->injected_at_ms;
+				  (has_own_disk(world) ? world->healed_at_ms
+						       : world->injected_at_ms);
 		if (took_ms > result->gone_ms)
 			result->gone_ms = took_ms;
 	}
@@ -444,7 +467,7 @@ static void
 measure_back(struct world *world)
 {
 	struct result *result = world->result;
-	int64_t healed_at_ms = real_ms();
+	world->healed_at_ms = real_ms();
 	result->back_bound_ms =
 	    ttl_bound_ms(world) + world->fault->back_more_ms;
 	if (!observe(world))
@@ -454,7 +477,7 @@ measure_back(struct world *world)
 		    registry_has_all(world) ? "every client" : "the registry");
 		return;
 	}
-	result->back_ms = real_ms() - healed_at_ms;
+	result->back_ms = real_ms() - world->healed_at_ms;
 	if (result->back_ms > result->back_bound_ms)
 		world_fail(
 		    world, "back after %lld ms", (long long)result->back_ms);
@@ -520,6 +543,8 @@ missing(const struct world *world)
 	    (geteuid() != 0 || !test_server_have("iptables") ||
 		!test_server_have("ip")))
 		return "needs root, iproute2 and iptables";
+	if (has_own_disk(world) && geteuid() != 0)
+		return "needs root";
 	if ((fault->needs & NEEDS_DELAY) && access(CHAOS_NFQ_DELAY, X_OK) != 0)
 		return "needs libnetfilter-queue";
 	return NULL;
@@ -542,9 +567,12 @@ world_run(struct world *world)
 		world->injected_at_ms = real_ms();
 		if (fault->inject(world)) {
 			world_until(world, NULL, fault->hold_ms);
-			measure_gone(world);
+			if (!has_own_disk(world))
+				measure_gone(world);
 			if (fault->heal == NULL || fault->heal(world))
 				measure_back(world);
+			if (has_own_disk(world))
+				measure_gone(world);
 			world_until(world, NULL, fault->after_ms);
 		}
 	}

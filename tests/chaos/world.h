@@ -14,6 +14,9 @@
  */
 enum { NODES = 3, NODES_MAX = 6, CLIENTS = 2, SERVERS_MAX = 3 };
 enum { TTL_MS = 3000, INTERVAL_MS = 1000 };
+/* For so long a watch of these clients keeps what a registry that came back
+ * does not repeat. */
+enum { KEPT_MS = 5000 };
 /* On a machine that may stand still for seconds. */
 enum { BUSY_TTL_MS = 6000, BUSY_SLACK_MS = 15000 };
 /* Groups by which the packet filter tells children apart. */
@@ -40,11 +43,12 @@ struct plugin {
 	void (*thaw)(struct world *world);
 	/** Writes are refused as with a full disk, and possible again. */
 	bool (*fill)(struct world *world, bool full);
+	/** It is filled by a disk of its own (OWN_DISK). While that is full it
+	 * cannot drop who dies, and may lose its watchers: who died has to
+	 * leave when there is room, and when the watches have forgotten it. */
+	bool fills_disk;
 	/** Packets of the registry are of this kind. */
 	bool udp;
-	/** How much later than TTL + 1 s a dead node may leave, and why. */
-	int64_t floor_ms;
-	const char *floor_why;
 	/** Faults that it cannot suffer, and those in which calls must fail.
 	 * Both end with a NULL fault. */
 	const struct remark *lacks;
@@ -58,6 +62,7 @@ enum {
 	SERVER_CLOCK = 32, /* the server has one that can be set */
 	FAST_CLOCK = 16,   /* children live by a clock that can be told to run
 			    * fast */
+	OWN_DISK = 64, /* plugins with `fills_disk` have a small one: root */
 };
 
 struct fault {
@@ -117,6 +122,7 @@ struct world {
 	volatile long long
 	    *wall_clock; /* seconds ahead, shared with children */
 	char wall_clock_file[280];
+	char disk[280]; /* the folder of OWN_DISK; "": there is none */
 
 	char address[128];
 	int port;
@@ -126,7 +132,7 @@ struct world {
 	int n_nodes;
 	struct client clients[CLIENTS];
 	int victim; /* -1: none */
-	int64_t injected_at_ms;
+	int64_t injected_at_ms, healed_at_ms;
 	struct proc delay;
 	struct svc_registry *observer;
 	int64_t looked_at_ms;

@@ -17,8 +17,6 @@ struct svc_conformance_registry {
 	bool without_values;
 	/** What is there is given, and announcing changes nothing. */
 	bool fixed;
-	/** A farewell may get lost, and its node stay until the TTL passes. */
-	bool lossy;
 };
 
 /** Runs the suite as a cmocka group; returns how many tests failed. */

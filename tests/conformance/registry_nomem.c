@@ -3,8 +3,6 @@
  * Each allocation is made to fail in turn. */
 #include <conformance/registry_pair.h>
 
-#include <support/lacks.h>
-
 /* Whether it went well, when it did not for want of memory. */
 static bool
 is_well(const char *what, long n, svc_err rc, const struct svc_error *err)
@@ -123,8 +121,6 @@ a_watch_that_lacks_memory_misses_nothing(void **state)
 	struct pair *f = *state;
 	struct sample a, b;
 	bool hit = true;
-	if (pair_setup->lossy)
-		test_lacks("farewells that never get lost");
 	sample_init(&a, f->name, "1", "a", 1);
 	sample_init(&b, f->name, "1", "b", 2);
 	/* The allocations that fail are those of the plugin's threads. */

@@ -440,14 +440,14 @@ consul_words(
 	    "ports {\n  http = %d\n  server = %d\n  serf_lan = %d\n"
 	    "  serf_wan = -1\n  dns = -1\n  grpc = -1\n}\n",
 	    server->port, server->peer_port, server->health_port);
+	bool keeps = strstr(more, "server = true") != NULL;
+	if (keeps)
+		fprintf(f, "data_dir = \"%s\"\n", data);
 	if (fclose(f) != 0)
 		return NULL;
-	bool keeps = strstr(more, "server = true") != NULL;
 	if (asprintf(&words,
-		"agent -config-format hcl -config-file %s -config-file %s "
-		"%s%s",
-		conf, added, keeps ? "-bootstrap -data-dir " : "-dev",
-		keeps ? data : "") < 0)
+		"agent -config-format hcl -config-file %s -config-file %s %s",
+		conf, added, keeps ? "-bootstrap" : "-dev") < 0)
 		return NULL;
 	return words;
 }

@@ -53,7 +53,8 @@ bool start_etcd_cluster(const char *args, struct test_server *ret_members[3]);
 struct test_server *start_redis(const char *args);
 struct test_server *start_mosquitto(const char *config);
 /** An agent that is its own only server. It has its data in memory alone,
- * unless `config` (HCL) has a line "server = true". */
+ * unless `config` (HCL) has a line "server = true", and then in its scratch
+ * folder, unless there is a line "data_dir = ..." too. */
 struct test_server *start_consul(const char *config);
 
 /** End it at once, as kill -9 does, and wait for its end. Data stays. */

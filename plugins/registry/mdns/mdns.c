@@ -43,6 +43,7 @@ struct command {
 	int64_t ttl_ms;             /* ANNOUNCE */
 	struct mdns_watch *watch;   /* WATCH, UNWATCH */
 	struct mdns_browse *browse; /* LOOKUP, while it waits */
+	uint64_t lacked;            /* LOOKUP: the table's when it began */
 	int64_t due_at_ms;
 	int64_t last_at_ms;
 	struct svc_record **records; /* what LOOKUP found */
@@ -240,6 +241,9 @@ static void
 lookup_finish(struct mdns *mdns, struct command *command)
 {
 	struct mdns_browse *browse = command->browse;
+	if (command->lacked != mdns->browser.table.lacked)
+		svc_error_set(
+		    &command->result, SVC_E_NOMEM, "no memory for an answer");
 	mdns_table_each(
 	    &mdns->browser.table, command->service, lookup_take, command);
 	command->browse = NULL;
@@ -260,6 +264,7 @@ run_lookup(struct mdns *mdns, struct command *command)
 		return;
 	}
 	command->browse = browse;
+	command->lacked = mdns->browser.table.lacked;
 	if (browse->synced) {
 		lookup_finish(mdns, command);
 		return;

@@ -78,13 +78,12 @@ batch_send(struct mdns_batch *batch)
 	section_write(batch, MDNS_ADDITIONAL, &said, &writer);
 	if (mdns_write_end(&writer) == SVC_OK) {
 		if (batch->to != NULL)
-			mdns_net_reply(batch->net, batch->to, writer.buf.data,
-			    writer.buf.len);
+			mdns_net_reply(
+			    batch->net, batch->to, writer.data, writer.len);
 		else
 			mdns_net_multicast(batch->net, batch->link, false,
-			    writer.buf.data, writer.buf.len, NULL);
+			    writer.data, writer.len, NULL);
 	}
-	mdns_write_fini(&writer);
 	batch->n = 0;
 	batch->size = HEAD_SIZE;
 }

@@ -42,9 +42,8 @@ asking_send(struct asking *asking)
 		    svc_error_set(asking->err, rc, "cannot write a packet");
 	if (asking->rc == SVC_OK)
 		asking->rc = mdns_net_multicast(asking->browser->net,
-		    MDNS_ALL_LINKS, asking->own_port, asking->writer.buf.data,
-		    asking->writer.buf.len, asking->err);
-	mdns_write_fini(&asking->writer);
+		    MDNS_ALL_LINKS, asking->own_port, asking->writer.data,
+		    asking->writer.len, asking->err);
 }
 
 /* go-micro passes over a question of which more is to come, so from our own
@@ -60,8 +59,7 @@ asking_known(
 	    .target = instance};
 	if (asking->full)
 		return;
-	if (asking->writer.buf.len + strlen(instance) + 16 >
-	    MDNS_PAYLOAD_SOFT) {
+	if (asking->writer.len + strlen(instance) + 16 > MDNS_PAYLOAD_SOFT) {
 		if (asking->own_port) {
 			asking->full = true;
 			return;
@@ -188,11 +186,25 @@ mdns_browser_ask(struct mdns_browser *browser, struct mdns_browse *browse,
 	return SVC_OK;
 }
 
+/* What memory was lacking for is unknown, and so it is answered. */
+static void
+ask_soon(struct mdns_browser *browser)
+{
+	int64_t at_ms = svc_now_ms() + QUERY_FIRST_MS;
+	browser->lacked = browser->table.lacked;
+	for (struct mdns_browse *browse = browser->browses; browse != NULL;
+	     browse = browse->next)
+		if (browse->query_at_ms > at_ms)
+			browse->query_at_ms = at_ms;
+}
+
 int64_t
 mdns_browser_tick(struct mdns_browser *browser)
 {
 	int64_t due = INT64_MAX;
 	mdns_table_tick(&browser->table);
+	if (browser->lacked != browser->table.lacked)
+		ask_soon(browser);
 	for (struct mdns_browse *browse = browser->browses; browse != NULL;
 	     browse = browse->next) {
 		int64_t now = svc_now_ms();
@@ -246,16 +258,18 @@ heard_list(const char *name, void *arg)
 		if (all->n_owners == OWNERS_MAX)
 			owners_clear(all);
 		owner = svc_mem_calloc(1, sizeof(*owner) + len);
-		if (owner == NULL)
-			return;
-		memcpy(owner->name, name, len);
-		owner->next = all->owners;
-		all->owners = owner;
-		all->n_owners++;
+		if (owner != NULL) {
+			memcpy(owner->name, name, len);
+			owner->next = all->owners;
+			all->owners = owner;
+			all->n_owners++;
+		}
 	} else if (owner->asked_at_ms + OWNER_GAP_MS > now) {
 		return;
 	}
-	owner->asked_at_ms = now;
+	/* Without memory it is asked for whenever it is listed. */
+	if (owner != NULL)
+		owner->asked_at_ms = now;
 	ask(browser, name, NULL);
 }
 
@@ -380,6 +394,7 @@ mdns_browser_init(struct mdns_browser *browser, struct mdns_net *net)
 	browser->net = net;
 	browser->browses = NULL;
 	browser->watches = NULL;
+	browser->lacked = 0;
 	mdns_table_init(&browser->table, &table_ops, browser);
 }
 

@@ -40,6 +40,7 @@ struct mdns_browser {
 	struct mdns_browse *browses;
 	struct mdns_watch *watches;
 	struct mdns_table table;
+	uint64_t lacked; /* what the table's was at the last tick */
 };
 
 void mdns_browser_init(struct mdns_browser *browser, struct mdns_net *net);

@@ -94,8 +94,7 @@ round_trip(const struct svc_record *record, struct caught *caught)
 		fail_msg("%s", err.text);
 	assert_int_equal(
 	    mdns_go_response(node, MDNS_GO_NODE, 90, 0, NULL, &writer), SVC_OK);
-	mdns_response_read(writer.buf.data, writer.buf.len, &catcher, caught);
-	mdns_write_fini(&writer);
+	mdns_response_read(writer.data, writer.len, &catcher, caught);
 	mdns_node_destroy(node);
 }
 
@@ -150,7 +149,7 @@ node_is_what_go_micro_writes(void **state)
 	struct mdns_rr rr;
 	static const uint16_t types[] = {
 	    MDNS_TYPE_PTR, MDNS_TYPE_SRV, MDNS_TYPE_A, MDNS_TYPE_TXT};
-	assert_true(mdns_read(&reader, writer.buf.data, writer.buf.len));
+	assert_true(mdns_read(&reader, writer.data, writer.len));
 	assert_int_equal(reader.header.id, 7);
 	assert_int_equal(reader.header.flags, 0x8400);
 	assert_true(mdns_read_question(&reader, &echoed));
@@ -165,7 +164,6 @@ node_is_what_go_micro_writes(void **state)
 	}
 	assert_false(mdns_read_record(&reader, &rr));
 	assert_false(reader.bad);
-	mdns_write_fini(&writer);
 	mdns_node_destroy(node);
 	svc_headers_destroy(nodes[0].metadata);
 }
@@ -285,12 +283,10 @@ lists_name_the_owner(void **state)
 		assert_int_equal(mdns_go_response(node, MDNS_BIT(MDNS_GO_LIST),
 				     9, 0, NULL, &writer),
 		    SVC_OK);
-		mdns_response_read(
-		    writer.buf.data, writer.buf.len, &catcher, &caught);
+		mdns_response_read(writer.data, writer.len, &catcher, &caught);
 		assert_int_equal(caught.nodes, 0);
 		assert_int_equal(caught.lists, 1);
 		assert_string_equal(caught.owner, node->owner);
-		mdns_write_fini(&writer);
 		mdns_node_destroy(node);
 	}
 }
@@ -307,11 +303,10 @@ goodbyes_need_no_data(void **state)
 	    .target = "x.student.micro"};
 	mdns_write_record(&writer, MDNS_ANSWER, &ptr, false);
 	assert_int_equal(mdns_write_end(&writer), SVC_OK);
-	mdns_response_read(writer.buf.data, writer.buf.len, &catcher, &caught);
+	mdns_response_read(writer.data, writer.len, &catcher, &caught);
 	assert_int_equal(caught.nodes, 1);
 	assert_int_equal(caught.found.ttl, 0);
 	assert_string_equal(caught.instance, "x.student.micro");
-	mdns_write_fini(&writer);
 }
 
 static void
@@ -425,7 +420,6 @@ names_have_limits(void **state)
 		mdns_write(&writer, 0, 0);
 		mdns_write_question(&writer, bad[i], 1, 1);
 		assert_int_equal(mdns_write_end(&writer), SVC_E_INVAL);
-		mdns_write_fini(&writer);
 	}
 	/* 253 characters are 255 bytes on the wire; one more is too long. */
 	for (size_t len = 253; len <= 254; len++) {
@@ -439,12 +433,11 @@ names_have_limits(void **state)
 		assert_int_equal(
 		    mdns_write_end(&writer), len == 253 ? SVC_OK : SVC_E_INVAL);
 		if (len == 253) {
-			assert_true(mdns_read(
-			    &reader, writer.buf.data, writer.buf.len));
+			assert_true(
+			    mdns_read(&reader, writer.data, writer.len));
 			assert_true(mdns_read_question(&reader, &question));
 			assert_string_equal(question.name.text, name);
 		}
-		mdns_write_fini(&writer);
 	}
 }
 

@@ -22,8 +22,8 @@ struct found {
 	size_t txt_len;
 };
 struct founds {
-	struct found *items;
 	size_t n;
+	struct found items[FOUND_MAX];
 };
 
 static struct found *
@@ -132,10 +132,8 @@ mdns_response_read(
 	    (reader.header.flags & MDNS_FLAG_RESPONSE) == 0 ||
 	    (reader.header.flags & (MDNS_MASK_OPCODE | MDNS_MASK_RCODE)) != 0)
 		return;
-	struct founds founds = {.n = 0};
-	founds.items = svc_mem_alloc(FOUND_MAX * sizeof(*founds.items));
-	if (founds.items == NULL)
-		return;
+	struct founds founds; /* 35 KB; a goodbye needs no memory */
+	founds.n = 0;
 	founds_collect(&reader, &founds, sink, arg);
 	for (size_t i = 0; i < founds.n; i++) {
 		const struct found *found = &founds.items[i];
@@ -148,7 +146,6 @@ mdns_response_read(
 		found_address(data, len, found, out.address);
 		sink->node(&out, arg);
 	}
-	svc_mem_free(founds.items);
 }
 
 uint64_t

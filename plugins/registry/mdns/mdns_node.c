@@ -180,7 +180,6 @@ node_fits(const struct mdns_node *node)
 	memcpy(question.name.text, node->instance, sizeof(node->instance));
 	svc_err rc =
 	    mdns_go_response(node, MDNS_GO_NODE, 1, 0, &question, &writer);
-	mdns_write_fini(&writer);
 	return rc;
 }
 

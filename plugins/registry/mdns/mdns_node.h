@@ -4,6 +4,7 @@
 
 #include "mdns_name.h"
 
+#include <svc/buf.h>
 #include <svc/registry.h>
 
 /** A node as the DNS records that tell of it: in go-micro's domain in its way,

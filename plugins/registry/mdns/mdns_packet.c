@@ -247,10 +247,29 @@ mdns_rr_hash(const struct mdns_rr *rr)
 /* ---------------------------------------------------------------- writing */
 
 static void
+put(struct mdns_writer *writer, const void *data, size_t len)
+{
+	if (len > sizeof(writer->data) - writer->len) {
+		writer->failed = SVC_E_EXHAUSTED;
+		return;
+	}
+	if (len > 0)
+		memcpy(writer->data + writer->len, data, len);
+	writer->len += len;
+}
+
+static void
+put8(struct mdns_writer *writer, size_t value)
+{
+	const uint8_t byte = (uint8_t)value;
+	put(writer, &byte, 1);
+}
+
+static void
 put16(struct mdns_writer *writer, unsigned value)
 {
-	const uint8_t bytes[2] = {(uint8_t)(value >> 8), (uint8_t)value};
-	svc_buf_append(&writer->buf, bytes, sizeof(bytes));
+	put8(writer, value >> 8);
+	put8(writer, value & 0xff);
 }
 
 static void
@@ -263,10 +282,10 @@ put32(struct mdns_writer *writer, uint32_t value)
 static void
 set16(struct mdns_writer *writer, size_t at, size_t value)
 {
-	if (writer->buf.failed != SVC_OK)
+	if (writer->failed != SVC_OK)
 		return;
-	writer->buf.data[at] = (uint8_t)(value >> 8);
-	writer->buf.data[at + 1] = (uint8_t)value;
+	writer->data[at] = (uint8_t)(value >> 8);
+	writer->data[at + 1] = (uint8_t)value;
 }
 
 /* Whether the name that was written at `at` is this one. */
@@ -294,7 +313,7 @@ static unsigned
 name_find(const struct mdns_writer *writer, const char *name)
 {
 	for (size_t i = 0; i < writer->n_names; i++)
-		if (name_is(writer->buf.data, writer->names[i], name))
+		if (name_is(writer->data, writer->names[i], name))
 			return writer->names[i];
 	return 0;
 }
@@ -307,8 +326,8 @@ name_write(struct mdns_writer *writer, const char *name)
 	uint16_t fresh[sizeof(writer->names) / sizeof(writer->names[0])];
 	size_t n_fresh = 0;
 	if (strlen(name) >= MDNS_NAME_SIZE)
-		writer->buf.failed = SVC_E_INVAL;
-	while (*name != '\0' && writer->buf.failed == SVC_OK) {
+		writer->failed = SVC_E_INVAL;
+	while (*name != '\0' && writer->failed == SVC_OK) {
 		unsigned known = name_find(writer, name);
 		if (known != 0) {
 			put16(writer, 0xc000 | known);
@@ -316,21 +335,21 @@ name_write(struct mdns_writer *writer, const char *name)
 		}
 		size_t len = strcspn(name, ".");
 		if (len == 0 || len > LABEL_MAX) {
-			writer->buf.failed = SVC_E_INVAL;
+			writer->failed = SVC_E_INVAL;
 			return;
 		}
-		if (writer->buf.len <= POINTER_MAX && n_fresh < max)
-			fresh[n_fresh++] = (uint16_t)writer->buf.len;
-		svc_buf_putc(&writer->buf, (char)len);
-		svc_buf_append(&writer->buf, name, len);
+		if (writer->len <= POINTER_MAX && n_fresh < max)
+			fresh[n_fresh++] = (uint16_t)writer->len;
+		put8(writer, len);
+		put(writer, name, len);
 		name += len;
 		if (name[0] == '.') {
 			name++;
 			if (*name == '\0')
-				writer->buf.failed = SVC_E_INVAL;
+				writer->failed = SVC_E_INVAL;
 		}
 	}
-	svc_buf_putc(&writer->buf, '\0');
+	put8(writer, 0);
 out:
 	for (size_t i = 0; i < n_fresh && writer->n_names < max; i++)
 		writer->names[writer->n_names++] = fresh[i];
@@ -339,12 +358,11 @@ out:
 void
 mdns_write(struct mdns_writer *writer, uint16_t id, uint16_t flags)
 {
-	static const uint8_t header[HEADER_LEN];
-	memset(writer, 0, sizeof(*writer));
-	svc_buf_init(&writer->buf, MDNS_PAYLOAD_MAX);
-	svc_buf_append(&writer->buf, header, sizeof(header));
-	writer->header.id = id;
-	writer->header.flags = flags;
+	memset(writer->data, 0, HEADER_LEN);
+	writer->len = HEADER_LEN;
+	writer->failed = SVC_OK;
+	writer->n_names = 0;
+	writer->header = (struct mdns_header){.id = id, .flags = flags};
 }
 
 void
@@ -369,7 +387,7 @@ mdns_write_record(struct mdns_writer *writer, enum mdns_section section,
 	put16(writer, class);
 	put32(writer, record->ttl);
 	put16(writer, 0);
-	size_t at = writer->buf.len;
+	size_t at = writer->len;
 	if (record->type == MDNS_TYPE_SRV) {
 		put16(writer, record->priority);
 		put16(writer, record->weight);
@@ -377,9 +395,8 @@ mdns_write_record(struct mdns_writer *writer, enum mdns_section section,
 	}
 	if (record->target != NULL)
 		name_write(writer, record->target);
-	if (record->len > 0)
-		svc_buf_append(&writer->buf, record->data, record->len);
-	set16(writer, at - 2, writer->buf.len - at);
+	put(writer, record->data, record->len);
+	set16(writer, at - 2, writer->len - at);
 	if (section == MDNS_ANSWER)
 		writer->header.n_answers++;
 	else if (section == MDNS_AUTHORITY)
@@ -398,11 +415,5 @@ mdns_write_end(struct mdns_writer *writer)
 	set16(writer, 6, h->n_answers);
 	set16(writer, 8, h->n_authorities);
 	set16(writer, 10, h->n_additionals);
-	return writer->buf.failed;
-}
-
-void
-mdns_write_fini(struct mdns_writer *writer)
-{
-	svc_buf_fini(&writer->buf);
+	return writer->failed;
 }

@@ -2,7 +2,7 @@
 #ifndef MDNS_PACKET_H
 #define MDNS_PACKET_H
 
-#include <svc/buf.h>
+#include <svc/error.h>
 
 /**
  * The DNS message format as far as multicast DNS needs it (RFC 1035, RFC 6762).
@@ -118,13 +118,16 @@ uint64_t mdns_rr_hash(const struct mdns_rr *rr);
 /** Whether two names are the same in DNS, which knows no case. */
 bool mdns_name_same(const char *a, const char *b);
 
-/** Makes a message, with compressed names. A failure is kept and shows in
+/** Makes a message, with compressed names, and needs no memory for it: what has
+ * to be said, such as a goodbye, can be said. A failure is kept and shows in
  * mdns_write_end. */
 struct mdns_writer {
-	struct svc_buf buf;
+	size_t len;
+	svc_err failed;
 	uint16_t names[64]; /* where labels stand that may be pointed to */
 	size_t n_names;
 	struct mdns_header header;
+	uint8_t data[MDNS_PAYLOAD_MAX];
 };
 
 void mdns_write(struct mdns_writer *writer, uint16_t id, uint16_t flags);
@@ -134,10 +137,9 @@ void mdns_write_question(struct mdns_writer *writer, const char *name,
  * says that it replaces what is in caches. */
 void mdns_write_record(struct mdns_writer *writer, enum mdns_section section,
     const struct mdns_record *record, bool flush);
-/** Completes the header; the message is writer->buf then.
+/** Completes the header; the message is writer->data then.
  * Errors: SVC_E_EXHAUSTED (longer than MDNS_PAYLOAD_MAX), SVC_E_INVAL (a name
- * that is none), SVC_E_NOMEM */
+ * that is none) */
 svc_err mdns_write_end(struct mdns_writer *writer);
-void mdns_write_fini(struct mdns_writer *writer);
 
 #endif

@@ -86,9 +86,8 @@ local_multicast(struct mdns_responder *responder, struct local *local, int link,
 	if (rc != SVC_OK)
 		svc_error_set(err, rc, "cannot write a packet");
 	else
-		rc = mdns_net_multicast(responder->net, link, false,
-		    writer.buf.data, writer.buf.len, err);
-	mdns_write_fini(&writer);
+		rc = mdns_net_multicast(
+		    responder->net, link, false, writer.data, writer.len, err);
 	if (local->node->sd_instance[0] != '\0') {
 		mdns_batch_begin(&batch, responder->net, link, NULL, NULL, 0);
 		mdns_batch_add(&batch, local->node, ttl,
@@ -270,9 +269,8 @@ answer_client(struct mdns_responder *responder, const struct asked *asked)
 		if (mdns_go_response(node, answers | mdns_node_extras(answers),
 			local_ttl(local), asked->id, asked->question,
 			&writer) == SVC_OK)
-			mdns_net_reply(responder->net, asked->from,
-			    writer.buf.data, writer.buf.len);
-		mdns_write_fini(&writer);
+			mdns_net_reply(responder->net, asked->from, writer.data,
+			    writer.len);
 	}
 	mdns_batch_end(&batch);
 }

@@ -98,8 +98,7 @@ static void
 send_from(int from, struct mdns_writer *writer)
 {
 	assert_int_equal(mdns_write_end(writer), SVC_OK);
-	send_to(from, GROUP, port, writer->buf.data, writer->buf.len);
-	mdns_write_fini(writer);
+	send_to(from, GROUP, port, writer->data, writer->len);
 }
 
 static void

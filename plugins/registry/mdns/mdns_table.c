@@ -11,6 +11,7 @@
 #define BUCKETS (sizeof(((struct mdns_table *)0)->buckets) / sizeof(void *))
 /* A clock set back by more makes a node's stamp worthless. */
 #define STAMP_SPAN_US (5 * INT64_C(1000000))
+#define DOUBT_MS 1000
 
 struct mdns_known {
 	struct mdns_known *next;
@@ -100,6 +101,15 @@ drop(struct mdns_table *table, struct mdns_known **at, bool tell)
 	known_destroy(known);
 }
 
+static void
+lack(struct mdns_table *table)
+{
+	static struct svc_log_limit limit;
+	table->lacked++;
+	svc_log_limited(&limit, SVC_LOG_ERROR, "mdns.memory",
+	    "no memory for a node that was heard of: it is asked for again");
+}
+
 /* Whether the packet is older than what is known already: answers and
  * announcements arrive by two sockets, so they may be read out of order. */
 static bool
@@ -107,6 +117,17 @@ stale(const struct mdns_known *known, int64_t unix_us)
 {
 	return unix_us < known->unix_us &&
 	       known->unix_us - unix_us < STAMP_SPAN_US;
+}
+
+/* It may have left: asked now, it has a second to answer. */
+static void
+doubt(struct mdns_table *table, struct mdns_known *known)
+{
+	int64_t now = svc_now_ms();
+	known->refresh_at_ms = now;
+	if (known->expires_at_ms > now + DOUBT_MS)
+		known->expires_at_ms = now + DOUBT_MS;
+	due_at(table, now);
 }
 
 static void
@@ -120,18 +141,24 @@ hear_goodbye(
 	/* Node "a" of service "b.c" has the name of node "a.b" of service "c":
 	 * then the data has to say which of them leaves. */
 	struct svc_record *record = NULL;
-	if (same > 1 && found->txt_len > 0 &&
-	    mdns_found_decode(found, &record, NULL) != SVC_OK)
-		record = NULL;
+	svc_err rc = SVC_OK;
+	if (same > 1 && found->txt_len > 0)
+		rc = mdns_found_decode(found, &record, NULL);
+	if (rc == SVC_E_NOMEM)
+		lack(table);
 	while (*at != NULL) {
 		struct mdns_known *known = *at;
-		if (strcmp(known->instance, found->instance) == 0 &&
-		    !stale(known, unix_us) &&
-		    (record == NULL ||
-			strcmp(record->name, known->record->name) == 0))
+		bool leaves = strcmp(known->instance, found->instance) == 0 &&
+			      !stale(known, unix_us) &&
+			      (record == NULL || strcmp(record->name,
+						     known->record->name) == 0);
+		if (leaves && rc != SVC_E_NOMEM) {
 			drop(table, at, true);
-		else
-			at = &known->next;
+			continue;
+		}
+		if (leaves)
+			doubt(table, known);
+		at = &known->next;
 	}
 	svc_record_destroy(record);
 }
@@ -158,14 +185,16 @@ known_insert(struct mdns_table *table, struct mdns_known **bucket,
 	struct mdns_known *known = NULL;
 	if (table->n < MDNS_TABLE_MAX) {
 		known = svc_mem_calloc(1, sizeof(*known));
+		if (known != NULL)
+			known->instance = svc_mem_strdup(found->instance);
+		if (known == NULL || known->instance == NULL)
+			lack(table);
 	} else if (!table->full_logged) {
 		table->full_logged = true;
 		svc_log(SVC_LOG_WARN, "mdns.full",
 		    "more than %d nodes answer; the others are ignored",
 		    MDNS_TABLE_MAX);
 	}
-	if (known != NULL)
-		known->instance = svc_mem_strdup(found->instance);
 	if (known == NULL || known->instance == NULL) {
 		svc_mem_free(known);
 		svc_record_destroy(record);
@@ -235,10 +264,13 @@ mdns_table_hear(
 		return;
 	struct svc_record *record = NULL;
 	struct svc_error why = {.code = SVC_OK};
-	if (mdns_found_decode(found, &record, &why) != SVC_OK) {
+	svc_err rc = mdns_found_decode(found, &record, &why);
+	if (rc == SVC_E_NOMEM)
+		lack(table);
+	else if (rc != SVC_OK)
 		skip(table, found, &why);
+	if (rc != SVC_OK)
 		return;
-	}
 	if (table->ops->wanted_service(record->name, table->arg))
 		hear_record(table, found, record, content, unix_us);
 	else

@@ -29,6 +29,9 @@ struct mdns_table {
 	size_t n;
 	int64_t due_at_ms; /* when mdns_table_tick has something to do */
 	uint64_t skipped;  /* records that did not decode */
+	/* Grows when memory ran out for something that was heard: what is
+	 * wanted has to be asked for again. */
+	uint64_t lacked;
 	bool full_logged;
 	const struct mdns_table_ops *ops;
 	void *arg;

@@ -323,7 +323,6 @@ main(int argc, char *argv[])
 	const struct svc_conformance_registry promises = {
 	    .plugin = "mdns",
 	    .config = {.address = address, .timeout_ms = 5000},
-	    .lossy = true,
 	};
 	int failed = cmocka_run_group_tests_name("mdns", tests, NULL, NULL);
 	return failed + svc_conformance_registry(&promises);
