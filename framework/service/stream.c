@@ -25,6 +25,9 @@
 /* Credit is given in steps of so many bytes, and before waiting. */
 #define CREDIT_STEP ((size_t)16 << 10)
 
+/* A receiver that has waited for so long gives storage back. */
+#define SLIM_MS 50
+
 #define GATE_OPEN 1u
 #define GATE_ONE 2u
 
@@ -330,6 +333,21 @@ prepare_to_wait(struct svc_stream *stream)
 		leave(stream);
 }
 
+static void
+wait_for_message(struct svc_stream *stream)
+{
+	bool fat = svc_stream_queue_is_fat(&stream->queue);
+	int64_t until_ms = fat ? svc_deadline(SLIM_MS) : stream->deadline_at_ms;
+	if (until_ms > stream->deadline_at_ms)
+		until_ms = stream->deadline_at_ms;
+	stream->reader_waits = true;
+	svc_err code =
+	    svc_cond_wait(&stream->readable, &stream->lock, until_ms);
+	stream->reader_waits = false;
+	if (fat && code == SVC_E_TIMEDOUT)
+		svc_stream_queue_slim(&stream->queue);
+}
+
 /* Waits for messages and takes them, or says why there are none. */
 static svc_err
 await(struct svc_stream *stream)
@@ -365,10 +383,7 @@ await(struct svc_stream *stream)
 			told = true;
 			prepare_to_wait(stream);
 		} else {
-			stream->reader_waits = true;
-			svc_cond_wait(&stream->readable, &stream->lock,
-			    stream->deadline_at_ms);
-			stream->reader_waits = false;
+			wait_for_message(stream);
 		}
 	}
 	pthread_mutex_unlock(&stream->lock);

@@ -39,6 +39,10 @@ bool svc_stream_queue_take(struct svc_stream_queue *queue);
  * without the lock; the message is valid until the next call. */
 bool svc_stream_queue_next(
     struct svc_stream_queue *queue, const void **ret_data, size_t *ret_len);
+/* Whether it keeps more storage than one that waits should, and giving that
+ * back. By the receiver, with the lock. */
+bool svc_stream_queue_is_fat(const struct svc_stream_queue *queue);
+void svc_stream_queue_slim(struct svc_stream_queue *queue);
 /* Drops what was not taken. With the lock. */
 void svc_stream_queue_drop(struct svc_stream_queue *queue);
 void svc_stream_queue_fini(struct svc_stream_queue *queue);
