@@ -531,7 +531,7 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 			mux_unlist(mux, stream);
 	}
 	bool message = rc == SVC_OK && !end;
-	if (message && mux_burst_gathers(stream)) {
+	if (message && mux_burst_gathers(stream, FRAME_SIZE + part->len)) {
 		pthread_mutex_unlock(&mux->mutex);
 		return rc;
 	}

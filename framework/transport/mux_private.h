@@ -268,8 +268,9 @@ bool mux_credit(struct svc_mux *mux, const struct frame *frame);
 
 /* ---------------------------------------------------------------- mux_burst.c
  */
-/* A message was added to the output: whether it waits there for more. */
-bool mux_burst_gathers(struct svc_mux_stream *stream);
+/* A message of so many bytes was added to the output: whether it waits there
+ * for more. */
+bool mux_burst_gathers(struct svc_mux_stream *stream, size_t size);
 /* Whether what it sends gathers. */
 bool mux_in_burst(const struct svc_mux_stream *stream);
 /* A request was added to the output by a caller who does not wait: whether the
