@@ -4,8 +4,9 @@
 
 /*
  * Between stream_queue.c (what has arrived), stream.c (what both sides share),
- * stream_client.c (opening, and moving to another node) and stream_server.c
- * (from an accepted stream to its handler and back).
+ * stream_meta.c (headers and trailers), stream_client.c (opening, and moving to
+ * another node) and stream_server.c (from an accepted stream to its handler and
+ * back).
  */
 
 #include "service.h"
@@ -108,6 +109,10 @@ void svc_stream_fini(struct svc_stream *stream);
 void svc_stream_end(
     struct svc_stream *stream, svc_err code, const char *text, bool cut);
 void svc_stream_wake(struct svc_stream *stream);
+/* What the user did was not done, for this reason. With the lock; returns
+ * `code`. */
+svc_err SVC_PRINTF(3, 4) svc_stream_fail(
+    struct svc_stream *stream, svc_err code, const char *format, ...);
 /* What came in; from the events, with the lock. What fails for want of memory
  * ends the stream. */
 void svc_stream_take_headers(
