@@ -140,8 +140,9 @@ static const struct {
 	"0 means never",
 	NULL, 0, DAY_MS, 1000, "Limits"},
     {"stream_window", NULL, SVC_SETTING_SIZE, AT(stream_window), "BYTES",
-	"What a peer may send ahead on one stream", NULL, 1024,
-	INT64_C(1) << 30, 0, "Limits"},
+	"What a peer may send ahead on one stream; more than 512k only while "
+	"its receiver is quick",
+	NULL, 1024, INT64_C(1) << 30, 0, "Limits"},
     {"connection_window", NULL, SVC_SETTING_SIZE, AT(connection_window),
 	"BYTES", "What a peer may send ahead on all streams of a connection",
 	NULL, 1024, INT64_C(1) << 30, 0, "Limits"},

@@ -25,7 +25,7 @@ svc_values_init(struct svc_values *values)
 	    .handshake_timeout_ms = 10000,
 	    .idle_timeout_ms = 300000,
 	    .keepalive_ms = 10000,
-	    .stream_window = 524288,
+	    .stream_window = INT64_C(2) << 20,
 	    .connection_window = INT64_C(4) << 20,
 	    .threads = 256,
 	    .max_handlers = -1, /* as many as the threads allow */

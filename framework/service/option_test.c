@@ -62,7 +62,7 @@ defaults_are_documented_ones(void **state)
 	assert_int_equal(o->handshake_timeout_ms, 10000);
 	assert_int_equal(o->idle_timeout_ms, 300000);
 	assert_int_equal(o->keepalive_ms, 10000);
-	assert_int_equal(o->stream_window, 512 << 10);
+	assert_int_equal(o->stream_window, 2 << 20);
 	assert_int_equal(o->connection_window, 4 << 20);
 	assert_int_equal(o->threads, 256);
 	assert_true(o->loops >= 1);

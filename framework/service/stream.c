@@ -25,6 +25,9 @@
 /* Credit is given in steps of so many bytes, and before waiting. */
 #define CREDIT_STEP ((size_t)16 << 10)
 
+/* A receiver that has waited for so long gives storage back. */
+#define SLIM_MS 50
+
 #define GATE_OPEN 1u
 #define GATE_ONE 2u
 
@@ -94,8 +97,9 @@ svc_stream_end(
 	svc_stream_wake(stream);
 }
 
-static svc_err SVC_PRINTF(3, 4)
-    fail(struct svc_stream *stream, svc_err code, const char *format, ...)
+svc_err
+svc_stream_fail(
+    struct svc_stream *stream, svc_err code, const char *format, ...)
 {
 	va_list args;
 	va_start(args, format);
@@ -109,7 +113,8 @@ static svc_err
 fail_ended(struct svc_stream *stream)
 {
 	if (stream->end.code == SVC_OK)
-		return fail(stream, SVC_E_EOF, "the stream has ended");
+		return svc_stream_fail(
+		    stream, SVC_E_EOF, "the stream has ended");
 	stream->last = stream->end;
 	return stream->end.code;
 }
@@ -330,6 +335,21 @@ prepare_to_wait(struct svc_stream *stream)
 		leave(stream);
 }
 
+static void
+wait_for_message(struct svc_stream *stream)
+{
+	bool fat = svc_stream_queue_is_fat(&stream->queue);
+	int64_t until_ms = fat ? svc_deadline(SLIM_MS) : stream->deadline_at_ms;
+	if (until_ms > stream->deadline_at_ms)
+		until_ms = stream->deadline_at_ms;
+	stream->reader_waits = true;
+	svc_err code =
+	    svc_cond_wait(&stream->readable, &stream->lock, until_ms);
+	stream->reader_waits = false;
+	if (fat && code == SVC_E_TIMEDOUT)
+		svc_stream_queue_slim(&stream->queue);
+}
+
 /* Waits for messages and takes them, or says why there are none. */
 static svc_err
 await(struct svc_stream *stream)
@@ -353,7 +373,7 @@ await(struct svc_stream *stream)
 			break;
 		}
 		if (stream->in_done) {
-			code = fail(stream, SVC_E_EOF,
+			code = svc_stream_fail(stream, SVC_E_EOF,
 			    "the client has closed its sending side");
 			break;
 		}
@@ -365,10 +385,7 @@ await(struct svc_stream *stream)
 			told = true;
 			prepare_to_wait(stream);
 		} else {
-			stream->reader_waits = true;
-			svc_cond_wait(&stream->readable, &stream->lock,
-			    stream->deadline_at_ms);
-			stream->reader_waits = false;
+			wait_for_message(stream);
 		}
 	}
 	pthread_mutex_unlock(&stream->lock);
@@ -476,12 +493,13 @@ settle_type(struct svc_stream *stream, const char *type, bool *mislabelled)
 		stream->type_given = true;
 		return stream->sent_type != NULL
 			   ? SVC_OK
-			   : fail(stream, SVC_E_NOMEM, "out of memory");
+			   : svc_stream_fail(
+				 stream, SVC_E_NOMEM, "out of memory");
 	}
 	if (type == NULL || strcmp(type, stream->sent_type) == 0)
 		return SVC_OK;
 	if (stream->type_given)
-		return fail(stream, SVC_E_INVAL,
+		return svc_stream_fail(stream, SVC_E_INVAL,
 		    "the message is \"%s\", but this stream sends \"%s\": a "
 		    "direction has one content type",
 		    type, stream->sent_type);
@@ -559,7 +577,7 @@ send(struct svc_stream *stream, const struct svc_message *message,
 		/* A mistake of the caller's, whether or not the peer has
 		 * ended the stream meanwhile. */
 		if (stream->sent_end)
-			return fail(stream, SVC_E_INVAL,
+			return svc_stream_fail(stream, SVC_E_INVAL,
 			    "the sending side was closed by "
 			    "svc_stream_close_send");
 		expired(stream);
@@ -593,7 +611,7 @@ send(struct svc_stream *stream, const struct svc_message *message,
 			return SVC_OK;
 		}
 		if (code != SVC_E_AGAIN && code != SVC_E_CLOSED)
-			return fail(stream, code, "%s",
+			return svc_stream_fail(stream, code, "%s",
 			    why.text[0] != '\0' ? why.text
 						: svc_err_text(code));
 		wait_for_room(stream, code == SVC_E_CLOSED, &told);
@@ -613,7 +631,7 @@ svc_stream_send(struct svc_stream *stream, const struct svc_message *message)
 		return SVC_OK;
 	pthread_mutex_lock(&stream->lock);
 	if (message->len > (uint64_t)stream->max_message)
-		code = fail(stream, SVC_E_EXHAUSTED,
+		code = svc_stream_fail(stream, SVC_E_EXHAUSTED,
 		    "the message has %zu bytes, more than max_message_size "
 		    "(%lld); raise --max_message_size",
 		    message->len, (long long)stream->max_message);
@@ -653,14 +671,13 @@ svc_stream_close_send(struct svc_stream *stream)
 		if (code == SVC_E_CLOSED || code == SVC_E_AGAIN)
 			code = SVC_OK; /* its end is about to be told */
 		if (code != SVC_OK)
-			fail(stream, code, "%s", why.text);
+			svc_stream_fail(stream, code, "%s", why.text);
 	}
 	pthread_mutex_unlock(&stream->lock);
 	return code;
 }
 
-/* ------------------------------------------------------- cancel, ask, headers
- */
+/* ------------------------------------------------------------ cancel, free */
 
 void
 svc_stream_cancel(struct svc_stream *stream)
@@ -692,100 +709,6 @@ svc_stream_cancelled(struct svc_stream *stream)
 	bool cancelled = stream->ended && stream->end.code != SVC_OK;
 	pthread_mutex_unlock(&stream->lock);
 	return cancelled;
-}
-
-static svc_err
-set(struct svc_stream *stream, struct svc_headers **headers, const char *what,
-    const char *name, const char *value)
-{
-	if (*headers == NULL)
-		*headers = svc_headers_create();
-	svc_err code = SVC_E_NOMEM;
-	if (*headers != NULL)
-		code = name != NULL && value != NULL
-			   ? svc_headers_set(*headers, name, value)
-			   : SVC_E_INVAL;
-	if (code == SVC_OK)
-		return SVC_OK;
-	char quoted[80];
-	return fail(stream, code, "%s %s: %s", what,
-	    svc_log_quote(name != NULL ? name : "",
-		name != NULL ? strlen(name) : 0, quoted, sizeof(quoted)),
-	    svc_err_text(code));
-}
-
-svc_err
-svc_stream_set_header(
-    struct svc_stream *stream, const char *name, const char *value)
-{
-	if (stream == NULL)
-		return SVC_E_INVAL;
-	svc_err code;
-	pthread_mutex_lock(&stream->lock);
-	if (!stream->server)
-		code = fail(stream, SVC_E_PRECONDITION,
-		    "a client's headers are given to svc_open, by "
-		    "header(\"name\", \"value\")");
-	else if (stream->sent_headers)
-		code = fail(stream, SVC_E_PRECONDITION,
-		    "the headers went with the first message");
-	else
-		code = set(stream, &stream->own_headers, "header", name, value);
-	pthread_mutex_unlock(&stream->lock);
-	return code;
-}
-
-svc_err
-svc_stream_set_trailer(
-    struct svc_stream *stream, const char *name, const char *value)
-{
-	if (stream == NULL)
-		return SVC_E_INVAL;
-	svc_err code;
-	pthread_mutex_lock(&stream->lock);
-	if (stream->sent_end && !stream->server)
-		code = fail(stream, SVC_E_PRECONDITION,
-		    "the trailers went with the end of the sending side");
-	else
-		code =
-		    set(stream, &stream->own_trailers, "trailer", name, value);
-	pthread_mutex_unlock(&stream->lock);
-	return code;
-}
-
-const char *
-svc_stream_header(struct svc_stream *stream, const char *name)
-{
-	if (stream == NULL)
-		return NULL;
-	pthread_mutex_lock(&stream->lock);
-	const char *value = svc_headers_get(stream->headers, name);
-	pthread_mutex_unlock(&stream->lock);
-	return value;
-}
-
-const char *
-svc_stream_trailer(struct svc_stream *stream, const char *name)
-{
-	if (stream == NULL)
-		return NULL;
-	pthread_mutex_lock(&stream->lock);
-	const char *value = svc_headers_get(stream->trailers, name);
-	pthread_mutex_unlock(&stream->lock);
-	return value;
-}
-
-struct svc_call *
-svc_stream_call(struct svc_stream *stream)
-{
-	return stream != NULL ? stream->call : NULL;
-}
-
-void
-svc_stream_forget(struct svc_stream *stream)
-{
-	if (stream != NULL && stream->call != NULL)
-		svc_call_forget(stream->call);
 }
 
 void

@@ -4,8 +4,9 @@
 
 /*
  * Between stream_queue.c (what has arrived), stream.c (what both sides share),
- * stream_client.c (opening, and moving to another node) and stream_server.c
- * (from an accepted stream to its handler and back).
+ * stream_meta.c (headers and trailers), stream_client.c (opening, and moving to
+ * another node) and stream_server.c (from an accepted stream to its handler and
+ * back).
  */
 
 #include "service.h"
@@ -39,6 +40,10 @@ bool svc_stream_queue_take(struct svc_stream_queue *queue);
  * without the lock; the message is valid until the next call. */
 bool svc_stream_queue_next(
     struct svc_stream_queue *queue, const void **ret_data, size_t *ret_len);
+/* Whether it keeps more storage than one that waits should, and giving that
+ * back. By the receiver, with the lock. */
+bool svc_stream_queue_is_fat(const struct svc_stream_queue *queue);
+void svc_stream_queue_slim(struct svc_stream_queue *queue);
 /* Drops what was not taken. With the lock. */
 void svc_stream_queue_drop(struct svc_stream_queue *queue);
 void svc_stream_queue_fini(struct svc_stream_queue *queue);
@@ -104,6 +109,10 @@ void svc_stream_fini(struct svc_stream *stream);
 void svc_stream_end(
     struct svc_stream *stream, svc_err code, const char *text, bool cut);
 void svc_stream_wake(struct svc_stream *stream);
+/* What the user did was not done, for this reason. With the lock; returns
+ * `code`. */
+svc_err SVC_PRINTF(3, 4) svc_stream_fail(
+    struct svc_stream *stream, svc_err code, const char *format, ...);
 /* What came in; from the events, with the lock. What fails for want of memory
  * ends the stream. */
 void svc_stream_take_headers(

@@ -113,8 +113,9 @@ order_and_count_are_exact(void **state)
 }
 
 /* Of both sides, for one stream: what either may have sent that was not
- * received, what waits in the connections, and the tables of it all. */
-#define MAX_GROWTH ((size_t)8 << 20)
+ * received, 2 MiB each way; what waits in the connections, 1 MiB each way, in
+ * buffers that double, two for each; and the tables of it all. */
+#define MAX_GROWTH ((size_t)14 << 20)
 
 static void *
 send_nothing(void *arg)

@@ -6,7 +6,8 @@
 
 #define CHUNK ((size_t)16 << 10)
 #define ALIGN ((size_t)16)
-#define MAX_SPARE 12
+#define MAX_SPARE 128 /* kept for further use */
+#define KEEP_SPARE 12 /* of a receiver that waits */
 /* Taken at once: what is taken is given back only when all of it was read. */
 #define MAX_TAKEN ((size_t)64 << 10)
 
@@ -101,6 +102,24 @@ give_back(struct svc_stream_queue *queue)
 		} else {
 			svc_mem_free(chunk);
 		}
+	}
+}
+
+bool
+svc_stream_queue_is_fat(const struct svc_stream_queue *queue)
+{
+	return queue->n_spare > KEEP_SPARE;
+}
+
+void
+svc_stream_queue_slim(struct svc_stream_queue *queue)
+{
+	give_back(queue);
+	while (queue->n_spare > KEEP_SPARE) {
+		struct svc_chunk *chunk = queue->spare;
+		queue->spare = chunk->next;
+		queue->n_spare--;
+		svc_mem_free(chunk);
 	}
 }
 

@@ -111,6 +111,47 @@ no_memory_loses_nothing(void **state)
 	svc_stream_queue_fini(&queue);
 }
 
+/* Chunks are kept for who is quick, and few of them for who waits. */
+static void
+storage_is_kept_while_it_is_used(void **state)
+{
+	(void)state;
+	enum { MANY = 1500, FEW = 12 };
+	struct svc_stream_queue queue = {0};
+	const void *data;
+	size_t len;
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < MANY; i++)
+			push(&queue, 1000, 'a');
+		for (int i = 0; i < MANY; i++)
+			pop(&queue, 1000, 'a');
+		assert_false(svc_stream_queue_next(&queue, &data, &len));
+		assert_false(svc_stream_queue_take(&queue));
+		assert_true(queue.n_spare > MANY / 17);
+		assert_true(svc_stream_queue_is_fat(&queue));
+		svc_mem_set_hook(none, NULL);
+		for (int i = 0; i < MANY; i++)
+			push(&queue, 1000, 'b');
+		svc_mem_set_hook(NULL, NULL);
+		for (int i = 0; i < MANY; i++)
+			pop(&queue, 1000, 'b');
+		/* What was read last is given back too. */
+		assert_false(svc_stream_queue_next(&queue, &data, &len));
+		svc_stream_queue_slim(&queue);
+		assert_int_equal(queue.held, 0);
+		assert_int_equal(queue.n_spare, FEW);
+		assert_false(svc_stream_queue_is_fat(&queue));
+	}
+	/* Nothing is kept beyond what the largest window may need. */
+	for (int i = 0; i < 4 * MANY; i++)
+		push(&queue, 1000, 'c');
+	for (int i = 0; i < 4 * MANY; i++)
+		pop(&queue, 1000, 'c');
+	assert_false(svc_stream_queue_take(&queue));
+	assert_int_equal(queue.n_spare, 128);
+	svc_stream_queue_fini(&queue);
+}
+
 int
 main(void)
 {
@@ -118,6 +159,7 @@ main(void)
 	    cmocka_unit_test(messages_come_in_order),
 	    cmocka_unit_test(what_is_held_is_counted),
 	    cmocka_unit_test(no_memory_loses_nothing),
+	    cmocka_unit_test(storage_is_kept_while_it_is_used),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,7 +25,7 @@ svc_transport_limits_fill(const struct svc_transport_limits *limits)
 	if (filled.handshake_ms <= 0)
 		filled.handshake_ms = 10000;
 	if (filled.stream_window == 0)
-		filled.stream_window = 512u << 10;
+		filled.stream_window = 2u << 20;
 	if (filled.conn_window == 0)
 		filled.conn_window = 4u << 20;
 	if (filled.stream_window < HELLO_MIN_WINDOW)
@@ -62,6 +62,9 @@ svc_mux_init(
 	mux->peer_message = mux->config.limits.max_message;
 	mux->piece = PIECE_MIN;
 	mux->window = mux->config.limits.conn_window;
+	mux->first_window = FIRST_WINDOW;
+	if (mux->first_window > mux->config.limits.stream_window)
+		mux->first_window = mux->config.limits.stream_window;
 	mux->need = HELLO_SIZE;
 	mux->share = SHARE;
 	svc_buf_init(&mux->out, 2 * (size_t)MAX_CONTROL);
@@ -70,7 +73,7 @@ svc_mux_init(
 	    .oldest = FRAME_VERSION,
 	    .max_message = (uint32_t)mux->config.limits.max_message,
 	    .max_streams = mux->config.limits.max_streams,
-	    .stream_window = mux->config.limits.stream_window,
+	    .stream_window = mux->first_window,
 	    .conn_window = mux->config.limits.conn_window,
 	    .piece = PIECE,
 	};
@@ -413,7 +416,7 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 		stream->handle.user = user;
 		stream->sent_end = (first->flags & SVC_PART_END) != 0;
 		stream->credit = mux->peer_window;
-		stream->window = mux->config.limits.stream_window;
+		stream->window = mux->first_window;
 		/* Streams must begin in the order of their numbers. */
 		rc = give_part(stream, first, mux->n_unopened == 0, err);
 		if (rc == SVC_OK) {
@@ -528,7 +531,7 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 			mux_unlist(mux, stream);
 	}
 	bool message = rc == SVC_OK && !end;
-	if (message && mux_burst_gathers(stream)) {
+	if (message && mux_burst_gathers(stream, FRAME_SIZE + part->len)) {
 		pthread_mutex_unlock(&mux->mutex);
 		return rc;
 	}

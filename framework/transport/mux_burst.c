@@ -97,16 +97,19 @@ mux_in_burst(const struct svc_mux_stream *stream)
 }
 
 bool
-mux_burst_gathers(struct svc_mux_stream *stream)
+mux_burst_gathers(struct svc_mux_stream *stream, size_t size)
 {
 	struct svc_mux *mux = stream->mux;
+	/* One more small message would make a second read of it, and another
+	 * record of TLS. */
+	size_t next = size <= MUCH / 16 ? size : 0;
 	stream->ahead++;
 	if (!is_quick(stream)) {
 		stream->ahead = 0;
 		return false;
 	}
 	if (!mux_in_burst(stream) || stream->pending != NULL ||
-	    mux->out.len >= MUCH || mux->close_due ||
+	    mux->out.len + next >= MUCH || mux->close_due ||
 	    mux->config.loop == NULL || svc_loop_kept())
 		return false;
 	int64_t now_us =

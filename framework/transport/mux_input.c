@@ -96,7 +96,7 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 	}
 	if (refused == NULL) {
 		stream->credit = mux->peer_window;
-		stream->window = mux->config.limits.stream_window;
+		stream->window = mux->first_window;
 		stream->got_headers = true;
 		mux_take(mux, stream, frame);
 		if (!mux->ticking)

@@ -32,6 +32,7 @@
 #define SHARE 64 /* frames of one connection, then its loop looks at others */
 #define BACKLOG (1u << 20) /* more than this waiting: senders get AGAIN */
 #define ENOUGH (1u << 17)  /* pieces are added up to here */
+#define FIRST_WINDOW (512u << 10) /* of a stream, if stream_window is more */
 /* Answers to the peer's control frames that it does not read: beyond this it
  * loses its connection. */
 #define MAX_CONTROL (4u << 20)
@@ -93,6 +94,8 @@ struct svc_mux_stream {
 	uint32_t held_messages; /* of a holder that holds */
 	size_t held;            /* and their bytes */
 	uint32_t moved;         /* mux->ticks at the last piece */
+	uint32_t grown;         /* what its window has grown by */
+	int64_t fitted_at_us;   /* when that was looked at; 0: never */
 	/* Messages sent in a row, and when that was looked at; see mux_burst.c.
 	 */
 	uint32_t ahead;
@@ -265,8 +268,9 @@ bool mux_credit(struct svc_mux *mux, const struct frame *frame);
 
 /* ---------------------------------------------------------------- mux_burst.c
  */
-/* A message was added to the output: whether it waits there for more. */
-bool mux_burst_gathers(struct svc_mux_stream *stream);
+/* A message of so many bytes was added to the output: whether it waits there
+ * for more. */
+bool mux_burst_gathers(struct svc_mux_stream *stream, size_t size);
 /* Whether what it sends gathers. */
 bool mux_in_burst(const struct svc_mux_stream *stream);
 /* A request was added to the output by a caller who does not wait: whether the
@@ -285,6 +289,8 @@ void mux_burst_detach(struct svc_mux *mux);
 bool mux_take(struct svc_mux *mux, struct svc_mux_stream *stream,
     const struct frame *frame);
 void mux_consume(struct svc_mux_stream *stream, size_t bytes);
+/* What the stream's window has grown by is free for others. */
+void mux_drop_window(struct svc_mux_stream *stream);
 /* A whole request of this cost has come and is consumed. */
 void mux_take_whole(struct svc_mux *mux, size_t cost);
 /* A part is about to be delivered, in frames of this cost. */

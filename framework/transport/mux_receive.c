@@ -7,6 +7,14 @@
  * frames, when half a window is due) when what it carried is consumed: when it
  * is delivered, or when a holder that keeps messages says so.
  *
+ * With a small window the sender of a quick stream waits for credit again and
+ * again, and each time both sides have threads to wake. So a window grows, up
+ * to limits.stream_window, while its holder consumes half of it in 10 ms, that
+ * is to what it takes in 20 ms or so; and becomes smaller again, by credit that
+ * is not given back, when half of it lasts for 100 ms. Together the windows of
+ * a connection grow by half of the connection's at most, so that a few that
+ * were quick and are not read any more do not take all of it.
+ *
  * A message larger than the window could never be whole that way. So one stream
  * at a time, the oldest that has nothing but such a message waiting and no
  * credit left for it, is granted more: its pieces need no credit of the
@@ -19,6 +27,10 @@
 #include "mux_private.h"
 
 #include <string.h>
+
+/* To consume half a window; see above. */
+#define QUICK_US 10000
+#define SLOW_US 100000
 
 static size_t
 cost_of(const struct frame *frame)
@@ -49,14 +61,61 @@ tell(struct svc_mux_stream *stream, uint8_t flags)
 	stream->freed = 0;
 }
 
+static uint32_t
+window_of(const struct svc_mux_stream *stream)
+{
+	return stream->mux->first_window + stream->grown;
+}
+
+/* Half of the window is about to be given back: how long did its holder take to
+ * consume that? */
 static void
-give_back_both(struct svc_mux_stream *stream, size_t bytes)
+fit_window(struct svc_mux_stream *stream)
 {
 	struct svc_mux *mux = stream->mux;
-	give_back(mux, bytes);
+	const struct svc_transport_limits *limits = &mux->config.limits;
+	int64_t now_us = svc_now_us(), took_us = now_us - stream->fitted_at_us;
+	bool first = stream->fitted_at_us == 0;
+	stream->fitted_at_us = now_us;
+	if (first || took_us <= 0) /* or the clock is a manual one */
+		return;
+	uint32_t window = window_of(stream), change = 0;
+	if (took_us <= QUICK_US) {
+		uint32_t room = limits->stream_window - window;
+		uint32_t free = limits->conn_window / 2 - mux->grown;
+		change = window < room ? window : room;
+		change = change < free ? change : free;
+		stream->grown += change;
+		mux->grown += change;
+		stream->freed += change;
+	} else if (took_us > SLOW_US) {
+		/* Of the half some is left to be given back. */
+		change =
+		    window / 4 < stream->grown ? window / 4 : stream->grown;
+		stream->grown -= change;
+		mux->grown -= change;
+		stream->freed -= change;
+	}
+}
+
+static void
+give_back_both(struct svc_mux_stream *stream, size_t bytes, bool consumed)
+{
+	give_back(stream->mux, bytes);
 	stream->freed += (uint32_t)bytes;
-	if (stream->freed >= mux->config.limits.stream_window / 2)
-		tell(stream, 0);
+	if (stream->freed < window_of(stream) / 2 || !stream->listed ||
+	    stream->recv_end)
+		return;
+	if (consumed)
+		fit_window(stream);
+	tell(stream, 0);
+}
+
+void
+mux_drop_window(struct svc_mux_stream *stream)
+{
+	stream->mux->grown -= stream->grown;
+	stream->grown = 0;
 }
 
 /* ---------------------------------------------------------------- granting */
@@ -66,7 +125,7 @@ lend(struct svc_mux_stream *stream, size_t bytes)
 {
 	stream->loan += bytes;
 	stream->mux->loaned += bytes;
-	give_back_both(stream, bytes);
+	give_back_both(stream, bytes, false);
 }
 
 /* Only a stream that has nothing else unconsumed: who does not read what came
@@ -149,7 +208,7 @@ mux_consume(struct svc_mux_stream *stream, size_t bytes)
 	stream->loan -= paid;
 	mux->loaned -= paid;
 	if (bytes > paid)
-		give_back_both(stream, bytes - paid);
+		give_back_both(stream, bytes - paid, true);
 	if (stream->assembly != NULL)
 		grant(stream);
 	if (paid > 0)

@@ -155,6 +155,7 @@ mux_forget(struct svc_mux_stream *stream)
 	mux_drop_assembly(stream);
 	if (stream->unconsumed > 0)
 		mux_consume(stream, stream->unconsumed);
+	mux_drop_window(stream);
 	MUX_SET(mux->n_held, mux->n_held - 1);
 	if (mux->n_held == 0)
 		mux->unref_due = true;
@@ -209,7 +210,7 @@ mux_begin_whole(struct svc_mux *mux, const struct frame *frame)
 	stream->left = false;
 	stream->answered = false;
 	stream->credit = mux->peer_window;
-	stream->window = mux->config.limits.stream_window;
+	stream->window = mux->first_window;
 	stream->cost = FRAME_SIZE + (size_t)frame->length;
 	mux_set_runner(stream, mux_self());
 	MUX_SET(mux->current, stream);

@@ -133,6 +133,135 @@ a_burst_waits_for_credit(void **state)
 	free(data);
 }
 
+enum { KILO = 1024, FRAME = 16 * KILO };
+
+/* Of a stream that is not read: the frames that it takes. Then `ms` pass, and
+ * it is read. */
+static uint32_t
+fill_and_read(struct end *client, struct end *server, struct seen *from,
+    struct seen *to, int64_t ms)
+{
+	uint8_t *data = pattern(FRAME - FRAME_SIZE);
+	uint32_t n = 0;
+	while (send_part(from, SVC_PART_MESSAGE, data, FRAME - FRAME_SIZE) ==
+	       SVC_OK)
+		n++;
+	free(data);
+	exchange(client, server);
+	/* One that was taken without credit may wait. */
+	assert_true(n - to->messages <= 1);
+	to->messages = 0;
+	svc_clock_advance(ms);
+	svc_mux_credit(to->stream, SIZE_MAX);
+	exchange(client, server);
+	n -= to->messages;
+	to->messages = 0;
+	svc_mux_credit(to->stream, SIZE_MAX);
+	exchange(client, server);
+	return n;
+}
+
+static void
+a_window_grows_with_a_quick_reader(void **state)
+{
+	(void)state;
+	struct end client, server;
+	struct seen mine;
+	svc_clock_manual();
+	pair(&client, &server, NULL);
+	server_holds = true;
+	assert_int_equal(
+	    open_with(&client, &mine, &events, 0, NULL, 0), SVC_OK);
+	exchange(&client, &server);
+	struct seen *theirs = &served[0];
+	const uint32_t first = 512 * KILO / FRAME, most = 4 * first;
+	assert_int_equal(
+	    fill_and_read(&client, &server, &mine, theirs, 5), first);
+	/* A look at the time, then it doubles, up to the limit. */
+	uint32_t n = first, before = 0;
+	for (int i = 0; i < 6; i++) {
+		before = n;
+		n = fill_and_read(&client, &server, &mine, theirs, 5);
+		assert_in_range(n, before, 2 * before);
+	}
+	assert_int_equal(before, most);
+	assert_int_equal(n, most);
+	/* Neither quick nor slow. */
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(
+		    fill_and_read(&client, &server, &mine, theirs, 50), most);
+	/* Slow: it becomes what it was, and no less. */
+	for (int i = 0; i < 8; i++) {
+		before = n;
+		n = fill_and_read(&client, &server, &mine, theirs, 200);
+		assert_in_range(n, first, before);
+	}
+	assert_int_equal(before, first);
+	assert_int_equal(n, first);
+	assert_int_equal(server.mux.grown, 0);
+	let_go(theirs);
+	let_go(&mine);
+	end_finish(&client);
+	end_finish(&server);
+	svc_clock_real();
+}
+
+static void
+windows_grow_within_bounds(void **state)
+{
+	(void)state;
+	enum { STREAMS = 4, SMALL = 128 * KILO };
+	struct end client, server;
+	struct seen mine[STREAMS];
+	svc_clock_manual();
+	pair(&client, &server, NULL);
+	server_holds = true;
+	uint32_t together = 0;
+	for (int i = 0; i < STREAMS; i++) {
+		assert_int_equal(
+		    open_with(&client, &mine[i], &events, 0, NULL, 0), SVC_OK);
+		exchange(&client, &server);
+		uint32_t n = 0;
+		for (int turn = 0; turn < 6; turn++)
+			n = fill_and_read(
+			    &client, &server, &mine[i], &served[i], 1);
+		together += n * FRAME;
+	}
+	/* Half of the connection's 4 MiB more than the first windows. */
+	assert_int_equal(together, (STREAMS * 512 + 2048) * KILO);
+	/* What one had is free when it has ended. */
+	uint32_t grown = server.mux.grown;
+	let_go(&served[0]);
+	let_go(&mine[0]);
+	assert_int_equal(server.mux.grown, grown - 1536 * KILO);
+	for (int i = 1; i < STREAMS; i++) {
+		let_go(&served[i]);
+		let_go(&mine[i]);
+	}
+	assert_int_equal(server.mux.grown, 0);
+	end_finish(&client);
+	end_finish(&server);
+	/* A limit below the first window is what it begins and ends with. */
+	static const struct svc_transport_limits limits = {
+	    .stream_window = SMALL};
+	pair(&client, &server, &limits);
+	server_holds = true;
+	assert_int_equal(
+	    open_with(&client, &mine[0], &events, 0, NULL, 0), SVC_OK);
+	exchange(&client, &server);
+	/* A frame that waited may have some of it. */
+	for (int turn = 0; turn < 4; turn++)
+		assert_in_range(
+		    fill_and_read(&client, &server, &mine[0], &served[0], 1),
+		    SMALL / FRAME - 1, SMALL / FRAME);
+	assert_int_equal(server.mux.grown, 0);
+	let_go(&served[0]);
+	let_go(&mine[0]);
+	end_finish(&client);
+	end_finish(&server);
+	svc_clock_real();
+}
+
 static void
 credit_costs_a_unary_call_nothing(void **state)
 {
@@ -581,6 +710,8 @@ main(void)
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_writer_stops_when_its_reader_does),
 	    cmocka_unit_test(a_burst_waits_for_credit),
+	    cmocka_unit_test(a_window_grows_with_a_quick_reader),
+	    cmocka_unit_test(windows_grow_within_bounds),
 	    cmocka_unit_test(credit_costs_a_unary_call_nothing),
 	    cmocka_unit_test(large_messages_pass_small_windows),
 	    cmocka_unit_test(both_ways_at_once_with_slow_readers),

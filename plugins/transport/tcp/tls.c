@@ -6,8 +6,14 @@
  * beyond a body goes to `ahead`: so a record costs one system call, the body of
  * a large one goes to where OpenSSL decrypts it, and small ones come several at
  * a time. (OpenSSL's own reading ahead moves all that it has read to the front
- * of its buffer, for each record.) What it writes is gathered and sent in one
- * piece, however many records that is.
+ * of its buffer, for each record.) A record is sent from where it was
+ * encrypted, and the kernel is told when another one follows at once
+ * (MSG_MORE), so that it sends them together without a copy of them here. Only
+ * what the socket does not take, and what a handshake writes, is gathered in
+ * `out`.
+ *
+ * OpenSSL's own buffers, 16 KiB each way, are kept from record to record and
+ * given back when a call leaves nothing to do.
  *
  * A session cannot be used by two threads at once, so tls->mutex is held while
  * one reads or writes, which never blocks: for as long as it takes to encrypt
@@ -33,8 +39,7 @@
 
 #define CHUNK 81920         /* sent in one piece: a burst is 64 KiB and a bit */
 #define AHEAD 2048          /* read beyond the record that is asked for */
-#define KEEP_OUT 4096       /* output storage an idle session keeps */
-#define RECORDS 1024        /* room for the heads of a chunk's records */
+#define KEEP_OUT 4096       /* of `out`, when it is empty */
 #define MAX_DISCARD 1048576 /* of what a refused peer has sent already */
 #define SVC_HELLO 0xf5      /* first byte of a connection without TLS */
 
@@ -56,9 +61,10 @@ struct tls {
 	int sys;      /* errno of the socket */
 	uint8_t ahead[AHEAD];
 	size_t ahead_at, ahead_len; /* of what is left of it */
-	struct svc_buf out;         /* records to be sent, from `sent` on */
+	struct svc_buf out;         /* to be sent, from `sent` on */
 	size_t sent;
-	size_t taken; /* bytes of the caller's that are in `out` */
+	size_t taken;      /* bytes of the caller's that were encrypted */
+	bool direct, last; /* a record goes to the socket; no other follows */
 	char *identity;
 	char peer[80];
 	char host[256]; /* that was dialled, or the name asked for */
@@ -138,12 +144,35 @@ bio_read(BIO *bio, char *data, int size)
 	return (int)n;
 }
 
+/* Bytes that went, perhaps 0; -1 when the socket failed. */
+static ssize_t
+transmit(struct tls *tls, const void *data, size_t size, int more)
+{
+	ssize_t n;
+	do
+		n = send(
+		    tls->fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT | more);
+	while (n < 0 && errno == EINTR);
+	if (n >= 0)
+		return n;
+	if (errno == EAGAIN || errno == EWOULDBLOCK)
+		return 0;
+	tls->sys = errno;
+	return -1;
+}
+
 static int
 bio_write(BIO *bio, const char *data, int size)
 {
 	struct tls *tls = BIO_get_data(bio);
+	ssize_t n = 0;
 	BIO_clear_retry_flags(bio);
-	if (svc_buf_append(&tls->out, data, (size_t)size) == SVC_OK)
+	if (tls->direct && tls->out.len == 0)
+		n = transmit(tls, data, (size_t)size, tls->last ? 0 : MSG_MORE);
+	if (n < 0)
+		return -1;
+	if (n == size ||
+	    svc_buf_append(&tls->out, data + n, (size_t)(size - n)) == SVC_OK)
 		return size;
 	tls->sys = ENOMEM;
 	return -1;
@@ -181,16 +210,11 @@ static int
 push(struct tls *tls)
 {
 	while (tls->sent < tls->out.len) {
-		ssize_t n = send(tls->fd, tls->out.data + tls->sent,
-		    tls->out.len - tls->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (n >= 0) {
-			tls->sent += (size_t)n;
-		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-			return 0;
-		} else if (errno != EINTR) {
-			tls->sys = errno;
-			return -1;
-		}
+		ssize_t n = transmit(tls, tls->out.data + tls->sent,
+		    tls->out.len - tls->sent, 0);
+		if (n <= 0)
+			return (int)n;
+		tls->sent += (size_t)n;
 	}
 	tls->sent = 0;
 	if (tls->out.cap > KEEP_OUT && tls->out.len <= KEEP_OUT) {
@@ -530,27 +554,42 @@ break_down(struct tls *tls)
 	return tls->sys != 0 ? tls->sys : EPROTO;
 }
 
+/* Records of what there is, until the socket is full. False when OpenSSL
+ * failed. */
+static bool
+encrypt(struct tls *tls, const uint8_t *data, size_t len)
+{
+	size_t n = len < CHUNK ? len : CHUNK, written = 0;
+	bool well = true;
+	ERR_clear_error();
+	tls->direct = true;
+	while (well && tls->taken < n && tls->out.len == 0) {
+		tls->last = n - tls->taken <= SSL3_RT_MAX_PLAIN_LENGTH;
+		well = SSL_write_ex(tls->ssl, data + tls->taken, n - tls->taken,
+			   &written) == 1;
+		if (well)
+			tls->taken += written;
+	}
+	tls->direct = false;
+	return well;
+}
+
 ssize_t
 tls_write(struct tls *tls, const void *data, size_t len)
 {
 	ssize_t done = -1;
 	int error = EAGAIN;
 	enter(tls);
-	if (tls->taken == 0 && !tls->failed) {
-		size_t n = len < CHUNK ? len : CHUNK, written = 0;
-		svc_buf_reserve(&tls->out, n + RECORDS);
-		ERR_clear_error();
-		while (tls->taken < n && SSL_write_ex(tls->ssl,
-					     (const uint8_t *)data + tls->taken,
-					     n - tls->taken, &written) == 1)
-			tls->taken += written;
-		if (tls->taken < n)
-			error = break_down(tls);
-	}
 	int pushed = tls->failed ? -1 : push(tls);
+	if (pushed > 0 && tls->taken == 0) {
+		if (!encrypt(tls, data, len))
+			error = break_down(tls);
+		pushed = tls->failed ? -1 : push(tls);
+	}
 	if (pushed > 0) {
 		done = (ssize_t)tls->taken;
 		tls->taken = 0;
+		SSL_free_buffers(tls->ssl);
 	} else if (pushed < 0) {
 		error = tls->sys != 0 ? tls->sys : EPROTO;
 	}
@@ -599,6 +638,8 @@ tls_read(struct tls *tls, void *data, size_t room)
 	/* An answer to the peer's change of keys, seldom. */
 	if (tls->out.len > tls->sent && tls->taken == 0 && !tls->failed)
 		push(tls);
+	if (!tls->more)
+		SSL_free_buffers(tls->ssl);
 	leave(tls);
 	ERR_clear_error();
 	if (got > 0)

@@ -184,9 +184,7 @@ load(const struct svc_tls_config *config, SSL_CTX **ret_context,
 	SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
 	SSL_CTX_set_options(
 	    context, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
-	/* An idle connection keeps no buffers. */
-	SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS |
-				      SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
+	SSL_CTX_set_mode(context, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
 				      SSL_MODE_ENABLE_PARTIAL_WRITE);
 	SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_session_id_context(

@@ -351,8 +351,9 @@ SVC_API svc_err svc_call_then(const struct svc_outgoing *call,
  * client reads, with the text of svc_fail(svc_stream_call(stream), ...).
  *
  * What a stream holds is bounded. A peer may have sent
- * svc_transport_limits.stream_window bytes that were not received yet; beyond
- * it svc_stream_send waits at its side. Over a transport without credit what
+ * svc_transport_limits.stream_window bytes that were not received yet (512 KiB
+ * of it unless the receiver is quick); beyond it svc_stream_send waits at its
+ * side. Over a transport without credit what
  * waits here is limited to 8 MiB and one message; a peer that passes that ends
  * the stream with SVC_E_EXHAUSTED.
  *

@@ -106,9 +106,11 @@ struct svc_mux {
 	bool choked; /* streams wait for less pending, or for credit of all */
 	struct svc_mux_list sending, starved;
 	/* What the peer sends. */
-	int64_t window;  /* the credit we gave that it has not used */
-	uint32_t freed;  /* consumed; the peer is not told yet */
-	uint64_t loaned; /* credit given for what is not consumed */
+	int64_t window;        /* the credit we gave that it has not used */
+	uint32_t freed;        /* consumed; the peer is not told yet */
+	uint64_t loaned;       /* credit given for what is not consumed */
+	uint32_t first_window; /* the credit that each stream begins with */
+	uint32_t grown;        /* what their windows have grown by, together */
 	struct svc_mux_list assembling;
 	struct svc_mux_stream *granted;
 	/* Streams that have a callback to come: by due_task. */

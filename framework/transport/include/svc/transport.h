@@ -107,7 +107,8 @@ struct svc_transport_limits {
 	int64_t handshake_ms;     /* until a new connection has said hello;
 				   * 0: 10,000 */
 	/* Bytes a peer may send that are not consumed yet, on one stream and
-	 * on all streams of a connection. 0: 512 KiB and 4 MiB */
+	 * on all streams of a connection. A stream begins with 512 KiB at most,
+	 * and has more while its holder consumes quickly. 0: 2 and 4 MiB */
 	uint32_t stream_window, conn_window;
 	/* A peer that says nothing for so long while streams are open, though
 	 * it is asked, is dead. 0: 10,000; SVC_FOREVER: never */

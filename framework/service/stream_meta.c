@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Headers and trailers of a stream, and the call it belongs to. */
+#include "stream.h"
+
+#include <string.h>
+
+static svc_err
+set(struct svc_stream *stream, struct svc_headers **headers, const char *what,
+    const char *name, const char *value)
+{
+	if (*headers == NULL)
+		*headers = svc_headers_create();
+	svc_err code = SVC_E_NOMEM;
+	if (*headers != NULL)
+		code = name != NULL && value != NULL
+			   ? svc_headers_set(*headers, name, value)
+			   : SVC_E_INVAL;
+	if (code == SVC_OK)
+		return SVC_OK;
+	char quoted[80];
+	return svc_stream_fail(stream, code, "%s %s: %s", what,
+	    svc_log_quote(name != NULL ? name : "",
+		name != NULL ? strlen(name) : 0, quoted, sizeof(quoted)),
+	    svc_err_text(code));
+}
+
+svc_err
+svc_stream_set_header(
+    struct svc_stream *stream, const char *name, const char *value)
+{
+	if (stream == NULL)
+		return SVC_E_INVAL;
+	svc_err code;
+	pthread_mutex_lock(&stream->lock);
+	if (!stream->server)
+		code = svc_stream_fail(stream, SVC_E_PRECONDITION,
+		    "a client's headers are given to svc_open, by "
+		    "header(\"name\", \"value\")");
+	else if (stream->sent_headers)
+		code = svc_stream_fail(stream, SVC_E_PRECONDITION,
+		    "the headers went with the first message");
+	else
+		code = set(stream, &stream->own_headers, "header", name, value);
+	pthread_mutex_unlock(&stream->lock);
+	return code;
+}
+
+svc_err
+svc_stream_set_trailer(
+    struct svc_stream *stream, const char *name, const char *value)
+{
+	if (stream == NULL)
+		return SVC_E_INVAL;
+	svc_err code;
+	pthread_mutex_lock(&stream->lock);
+	if (stream->sent_end && !stream->server)
+		code = svc_stream_fail(stream, SVC_E_PRECONDITION,
+		    "the trailers went with the end of the sending side");
+	else
+		code =
+		    set(stream, &stream->own_trailers, "trailer", name, value);
+	pthread_mutex_unlock(&stream->lock);
+	return code;
+}
+
+const char *
+svc_stream_header(struct svc_stream *stream, const char *name)
+{
+	if (stream == NULL)
+		return NULL;
+	pthread_mutex_lock(&stream->lock);
+	const char *value = svc_headers_get(stream->headers, name);
+	pthread_mutex_unlock(&stream->lock);
+	return value;
+}
+
+const char *
+svc_stream_trailer(struct svc_stream *stream, const char *name)
+{
+	if (stream == NULL)
+		return NULL;
+	pthread_mutex_lock(&stream->lock);
+	const char *value = svc_headers_get(stream->trailers, name);
+	pthread_mutex_unlock(&stream->lock);
+	return value;
+}
+
+struct svc_call *
+svc_stream_call(struct svc_stream *stream)
+{
+	return stream != NULL ? stream->call : NULL;
+}
+
+void
+svc_stream_forget(struct svc_stream *stream)
+{
+	if (stream != NULL && stream->call != NULL)
+		svc_call_forget(stream->call);
+}
