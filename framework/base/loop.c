@@ -125,6 +125,12 @@ svc_loop_asleep(const struct svc_loop *loop)
 	return atomic_load(&loop->sleeping);
 }
 
+pid_t
+svc_loop_thread(const struct svc_loop *loop)
+{
+	return atomic_load(&loop->thread);
+}
+
 bool
 svc_loop_disown(struct svc_loop *loop, uint64_t token)
 {
@@ -534,6 +540,7 @@ svc_loop_run(struct svc_loop *loop)
 {
 	self.loop = loop;
 	self.looked_at_ms = svc_now_ms();
+	atomic_store(&loop->thread, gettid());
 	loop->sequence = atomic_load(&loop->token) >> 1;
 	atomic_store(&loop->sleeping, false);
 	/* A loop that begins may have work already and never sleep before it
