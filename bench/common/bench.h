@@ -86,22 +86,29 @@ void *bench_alloc(size_t size); /* zeroed; never NULL */
  * loop a call begins when its slot is free. In an open loop calls are due at a
  * fixed rate, whatever became of those before; a call that finds no free slot
  * waits, and its latency counts from when it was due (no coordinated omission).
- * Any thread may use these.
+ * At high rates calls begin when others end, up to 0.1 ms after they were due.
+ * Any thread may use these. A call that follows another one in its slot, by the
+ * clock, takes no lock.
  */
 
 /* A slot whose call shall begin now, or -1. */
 int bench_begin(struct bench_load *load, int64_t now);
 /* The call of the slot is answered. */
 void bench_end(struct bench_load *load, int slot, int64_t now);
-/* bench_end, then bench_begin: for a callback that starts the next call. */
+/* bench_end, then bench_begin. */
+int bench_next(struct bench_load *load, int slot, int64_t now);
+/* The same now, for a callback that starts the next call; in an open loop it
+ * has begun all others that are due by the `start` of bench_run. */
 int bench_again(struct bench_load *load, int slot);
 /* Whether the handler of the slot's call shall sleep. */
 bool bench_is_slow(struct bench_load *load, int slot);
 bool bench_over(struct bench_load *load, int64_t now);
-/* Nanoseconds until a call is due; -1: none is before a reply comes. */
+/* Nanoseconds until calls are to begin though no reply has come; -1: none are.
+ */
 int64_t bench_idle_ns(struct bench_load *load, int64_t now);
-/* For peers whose replies come as callbacks: begin calls by `start` until it
- * is over. The callbacks use bench_again. */
+/* For peers whose replies come as callbacks: begin calls by `start`, here and
+ * on the threads of the callbacks, until it is over. The callbacks use
+ * bench_again. */
 void bench_run(
     struct bench_load *load, void (*start)(void *arg, int slot), void *arg);
 /* For streams: how many messages to send, about 64 KiB of them, before they are

@@ -244,7 +244,8 @@ struct conn {
 	struct bench_link link;
 	uint8_t *in, *out;
 	size_t have, queued, sent;
-	bool full; /* waits until the socket takes more */
+	bool full;  /* waits until the socket takes more */
+	bool begun; /* has requests since the last flush */
 };
 
 struct client {
@@ -253,6 +254,8 @@ struct client {
 	struct bench_load *load;
 	struct conn *conns;
 	size_t in_size, out_size;
+	struct conn **begun; /* connections with requests to send */
+	int n_begun;
 	int epoll;
 };
 
@@ -288,29 +291,35 @@ flush(struct client *client, struct conn *conn)
 	}
 }
 
-/* Put the calls that are due into the connections' buffers, and send. */
+static void
+begin_call(struct client *client, int slot)
+{
+	struct conn *conn = &client->conns[slot % client->options->connections];
+	if (!conn->begun) {
+		conn->begun = true;
+		client->begun[client->n_begun++] = conn;
+	}
+	if (conn->sent > 0) {
+		conn->queued -= conn->sent;
+		memmove(conn->out, conn->out + conn->sent, conn->queued);
+		conn->sent = 0;
+	}
+	conn->queued += client->wire->write(conn->out + conn->queued,
+	    client->options, slot, bench_is_slow(client->load, slot));
+}
+
+/* Begins the calls that are due, and sends all that have begun. */
 static void
 begin_due(struct client *client, int64_t now)
 {
 	int slot;
-	struct conn *last = NULL;
-	while ((slot = bench_begin(client->load, now)) >= 0) {
-		struct conn *conn =
-		    &client->conns[slot % client->options->connections];
-		if (last != NULL && last != conn)
-			flush(client, last);
-		last = conn;
-		if (conn->sent > 0) {
-			conn->queued -= conn->sent;
-			memmove(
-			    conn->out, conn->out + conn->sent, conn->queued);
-			conn->sent = 0;
-		}
-		conn->queued += client->wire->write(conn->out + conn->queued,
-		    client->options, slot, bench_is_slow(client->load, slot));
+	while ((slot = bench_begin(client->load, now)) >= 0)
+		begin_call(client, slot);
+	for (int i = 0; i < client->n_begun; i++) {
+		client->begun[i]->begun = false;
+		flush(client, client->begun[i]);
 	}
-	if (last != NULL)
-		flush(client, last);
+	client->n_begun = 0;
 }
 
 static void
@@ -329,8 +338,10 @@ take_replies(struct client *client, struct conn *conn, bool block)
 		int slot = (int)(conn - client->conns);
 		while ((len = client->wire->read(
 			    conn->in + at, conn->have - at, &slot)) > 0) {
-			bench_end(client->load, slot, now);
 			at += len;
+			int next = bench_next(client->load, slot, now);
+			if (next >= 0)
+				begin_call(client, next);
 		}
 		conn->have -= at;
 		memmove(conn->in, conn->in + at, conn->have);
@@ -369,6 +380,7 @@ bench_drive_sockets(const struct bench_options *options,
 	    .conns = bench_alloc((size_t)n * sizeof(*client.conns)),
 	    .in_size = ((size_t)1 << 18) + 2 * wire->request,
 	    .out_size = (size_t)options->outstanding * wire->request,
+	    .begun = bench_alloc((size_t)n * sizeof(struct conn *)),
 	    .epoll = epoll_create1(EPOLL_CLOEXEC),
 	};
 	void *tls = bench_tls_create(options, false);
@@ -398,6 +410,7 @@ bench_drive_sockets(const struct bench_options *options,
 	}
 	bench_tls_destroy(tls);
 	close(client.epoll);
+	free(client.begun);
 	free(client.conns);
 	return 0;
 }

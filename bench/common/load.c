@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The load and its times. One lock guards all of it: it is free nearly always,
- * and the same for every peer.
+ * The load and its times, the same for every peer. Each thread counts in a
+ * tally of its own, and a call of a closed loop that follows another one in its
+ * slot takes no lock, so that threads which answer at once do not wait for each
+ * other. One lock guards the rest.
  *
  * The histogram is log-linear: each power of two has 64 buckets, so a latency
  * is known to 1.6 %.
@@ -10,6 +12,7 @@
 
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -18,27 +21,43 @@
 #define SUB 64
 #define BUCKETS (SUB * 40)
 
+/* Calls that are due less than APART_NS from each other begin when another one
+ * has ended, which is often then. By the clock they begin when none is in the
+ * air, or PATIENCE_NS after they were due: to wake up for each would be most of
+ * the work, and an additional thread where replies come on other threads. */
+#define APART_NS 20000
+#define PATIENCE_NS 100000
+
 struct slot {
 	int64_t began; /* or when it was due */
 	bool slow;
 };
 
+/* What one thread has counted. */
+struct tally {
+	struct tally *next;
+	int64_t calls, max_ns;
+	int64_t end_ns; /* the last reply */
+	uint64_t buckets[BUCKETS];
+};
+static _Thread_local struct tally *own; /* there is one load in a process */
+
 struct bench_load {
 	pthread_mutex_t lock;
-	pthread_cond_t idle; /* the last call has ended, or one if starved */
+	pthread_cond_t idle; /* no call is in the air, or a slot if starved */
 	const struct bench_options *options;
 	struct slot *slots;
 	int *free; /* a stack: a closed loop stays on its connection */
 	int n_slots, n_free;
 	int64_t first_ns, start_ns, until_ns; /* warm-up, measured, over */
-	int64_t end_ns;                       /* the last reply */
 	int64_t issued;
-	bool started;
+	_Atomic bool started;
 	bool starved; /* bench_run waits until a slot is free */
+	void (*start)(void *arg, int slot); /* of bench_run */
+	void *arg;
 	double cpu_client, cpu_server; /* when the warm-up ended */
 	double extra;
-	int64_t calls, missed, max_ns;
-	uint64_t buckets[BUCKETS];
+	_Atomic(struct tally *) tallies;
 };
 
 static int64_t
@@ -79,6 +98,12 @@ bench_load_destroy(struct bench_load *load)
 {
 	pthread_cond_destroy(&load->idle);
 	pthread_mutex_destroy(&load->lock);
+	for (struct tally *tally = load->tallies, *next; tally != NULL;
+	     tally = next) {
+		next = tally->next;
+		free(tally);
+	}
+	own = NULL;
 	free(load->slots);
 	free(load->free);
 	free(load);
@@ -108,17 +133,56 @@ bucket_ns(int i)
 }
 
 static double
-percentile_us(const struct bench_load *load, double part)
+percentile_us(const struct tally *tally, double part)
 {
 	uint64_t total = 0, below = 0;
 	for (int i = 0; i < BUCKETS; i++)
-		total += load->buckets[i];
+		total += tally->buckets[i];
 	for (int i = 0; i < BUCKETS; i++) {
-		below += load->buckets[i];
+		below += tally->buckets[i];
 		if (below > 0 && (double)below >= part * (double)total)
 			return bucket_ns(i) / 1e3;
 	}
 	return 0;
+}
+
+static struct tally *
+own_tally(struct bench_load *load)
+{
+	if (own != NULL)
+		return own;
+	own = bench_alloc(sizeof(*own));
+	own->next = atomic_load(&load->tallies);
+	while (!atomic_compare_exchange_weak(&load->tallies, &own->next, own))
+		;
+	return own;
+}
+
+static void
+tally_add(struct tally *tally, int64_t ns)
+{
+	tally->calls++;
+	tally->buckets[bucket_of(ns)]++;
+	if (ns > tally->max_ns)
+		tally->max_ns = ns;
+}
+
+/* Of all threads; they have ended, or count nothing any more. */
+static struct tally *
+sum(const struct bench_load *load)
+{
+	struct tally *all = bench_alloc(sizeof(*all));
+	for (const struct tally *tally = load->tallies; tally != NULL;
+	     tally = tally->next) {
+		all->calls += tally->calls;
+		if (tally->max_ns > all->max_ns)
+			all->max_ns = tally->max_ns;
+		if (tally->end_ns > all->end_ns)
+			all->end_ns = tally->end_ns;
+		for (int i = 0; i < BUCKETS; i++)
+			all->buckets[i] += tally->buckets[i];
+	}
+	return all;
 }
 
 /* -------------------------------------------------------------- the load */
@@ -133,11 +197,11 @@ server_cpu(const struct bench_options *options)
 static void
 start_measuring(struct bench_load *load, int64_t now)
 {
-	load->started = true;
 	if (load->first_ns == load->start_ns)
 		load->start_ns = now;
 	load->cpu_client = bench_cpu(NULL);
 	load->cpu_server = server_cpu(load->options);
+	atomic_store(&load->started, true);
 }
 
 static void
@@ -199,19 +263,15 @@ begin(struct bench_load *load, int64_t now)
 	return slot;
 }
 
+/* Not locked: the slot is its call's. */
 static void
-end(struct bench_load *load, int slot, int64_t now)
+count_end(struct bench_load *load, int slot, int64_t now)
 {
 	const struct slot *one = &load->slots[slot];
-	if (load->started && one->began >= load->start_ns && !one->slow) {
-		int64_t ns = now - one->began;
-		load->calls++;
-		load->buckets[bucket_of(ns)]++;
-		if (ns > load->max_ns)
-			load->max_ns = ns;
-	}
-	load->end_ns = now;
-	load->free[load->n_free++] = slot;
+	struct tally *tally = own_tally(load);
+	if (load->started && one->began >= load->start_ns && !one->slow)
+		tally_add(tally, now - one->began);
+	tally->end_ns = now;
 }
 
 static bool
@@ -233,25 +293,58 @@ bench_begin(struct bench_load *load, int64_t now)
 void
 bench_end(struct bench_load *load, int slot, int64_t now)
 {
+	count_end(load, slot, now);
 	pthread_mutex_lock(&load->lock);
-	end(load, slot, now);
+	load->free[load->n_free++] = slot;
 	pthread_mutex_unlock(&load->lock);
 }
 
-int
-bench_again(struct bench_load *load, int slot)
+/* A closed loop that ends by the clock goes on in its slot. */
+static bool
+goes_on(const struct bench_load *load, int64_t now)
 {
+	const struct bench_options *o = load->options;
+	return load->started && o->rate <= 0 && o->calls == 0 && o->slow == 0 &&
+	       now < load->until_ns;
+}
+
+/* What is due, but the last of it, which is the caller's to begin. */
+static int
+begin_all(struct bench_load *load, int slot)
+{
+	int more;
+	while (slot >= 0 && load->options->rate > 0 && load->start != NULL &&
+	       (more = bench_begin(load, bench_now())) >= 0) {
+		load->start(load->arg, slot);
+		slot = more;
+	}
+	return slot;
+}
+
+int
+bench_next(struct bench_load *load, int slot, int64_t now)
+{
+	count_end(load, slot, now);
+	if (goes_on(load, now)) {
+		load->slots[slot].began = now;
+		return slot;
+	}
 	pthread_mutex_lock(&load->lock);
-	int64_t now = bench_now();
-	end(load, slot, now);
+	load->free[load->n_free++] = slot;
 	slot = begin(load, now);
 	/* The slot is free again; what is due next is bench_run's to begin. */
-	if (slot < 0 && (load->starved || over(load, now))) {
+	if (slot < 0 && (load->starved || load->n_free == load->n_slots)) {
 		load->starved = false;
 		pthread_cond_signal(&load->idle);
 	}
 	pthread_mutex_unlock(&load->lock);
 	return slot;
+}
+
+int
+bench_again(struct bench_load *load, int slot)
+{
+	return begin_all(load, bench_next(load, slot, bench_now()));
 }
 
 bool
@@ -276,6 +369,9 @@ idle_ns(const struct bench_load *load, int64_t now)
 	if (load->options->rate <= 0 || load->n_free == 0 || !wanted(load, now))
 		return -1;
 	int64_t due = due_ns(load);
+	if (load->n_free < load->n_slots &&
+	    load->options->rate * APART_NS > 1e9)
+		due += PATIENCE_NS;
 	return due > now ? due - now : 0;
 }
 
@@ -292,6 +388,8 @@ void
 bench_run(
     struct bench_load *load, void (*start)(void *arg, int slot), void *arg)
 {
+	load->start = start;
+	load->arg = arg;
 	pthread_mutex_lock(&load->lock);
 	for (;;) {
 		int64_t now = bench_now();
@@ -330,7 +428,7 @@ bench_sent(struct bench_load *load, int messages)
 	int64_t now = bench_now();
 	look_at_clock(load, now);
 	if (load->started)
-		load->calls += messages;
+		own_tally(load)->calls += messages;
 	load->issued += messages;
 	bool more = wanted(load, now);
 	pthread_mutex_unlock(&load->lock);
@@ -340,7 +438,7 @@ bench_sent(struct bench_load *load, int messages)
 void
 bench_delivered(struct bench_load *load)
 {
-	load->end_ns = bench_now();
+	own_tally(load)->end_ns = bench_now();
 }
 
 void
@@ -350,12 +448,9 @@ bench_note(struct bench_load *load, int64_t ns)
 	int64_t now = bench_now();
 	look_at_clock(load, now);
 	load->issued++;
-	load->calls++;
-	load->buckets[bucket_of(ns)]++;
-	if (ns > load->max_ns)
-		load->max_ns = ns;
-	load->end_ns = now;
 	pthread_mutex_unlock(&load->lock);
+	tally_add(own_tally(load), ns);
+	own_tally(load)->end_ns = now;
 }
 
 void
@@ -381,28 +476,29 @@ void
 bench_print(const struct bench_load *load, const char *peer)
 {
 	const struct bench_options *o = load->options;
-	double s = (double)(load->end_ns - load->start_ns) / 1e9;
+	struct tally *all = sum(load);
+	double s = (double)(all->end_ns - load->start_ns) / 1e9;
 	double owed = 0;
 	if (o->rate > 0 && o->calls == 0)
 		owed =
 		    o->rate * (o->warmup + o->duration) - (double)load->issued;
 	printf("%s,%zu,%d,%d,%.0f,%.6f,%" PRId64 ",%.0f,%.1f", peer, o->size,
-	    o->outstanding, o->connections, o->rate, s, load->calls,
-	    owed > 1 ? owed : 0, s > 0 ? (double)load->calls / s : 0);
-	printf(",%.3f,%.3f,%.3f,%.3f", percentile_us(load, 0.5),
-	    percentile_us(load, 0.99), percentile_us(load, 0.999),
-	    (double)load->max_ns / 1e3);
+	    o->outstanding, o->connections, o->rate, s, all->calls,
+	    owed > 1 ? owed : 0, s > 0 ? (double)all->calls / s : 0);
+	printf(",%.3f,%.3f,%.3f,%.3f", percentile_us(all, 0.5),
+	    percentile_us(all, 0.99), percentile_us(all, 0.999),
+	    (double)all->max_ns / 1e3);
 	printf(",%.6f,%.6f,%" PRId64 ",%" PRId64 ",%g,",
 	    bench_cpu(NULL) - load->cpu_client,
 	    server_cpu(o) - load->cpu_server, bench_status_kib(NULL, "VmHWM"),
 	    bench_status_kib(o->pids, "VmHWM"), load->extra);
 	const char *space = "";
 	for (int i = 0; i < BUCKETS; i++) {
-		if (load->buckets[i] == 0)
+		if (all->buckets[i] == 0)
 			continue;
-		printf(
-		    "%s%.0f:%" PRIu64, space, bucket_ns(i), load->buckets[i]);
+		printf("%s%.0f:%" PRIu64, space, bucket_ns(i), all->buckets[i]);
 		space = " ";
 	}
 	putchar('\n');
+	free(all);
 }

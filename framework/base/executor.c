@@ -10,8 +10,10 @@
 #include "loop_private.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <sched.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -395,14 +397,61 @@ all_asleep(struct svc_executor *executor)
 	return true;
 }
 
-/* A handler that has the same token at two looks is stuck. The tokens need no
- * time stamps: a call that began in between has another one. */
+/* What the monitor saw of a loop. */
+struct look {
+	uint64_t token;
+	int64_t cpu_ns; /* used by its thread till then */
+};
+
+/* Of a thread of this process; 0: it has ended. */
+static int64_t
+thread_cpu_ns(pid_t thread)
+{
+	/* What pthread_getcpuclockid makes of a thread that is sure to live. */
+	clockid_t clock = (clockid_t)(~(unsigned)thread << 3 | 6);
+	struct timespec used;
+	return clock_gettime(clock, &used) == 0
+		   ? (int64_t)used.tv_sec * 1000000000 + used.tv_nsec
+		   : 0;
+}
+
+/* Whether a thread runs, or would if it had a processor. False when the system
+ * does not say. */
+static bool
+is_runnable(pid_t thread)
+{
+	char path[64], text[128];
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)thread);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	ssize_t n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	/* "NUMBER (NAME) STATE ..." */
+	const char *state = strrchr(text, ')');
+	return state != NULL && strncmp(state, ") R", 3) == 0;
+}
+
+/* A handler that has the same token at two looks, though it could go on, waits
+ * for a processor: to give its loop to another thread would be one more that
+ * does. If it has been running, it computes. */
+static bool
+is_stuck(const struct svc_loop *loop, const struct look *before, int tick_ns)
+{
+	pid_t thread = svc_loop_thread(loop);
+	return !is_runnable(thread) ||
+	       thread_cpu_ns(thread) - before->cpu_ns >= tick_ns / 2;
+}
+
+/* The tokens need no time stamps: a call that began in between has another one.
+ */
 static void *
 monitor_thread(void *arg)
 {
 	struct svc_executor *executor = arg;
-	uint64_t seen[MAX_LOOPS] = {0};
-	int fast = 0, quiet = 0;
+	struct look seen[MAX_LOOPS] = {{0}};
+	int fast = 0, quiet = 0, tick_ns = TICK_NS;
 	prctl(PR_SET_TIMERSLACK, SLACK_NS, 0, 0, 0);
 
 	while (!atomic_load(&executor->monitor_stop)) {
@@ -412,12 +461,17 @@ monitor_thread(void *arg)
 		for (int i = 0; i < executor->n_loops; i++) {
 			struct svc_loop *loop = executor->loops[i];
 			uint64_t token = svc_loop_token(loop);
-			if (token != seen[i])
-				active = true;
-			else if ((token & 1) != 0 &&
-				 svc_executor_take_over(executor, loop, token))
+			bool same = token == seen[i].token;
+			bool in_handler = (token & 1) != 0;
+			if (same && in_handler &&
+			    is_stuck(loop, &seen[i], tick_ns) &&
+			    svc_executor_take_over(executor, loop, token))
 				fast = FAST_TICKS;
-			seen[i] = token;
+			if (!same && in_handler)
+				seen[i].cpu_ns =
+				    thread_cpu_ns(svc_loop_thread(loop));
+			seen[i].token = token;
+			active = active || !same;
 			active = active || !svc_loop_asleep(loop);
 		}
 		atomic_fetch_add_explicit(
@@ -434,7 +488,8 @@ monitor_thread(void *arg)
 			quiet = 0;
 			continue;
 		}
-		struct timespec tick = {0, fast > 0 ? FAST_TICK_NS : TICK_NS};
+		tick_ns = fast > 0 ? FAST_TICK_NS : TICK_NS;
+		struct timespec tick = {0, tick_ns};
 		if (fast > 0)
 			fast--;
 		clock_nanosleep(CLOCK_MONOTONIC, 0, &tick, NULL);

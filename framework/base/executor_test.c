@@ -492,6 +492,145 @@ who_yields_comes_after_the_others(void **state)
 	count_fini(&turns);
 }
 
+/* ---------------------------------------------------------- deferred tasks */
+
+/* A task that defers another one; who ran is noted, in order. */
+struct deferring {
+	struct svc_task task; /* first */
+	struct svc_task deferred;
+	struct svc_loop *loop;
+	struct count *ran;
+	char *order, own; /* 'a' for the task, 'A' for what it defers */
+};
+
+static void
+note(struct deferring *deferring, char who)
+{
+	size_t n = strlen(deferring->order);
+	deferring->order[n] = who;
+	deferring->order[n + 1] = '\0';
+	count_up(deferring->ran);
+}
+
+static void
+deferred_run(struct svc_task *task)
+{
+	struct deferring *deferring =
+	    (struct deferring *)(void *)((char *)task -
+					 offsetof(struct deferring, deferred));
+	note(deferring, (char)(deferring->own - 'a' + 'A'));
+}
+
+static void
+deferring_run(struct svc_task *task)
+{
+	struct deferring *deferring = (struct deferring *)(void *)task;
+	deferring->deferred.run = deferred_run;
+	svc_loop_defer(deferring->loop, &deferring->deferred);
+	note(deferring, deferring->own);
+}
+
+/* They wait for the tasks at hand, but for no more than 16 of them, nor for
+ * one that takes long. */
+static void
+deferred_tasks_come_together(void **state)
+{
+	(void)state;
+	enum { TASKS = 20 };
+	char order[64] = "";
+	struct deferring tasks[TASKS];
+	struct held_loop held, again, slow;
+	struct count ran;
+	count_init(&ran);
+	svc_clock_manual();
+	struct svc_executor *executor = create(1, 4);
+	struct svc_loop *loop = svc_executor_loop(executor);
+	for (int i = 0; i < TASKS; i++)
+		tasks[i] = (struct deferring){.task.run = deferring_run,
+		    .loop = loop,
+		    .ran = &ran,
+		    .order = order,
+		    .own = 'a'};
+	held_begin(&held, loop);
+	for (int i = 0; i < TASKS; i++)
+		svc_loop_post(loop, &tasks[i].task);
+	held_end(&held);
+	count_await(&ran, 2 * TASKS);
+	assert_string_equal(order, "aaaaaaaaaaaaaaaaAAAAAAAAAAAAAAAA"
+				   "aaaaAAAA");
+
+	order[0] = '\0';
+	tasks[1].own = 'b';
+	held_begin(&again, loop);
+	svc_loop_post(loop, &tasks[0].task);
+	waiting_init(&slow.waiting);
+	slow.task.run = held_run;
+	svc_loop_post(loop, &slow.task);
+	svc_loop_post(loop, &tasks[1].task);
+	held_end(&again);
+	count_await(&slow.waiting.began, 1);
+	assert_string_equal(order, "a");
+	svc_clock_advance(1);
+	held_end(&slow);
+	count_await(&ran, 2 * TASKS + 4);
+	assert_string_equal(order, "aAbB");
+	svc_executor_destroy(executor);
+	svc_clock_real();
+	waiting_fini(&held.waiting);
+	waiting_fini(&again.waiting);
+	waiting_fini(&slow.waiting);
+	count_fini(&ran);
+}
+
+struct blocker {
+	struct svc_task task; /* first */
+	struct svc_loop *loop;
+	struct count *until, *ended;
+};
+
+static void
+blocker_run(struct svc_task *task)
+{
+	struct blocker *blocker = (struct blocker *)(void *)task;
+	svc_loop_enter(blocker->loop);
+	count_await(blocker->until, 2);
+	svc_loop_leave(blocker->loop);
+	count_up(blocker->ended);
+}
+
+/* What was deferred does not wait for a handler that blocks. */
+static void
+a_new_owner_runs_what_was_deferred(void **state)
+{
+	(void)state;
+	char order[8] = "";
+	struct held_loop held;
+	struct count ran, ended;
+	count_init(&ran);
+	count_init(&ended);
+	struct svc_executor *executor = create(1, 4);
+	struct svc_loop *loop = svc_executor_loop(executor);
+	struct deferring task = {.task.run = deferring_run,
+	    .loop = loop,
+	    .ran = &ran,
+	    .order = order,
+	    .own = 'a'};
+	struct blocker blocker = {.task.run = blocker_run,
+	    .loop = loop,
+	    .until = &ran,
+	    .ended = &ended};
+	held_begin(&held, loop);
+	svc_loop_post(loop, &task.task);
+	svc_loop_post(loop, &blocker.task);
+	held_end(&held);
+	count_await(&ended, 1);
+	assert_string_equal(order, "aA");
+	svc_executor_destroy(executor);
+	waiting_fini(&held.waiting);
+	count_fini(&ran);
+	count_fini(&ended);
+}
+
 int
 main(void)
 {
@@ -505,6 +644,8 @@ main(void)
 	    cmocka_unit_test(kicks_between_two_runs_are_one),
 	    cmocka_unit_test(events_of_a_detached_source_are_dropped),
 	    cmocka_unit_test(who_yields_comes_after_the_others),
+	    cmocka_unit_test(deferred_tasks_come_together),
+	    cmocka_unit_test(a_new_owner_runs_what_was_deferred),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -200,6 +200,148 @@ a_loop_may_begin_with_a_handler_that_blocks(void **state)
 	svc_executor_destroy(executor);
 }
 
+/* --------------------------------------------------------------- the monitor
+ */
+
+struct computing {
+	struct svc_task task; /* first */
+	atomic_bool *until;
+	struct count *ended;
+};
+
+static void
+computing_run(struct svc_task *task)
+{
+	struct computing *computing = (struct computing *)(void *)task;
+	struct svc_loop *loop = svc_loop_current();
+	svc_loop_enter(loop);
+	while (!atomic_load(computing->until))
+		;
+	svc_loop_leave(loop);
+	count_up(computing->ended);
+}
+
+static void
+release_run(struct svc_task *task)
+{
+	struct computing *computing = (struct computing *)(void *)task;
+	atomic_store(computing->until, true);
+	count_up(computing->ended);
+}
+
+/* A handler that does not sleep holds the loop up as well. */
+static void
+a_handler_that_computes_loses_the_loop(void **state)
+{
+	(void)state;
+	struct svc_executor_counts counts;
+	struct count ended;
+	atomic_bool until = false;
+	count_init(&ended);
+	struct svc_executor *executor = create(1, 4);
+	struct computing tasks[2] = {
+	    {.task.run = computing_run, .until = &until, .ended = &ended},
+	    {.task.run = release_run, .until = &until, .ended = &ended},
+	};
+	struct svc_loop *loop = svc_executor_loop(executor);
+	svc_loop_post(loop, &tasks[0].task);
+	svc_loop_post(loop, &tasks[1].task);
+	count_await(&ended, 2);
+	svc_executor_count(executor, &counts);
+	assert_int_equal(counts.takeovers, 1);
+	svc_executor_destroy(executor);
+	count_fini(&ended);
+}
+
+#define RIVALS 4 /* for the one processor of the loop */
+
+struct starved {
+	struct svc_task task; /* first */
+	struct svc_executor *executor;
+	struct count *ended;
+	cpu_set_t *processor;
+	uint64_t looks; /* of the monitor, while the handler ran */
+};
+
+static void
+starved_run(struct svc_task *task)
+{
+	struct starved *starved = (struct starved *)(void *)task;
+	struct svc_executor_counts before, after;
+	sched_setaffinity(0, sizeof(cpu_set_t), starved->processor);
+	struct svc_loop *loop = svc_loop_current();
+	svc_executor_count(starved->executor, &before);
+	svc_loop_enter(loop);
+	for (int i = 0; i < 3; i++)
+		sched_yield(); /* to the rivals */
+	svc_loop_leave(loop);
+	svc_executor_count(starved->executor, &after);
+	starved->looks = after.looks - before.looks;
+	count_up(starved->ended);
+}
+
+struct rivals {
+	cpu_set_t processor;
+	atomic_bool stop;
+};
+
+static void *
+rival_thread(void *arg)
+{
+	struct rivals *rivals = arg;
+	sched_setaffinity(0, sizeof(cpu_set_t), &rivals->processor);
+	while (!atomic_load(&rivals->stop))
+		;
+	return NULL;
+}
+
+/* A handler that takes little time, but gets it late, keeps the loop: another
+ * thread would get it no sooner. */
+static void
+a_handler_without_a_processor_keeps_the_loop(void **state)
+{
+	(void)state;
+	enum { LATE = 5 };
+	struct svc_executor_counts counts;
+	struct rivals rivals = {.stop = false};
+	pthread_t threads[RIVALS];
+	struct count ended;
+	cpu_set_t allowed;
+	size_t processor = 0;
+	assert_int_equal(sched_getaffinity(0, sizeof(allowed), &allowed), 0);
+	while (!CPU_ISSET(processor, &allowed))
+		processor++;
+	CPU_ZERO(&rivals.processor);
+	CPU_SET(processor, &rivals.processor);
+	for (int i = 0; i < RIVALS; i++)
+		assert_int_equal(svc_thread_start(&threads[i], "rival",
+				     rival_thread, &rivals),
+		    SVC_OK);
+	count_init(&ended);
+	struct svc_executor *executor = create(1, 4);
+	struct svc_loop *loop = svc_executor_loop(executor);
+	int64_t deadline = svc_deadline(WAIT_MS);
+	for (int runs = 0, late = 0; late < LATE; runs++) {
+		assert_true(svc_now_ms() < deadline);
+		struct starved starved = {
+		    .task.run = starved_run,
+		    .executor = executor,
+		    .ended = &ended,
+		    .processor = &rivals.processor,
+		};
+		svc_loop_post(loop, &starved.task);
+		count_await(&ended, runs + 1);
+		late += starved.looks > 2;
+	}
+	svc_executor_count(executor, &counts);
+	atomic_store(&rivals.stop, true);
+	for (int i = 0; i < RIVALS; i++)
+		svc_thread_join(threads[i]);
+	svc_executor_destroy(executor);
+	assert_int_equal(counts.takeovers, 0);
+	count_fini(&ended);
+}
+
 int
 main(void)
 {
@@ -209,6 +351,8 @@ main(void)
 	    cmocka_unit_test(jobs_leave_threads_for_the_loops),
 	    cmocka_unit_test(idle_loops_wake_nobody),
 	    cmocka_unit_test(a_loop_may_begin_with_a_handler_that_blocks),
+	    cmocka_unit_test(a_handler_that_computes_loses_the_loop),
+	    cmocka_unit_test(a_handler_without_a_processor_keeps_the_loop),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

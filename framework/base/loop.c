@@ -21,6 +21,8 @@
 
 #define EVENTS 64
 #define MAX_ROUNDS 16 /* of tasks, while descriptors and yielders wait */
+#define MAX_DEFERRED 16
+#define DEFER_US 100
 
 struct svc_loop {
 	struct svc_executor *executor;
@@ -30,6 +32,7 @@ struct svc_loop {
 	_Atomic uint64_t token;
 	_Atomic bool sleeping;
 	_Atomic bool stopping;
+	_Atomic pid_t thread;             /* that runs it */
 	_Atomic(struct svc_task *) inbox; /* newest first */
 
 	uint64_t sequence;
@@ -39,6 +42,9 @@ struct svc_loop {
 	 * and those whose turn has come. */
 	struct svc_task *yielded, *due;
 	int rounds; /* of tasks since then */
+	struct svc_task *deferred, **last_deferred;
+	int n_deferred;
+	int64_t deferred_at_us; /* the first of them */
 	struct epoll_event events[EVENTS];
 	int n_events, next_event;
 	struct svc_timer **timers; /* a heap, from index 1 */
@@ -70,6 +76,7 @@ svc_loop_create(struct svc_executor *executor, struct svc_loop **ret_loop,
 	if (loop == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	loop->executor = executor;
+	loop->last_deferred = &loop->deferred;
 	atomic_store(&loop->sleeping, true);
 	loop->epoll = epoll_create1(EPOLL_CLOEXEC);
 	loop->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -116,6 +123,12 @@ bool
 svc_loop_asleep(const struct svc_loop *loop)
 {
 	return atomic_load(&loop->sleeping);
+}
+
+pid_t
+svc_loop_thread(const struct svc_loop *loop)
+{
+	return atomic_load(&loop->thread);
 }
 
 bool
@@ -308,6 +321,39 @@ svc_source_yield(struct svc_source *source)
 	return true;
 }
 
+void
+svc_loop_defer(struct svc_loop *loop, struct svc_task *task)
+{
+	task->next = NULL;
+	*loop->last_deferred = task;
+	loop->last_deferred = &task->next;
+	if (loop->n_deferred++ == 0)
+		loop->deferred_at_us = svc_now_us();
+}
+
+static void
+run_deferred(struct svc_loop *loop)
+{
+	while (loop->deferred != NULL) {
+		struct svc_task *task = loop->deferred;
+		loop->deferred = task->next;
+		if (loop->deferred == NULL)
+			loop->last_deferred = &loop->deferred;
+		task->run(task);
+	}
+	loop->n_deferred = 0;
+}
+
+/* Between two events: what is deferred is not to wait for many of them. */
+static void
+run_deferred_in_time(struct svc_loop *loop)
+{
+	if (loop->n_deferred >= MAX_DEFERRED ||
+	    (loop->n_deferred > 0 &&
+		svc_now_us() - loop->deferred_at_us > DEFER_US))
+		run_deferred(loop);
+}
+
 /* Moves what is in the inbox behind the tasks at hand, oldest first. */
 static void
 take_inbox(struct svc_loop *loop)
@@ -433,6 +479,7 @@ wait_for_events(struct svc_loop *loop)
 static void
 run(struct svc_loop *loop)
 {
+	run_deferred(loop); /* by the owner before */
 	if (loop->current != NULL) {
 		loop->current->ready(loop->current, SVC_IO_RESUME);
 		if (self.loop == NULL)
@@ -446,6 +493,7 @@ run(struct svc_loop *loop)
 			task->run(task);
 			if (self.loop == NULL)
 				return;
+			run_deferred_in_time(loop);
 		}
 		while (loop->next_event < loop->n_events) {
 			struct epoll_event *event =
@@ -458,7 +506,9 @@ run(struct svc_loop *loop)
 			if (self.loop == NULL)
 				return;
 			loop->current = NULL;
+			run_deferred_in_time(loop);
 		}
+		run_deferred(loop);
 		while (loop->n_timers > 0 &&
 		       loop->timers[1]->at_ms <= svc_now_ms()) {
 			struct svc_timer *timer = loop->timers[1];
@@ -467,6 +517,7 @@ run(struct svc_loop *loop)
 			if (self.loop == NULL)
 				return;
 		}
+		run_deferred(loop);
 		append(&loop->tasks, loop->due);
 		loop->due = NULL;
 		take_inbox(loop);
@@ -489,6 +540,7 @@ svc_loop_run(struct svc_loop *loop)
 {
 	self.loop = loop;
 	self.looked_at_ms = svc_now_ms();
+	atomic_store(&loop->thread, gettid());
 	loop->sequence = atomic_load(&loop->token) >> 1;
 	atomic_store(&loop->sleeping, false);
 	/* A loop that begins may have work already and never sleep before it

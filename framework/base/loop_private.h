@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <svc/clock.h>
 #include <svc/executor.h>
+#include <sys/types.h>
 
 svc_err svc_loop_create(struct svc_executor *executor,
     struct svc_loop **ret_loop, struct svc_error *err);
@@ -19,6 +20,8 @@ void svc_loop_stop(struct svc_loop *loop);
 /* The ownership token: a number unique to each run of foreign code, shifted
  * left by one, with the lowest bit set while that code runs. */
 uint64_t svc_loop_token(const struct svc_loop *loop);
+/* The system's number of the thread that runs it, or was the last to. */
+pid_t svc_loop_thread(const struct svc_loop *loop);
 bool svc_loop_asleep(const struct svc_loop *loop);
 /* Take the loop from the thread that still runs code of this token. */
 bool svc_loop_disown(struct svc_loop *loop, uint64_t token);

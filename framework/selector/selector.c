@@ -40,14 +40,51 @@ labels_text(const struct svc_pick *pick, char *out, size_t size)
 	return out;
 }
 
+static bool
+fits_but_for_node(
+    const struct svc_held_target *target, const struct svc_pick *pick)
+{
+	return (pick->version == NULL ||
+		   strcmp(target->seen.record->version, pick->version) == 0) &&
+	       has_labels(target->seen.node, pick);
+}
+
+/* The node of this id, or NULL. */
+static struct svc_held_target *
+find_id(const struct svc_snapshot *snapshot, const char *id)
+{
+	size_t from = 0, to = snapshot->n;
+
+	while (from < to) {
+		size_t middle = from + (to - from) / 2;
+		struct svc_held_target *target = snapshot->targets[middle];
+		int order = strcmp(target->seen.node->id, id);
+		if (order == 0)
+			return target;
+		if (order < 0)
+			from = middle + 1;
+		else
+			to = middle;
+	}
+	return NULL;
+}
+
 /* Those that fit; when none does, `err` says which wish was not met. */
 static svc_err
 fit(const struct svc_snapshot *snapshot, const struct svc_pick *pick,
     struct svc_held_target **found, size_t *ret_n, struct svc_error *err)
 {
 	size_t n = 0, n_version = 0, n_label = 0;
+	struct svc_held_target *named;
 	char text[128];
 
+	/* A node that is named by its id need not be looked for. */
+	named = pick->node != NULL ? find_id(snapshot, pick->node) : NULL;
+	if (named != NULL && fits_but_for_node(named, pick)) {
+		found[0] = named;
+		*ret_n = 1;
+		return SVC_OK;
+	}
 	for (size_t i = 0; i < snapshot->n; i++) {
 		struct svc_held_target *target = snapshot->targets[i];
 		const struct svc_node *node = target->seen.node;

@@ -287,6 +287,18 @@ test_filters(void **state)
 	target = must_pick(selector, &pick);
 	assert_string_equal(target->node->id, "a-2");
 	svc_target_done(target, SVC_OUTCOME_OK);
+	for (int i = 0; i < 3; i++) {
+		static const char *const ids[] = {"a-0", "a-1", "a-2"};
+		pick.node = ids[i];
+		target = must_pick(selector, &pick);
+		assert_string_equal(target->node->id, ids[i]);
+		svc_target_done(target, SVC_OUTCOME_OK);
+	}
+	pick.version = "1"; /* which that node does not have */
+	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
+	    "service \"a\" has no node with the id or address \"a-2\" (2 "
+	    "others)");
+	pick.version = NULL;
 	pick.node = "a-9";
 	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
 	    "service \"a\" has no node with the id or address \"a-9\" (3 "

@@ -43,6 +43,22 @@ line=$(cat "$work/open.out")
 awk -v p99="$(field p99_us "$line")" 'BEGIN { exit !(p99 > 300000) }' ||
 	failed "coordinated omission: $line"
 
+# The same at a rate at which callbacks begin the calls.
+serve frozen svc
+kill -STOP "$server"
+start open "$bin/bench_svc" client "$address" --rate=51000 --duration=1 \
+	--warmup=0 --outstanding=64
+open=$!
+sleep 0.5
+kill -CONT "$server"
+ended $open 20 || failed "the open loop: $(cat "$work/open.log")"
+line=$(cat "$work/open.out")
+awk -v done="$(field calls "$line")" -v missed="$(field missed "$line")" \
+	'BEGIN { exit !(done > 64 && done + missed == 51000) }' ||
+	failed "calls got lost: $line"
+awk -v p99="$(field p99_us "$line")" 'BEGIN { exit !(p99 > 300000) }' ||
+	failed "coordinated omission: $line"
+
 # So many calls and no more, one in ten slow and not counted.
 for peer in raw tcp svc; do
 	serve "$peer" "$peer"

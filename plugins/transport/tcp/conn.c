@@ -502,6 +502,33 @@ after_reading(struct conn *conn, bool run, bool waits)
 		svc_mux_unref(&conn->mux);
 }
 
+static void
+flush_run(struct svc_task *task)
+{
+	struct conn *conn =
+	    (struct conn *)(void *)((char *)task -
+				    offsetof(struct conn, flush_task));
+	conn->flush_due = false;
+	conn_flush(&conn->mux);
+	svc_mux_unref(&conn->mux);
+}
+
+/* Callbacks of several connections send requests together: whoever serves them
+ * is woken once and finds more to do. A server's answers are not held back,
+ * since a handler takes longer than a callback. */
+static void
+flush_on_loop(struct conn *conn)
+{
+	if (conn->listener != NULL) {
+		conn_flush(&conn->mux);
+	} else if (!conn->flush_due) {
+		conn->flush_due = true;
+		conn->flush_task.run = flush_run;
+		svc_mux_ref(&conn->mux);
+		svc_loop_defer(conn->loop, &conn->flush_task);
+	}
+}
+
 /* A server's bare connection has bytes to read and nothing else is to be done:
  * only its loop reads it. False when there is more to it. */
 static bool
@@ -572,7 +599,7 @@ conn_ready(struct svc_source *source, unsigned events)
 	if (run && !svc_mux_failed(&conn->mux)) {
 		if (!conn->paused && !read_on_loop(conn))
 			return;
-		conn_flush(&conn->mux);
+		flush_on_loop(conn);
 	}
 	after_reading(conn, run, waits);
 }

@@ -69,6 +69,8 @@ struct conn {
 	_Atomic int64_t looked_at_us; /* a caller found the peer there */
 
 	/* of the loop */
+	struct svc_task flush_task;
+	bool flush_due;
 	bool kicked;
 	bool shares; /* others come first, then the rest of the block */
 	bool timed;

@@ -130,6 +130,15 @@ SVC_API bool svc_source_yield(struct svc_source *source);
  * Threads: any; wakes the loop only when it sleeps. */
 SVC_API void svc_loop_post(struct svc_loop *loop, struct svc_task *task);
 
+/** Run a task when the loop has served the tasks and descriptors at hand, or 16
+ * tasks are deferred, or after the one during which 0.1 ms have passed; and
+ * before all else when the loop is taken over. It is for what costs less when
+ * it is done for several at once, as writes that wake the same peer. It must
+ * not block, enter foreign code or defer another one, and may free itself. It
+ * must not be deferred again before it ran.
+ * Threads: only the one that runs the loop, outside enter/leave. */
+SVC_API void svc_loop_defer(struct svc_loop *loop, struct svc_task *task);
+
 struct svc_timer {
 	void (*fire)(struct svc_timer *timer);
 	int64_t at_ms;
