@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Executors that end while their jobs start jobs, sources that are kicked,
- * written to and detached, tasks and timers.
+ * written to and detached, tasks and timers; and the log, whose sink is
+ * swapped.
  *
  * An executor's functions are called by the test's threads only before
  * svc_executor_destroy, and by the executor's own threads until it returns.
@@ -10,6 +11,7 @@
 
 #include <svc/clock.h>
 #include <svc/executor.h>
+#include <svc/log.h>
 
 #include <stdlib.h>
 #include <string.h>
@@ -316,11 +318,66 @@ play(struct stress_actor *owner, const struct stress_scene *scene)
 	pthread_mutex_destroy(&world.lock);
 }
 
+/* --------------------------------------------------------------------- log */
+
+/* Two sinks that are swapped under those who write. */
+static _Atomic int64_t lines[2];
+
+static void
+count_line(const struct svc_log_line *line, void *arg)
+{
+	STRESS_CHECK(strncmp(line->text, "line of ", 8) == 0 ||
+		     strstr(line->text, "more") != NULL);
+	atomic_fetch_add((_Atomic int64_t *)arg, 1);
+}
+
+static void
+work_log(struct stress_actor *actor, void *arg)
+{
+	static struct svc_log_limit limit;
+	(void)arg;
+	for (int i = 0; i < 10 * ACTIONS; i++) {
+		stress_dither(actor);
+		svc_log_level level =
+		    stress_chance(actor, 50) ? SVC_LOG_DEBUG : SVC_LOG_WARN;
+		stress_at(actor, "svc_log");
+		if (stress_chance(actor, 50))
+			svc_log(level, "stress", "line of %d", actor->index);
+		else
+			svc_log_limited(&limit, level, "stress",
+			    "line of %d more", actor->index);
+		(void)svc_log_enabled(level);
+	}
+}
+
+static void
+play_log(struct stress_actor *owner, const struct stress_scene *scene)
+{
+	(void)scene;
+	atomic_store(&lines[0], 0);
+	svc_log_set_level(SVC_LOG_INFO);
+	svc_log_set_sink(count_line, &lines[0]);
+	stress_go(work_log, NULL);
+	for (uint64_t n = stress_below(owner, 30); n > 0; n--) {
+		stress_dither(owner);
+		svc_log_set_sink(stress_chance(owner, 80) ? count_line : NULL,
+		    &lines[n % 2]);
+		svc_log_set_level(
+		    stress_chance(owner, 50) ? SVC_LOG_INFO : SVC_LOG_DEBUG);
+	}
+	svc_log_set_sink(count_line, &lines[0]);
+	stress_join(owner);
+	svc_log(SVC_LOG_ERROR, "stress", "line of the owner");
+	STRESS_CHECK(atomic_load(&lines[0]) > 0);
+	svc_log_set_sink(NULL, NULL);
+}
+
 int
 main(int argc, char *argv[])
 {
 	static const struct stress_scene scenes[] = {
 	    {"executor", 60, play, NULL, NULL},
+	    {"log", 20, play_log, NULL, NULL},
 	    {0},
 	};
 	return stress_main(argc, argv, scenes);
