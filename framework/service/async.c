@@ -83,30 +83,49 @@ pack_request(struct svc_async_call *call)
 	return true;
 }
 
+/* Whether the packed head of the call before is that of this one too, with room
+ * for its message. */
+static bool
+has_head(const struct svc_async_call *call, const char *service,
+    const char *endpoint, const char *type, size_t len)
+{
+	const char *space = call->space;
+	return call->head_len != 0 && call->cap - call->head_len >= len &&
+	       strcmp(endpoint, space + call->endpoint_at) == 0 &&
+	       strcmp(service, space + SERVICE_AT) == 0 &&
+	       /* Mostly it is the client's own, which does not change. */
+	       (type == call->type || strcmp(type, space + call->type_at) == 0);
+}
+
+static void
+put_message(struct svc_async_call *call, const void *data, size_t len)
+{
+	struct svc_part *first = &call->at.first;
+	char *place = call->space + call->head_len;
+	if (len > 0)
+		memcpy(place, data, len);
+	first->data = place;
+	first->len = len;
+}
+
 /* With the head of the call before, if that is the same; false: it is not. */
 static bool
 pack_behind_head(struct svc_async_call *call)
 {
 	struct svc_part *first = &call->at.first;
 	const struct svc_call_plan *plan = &call->at.plan;
-	char *space = call->space, *data = space + call->head_len;
-	if (call->head_len == 0 || call->cap - call->head_len < first->len ||
-	    plan->version != NULL || plan->node != NULL || plan->key != NULL ||
+	char *space = call->space;
+	if (plan->version != NULL || plan->node != NULL || plan->key != NULL ||
 	    plan->n_labels != 0 ||
-	    strcmp(first->endpoint, space + call->endpoint_at) != 0 ||
-	    strcmp(first->service, space + SERVICE_AT) != 0 ||
-	    /* Mostly it is the client's own, which does not change. */
-	    (first->content_type != call->type &&
-		strcmp(first->content_type, space + call->type_at) != 0))
+	    !has_head(call, first->service, first->endpoint,
+		first->content_type, first->len))
 		return false;
-	if (first->len > 0)
-		memcpy(data, first->data, first->len);
+	put_message(call, first->data, first->len);
 	first->service = space + SERVICE_AT;
 	first->endpoint = space + call->endpoint_at;
 	first->content_type = space + call->type_at;
 	first->head = space;
 	first->head_len = call->head_len;
-	first->data = data;
 	return true;
 }
 
@@ -126,6 +145,46 @@ own_request(struct svc_async_call *call)
 	}
 	first->headers = call->headers;
 	return true;
+}
+
+/* Nothing but the message differs from the call before; false: something does,
+ * and nothing has happened. */
+static bool
+begin_again(struct svc_async_call *call, const struct svc_call_plan *plan,
+    const struct svc_outgoing *out, int64_t now_ms, int64_t deadline_at_ms)
+{
+	const struct svc_message *req = out->req;
+	if (!call->plain || !plan->plain || req->headers != NULL ||
+	    out->service == NULL || out->endpoint == NULL)
+		return false;
+	const struct svc_values *values = &call->at.client->service->values;
+	const char *type =
+	    req->content_type != NULL ? req->content_type : values->codec;
+	if (req->len > (uint64_t)values->max_message_size ||
+	    !has_head(call, out->service, out->endpoint, type, req->len))
+		return false;
+	put_message(call, req->data, req->len);
+	svc_attempts_begin_again(&call->at, now_ms, deadline_at_ms);
+	return true;
+}
+
+static svc_err
+begin(struct svc_async_call *call, struct svc_client *client,
+    const struct svc_call_plan *plan, const struct svc_outgoing *out,
+    int64_t now_ms, int64_t deadline_at_ms)
+{
+	call->at.n_tried = 0;
+	call->plain = false;
+	svc_err code = svc_attempts_begin(
+	    &call->at, client, plan, out, now_ms, deadline_at_ms, out->err);
+	if (code != SVC_OK)
+		return code;
+	call->at.plan.within = NULL; /* it may end before this call */
+	if (!own_request(call))
+		return svc_error_set(out->err, SVC_E_NOMEM, "out of memory");
+	call->plain =
+	    plan->plain && out->req->headers == NULL && call->head_len != 0;
+	return SVC_OK;
 }
 
 /* ------------------------------------------------------------- telling the end
@@ -336,14 +395,11 @@ on_part(struct svc_stream_handle *stream, const struct svc_part *part)
 	unsigned state = atomic_fetch_or(&call->state, CLAIMED);
 	if (state & CLAIMED)
 		return;
-	/* The request is not needed again, nor can there be a failure. */
-	if (part->status == SVC_OK && part->headers == NULL) {
-		size_t kept = (call->head_len + 15u) & ~15u;
-		call->reply.spare = call->space + kept;
-		call->reply.spare_size =
-		    call->cap > kept ? call->cap - kept : 0;
-	}
-	svc_reply_part(&call->reply, part);
+	/* In the room of the request, which is not needed again. */
+	size_t kept = (call->head_len + 15u) & ~15u;
+	if (call->cap <= kept || !svc_reply_whole(&call->reply, part,
+				     call->space + kept, call->cap - kept))
+		svc_reply_part(&call->reply, part);
 	call->at.last = call->reply.result;
 	ended(call, stream, (state & BUSY) != 0);
 }
@@ -500,14 +556,14 @@ svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
 		    code == SVC_E_CLOSED ? "the client is closing"
 					 : "out of memory");
 	svc_reply_init(&call->reply, &call->err);
-	call->at.n_tried = 0;
-	code = svc_attempts_begin(&call->at, async->client, plan, out, now_ms,
-	    deadline_at_ms, out->err);
-	if (code != SVC_OK) {
-		svc_async_release(call);
-		return code;
+	if (!begin_again(call, plan, out, now_ms, deadline_at_ms)) {
+		code = begin(
+		    call, async->client, plan, out, now_ms, deadline_at_ms);
+		if (code != SVC_OK) {
+			svc_async_release(call);
+			return code;
+		}
 	}
-	call->at.plan.within = NULL; /* it may end before this call */
 	call->done = out->done;
 	call->arg = out->done_arg;
 	call->stream = NULL;
@@ -516,10 +572,6 @@ svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
 	call->err.code = SVC_OK;
 	call->err.sys = 0;
 	call->err.text[0] = '\0';
-	if (!own_request(call)) {
-		svc_async_release(call);
-		return svc_error_set(out->err, SVC_E_NOMEM, "out of memory");
-	}
 	call->scoped.cancel = leave;
 	if (plan->within != NULL)
 		svc_scope_join(plan->within, &call->scoped);

@@ -73,6 +73,9 @@ struct svc_async_call {
 	size_t cap;
 	uint32_t head_len, endpoint_at, type_at;
 	const char *type; /* the client's default, if the head has that */
+	/* The call before had neither options nor headers, so `at` can serve
+	 * another one to the same endpoint; see svc_attempts_begin_again. */
+	bool plain;
 	struct svc_reply reply;
 	struct svc_error err;
 	struct svc_attempts at;

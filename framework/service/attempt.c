@@ -150,6 +150,7 @@ svc_call_plan_parse(const struct svc_client *client,
 	plan->idempotent = false;
 	plan->has_headers = false;
 	plan->n_labels = 0;
+	plan->plain = option == NULL || option->kind == SVC_OPTION_END;
 	svc_err code = SVC_OK;
 	for (;
 	     option != NULL && option->kind != SVC_OPTION_END && code == SVC_OK;
@@ -225,6 +226,20 @@ check_within(const struct svc_call *outer, struct svc_error *err)
 	return SVC_OK;
 }
 
+void
+svc_attempts_begin_again(
+    struct svc_attempts *at, int64_t now_ms, int64_t deadline_at_ms)
+{
+	at->retry = 0;
+	at->idempotent = false;
+	at->last = (struct svc_exchange){0};
+	at->target = NULL;
+	at->n_tried = 0;
+	at->now_ms = now_ms;
+	at->deadline_at_ms = deadline_at_ms;
+	budget_earn(at->client);
+}
+
 svc_err
 svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
     const struct svc_call_plan *plan, const struct svc_outgoing *out,
@@ -247,13 +262,8 @@ svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
 	if (plan->n_labels > 0)
 		memcpy(at->plan.labels, plan->labels,
 		    plan->n_labels * sizeof(plan->labels[0]));
-	at->retry = 0;
+	svc_attempts_begin_again(at, now_ms, deadline_at_ms);
 	at->idempotent = plan->idempotent;
-	at->last = (struct svc_exchange){0};
-	at->target = NULL;
-	at->n_tried = 0;
-	at->now_ms = now_ms;
-	at->deadline_at_ms = deadline_at_ms;
 	const char *type = plan->content_type;
 	if (type == NULL)
 		type = out->req->content_type;
@@ -266,7 +276,6 @@ svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
 	    .data = out->req->data,
 	    .len = out->req->len,
 	};
-	budget_earn(client);
 	return SVC_OK;
 }
 

@@ -29,6 +29,7 @@ struct svc_call_plan {
 	struct svc_error *detail;
 	struct svc_headers *reply_headers;
 	struct svc_call *within;
+	bool plain; /* without any option */
 	bool idempotent;
 	bool has_headers;
 	uint8_t n_labels;
@@ -67,6 +68,11 @@ svc_err svc_call_plan_headers(const struct svc_option *option,
 svc_err svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
     const struct svc_call_plan *plan, const struct svc_outgoing *out,
     int64_t now_ms, int64_t deadline_at_ms, struct svc_error *err);
+/* The same for a call without options by the same client, to the endpoint of
+ * the call that `at` was used for before, which had none either: what is the
+ * same stays. The request's message is at->first's. */
+void svc_attempts_begin_again(
+    struct svc_attempts *at, int64_t now_ms, int64_t deadline_at_ms);
 /* When a call that begins now is to have ended. */
 int64_t svc_call_plan_deadline(
     const struct svc_call_plan *plan, int64_t now_ms);
