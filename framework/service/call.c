@@ -3,8 +3,8 @@
  * What a handler sees of its call, and the memory that lives as long as it.
  *
  * A call's memory starts in the call itself, on the stack; what does not fit
- * goes into blocks. Each thread keeps one block and one header map for its
- * next call, so that an ordinary call allocates nothing.
+ * goes into blocks. Each thread keeps one block, one header map and the memory
+ * of one reply for its next call, so that an ordinary call allocates nothing.
  */
 #include "service.h"
 
@@ -28,12 +28,12 @@ struct svc_call_owned { /* freed with the call */
 
 /* ------------------------------------------------- what a thread keeps */
 
-struct kept {
+static SVC_THREAD_LOCAL struct kept {
 	struct svc_call_block *block;
 	struct svc_headers *headers;
+	void *reply;  /* see svc_keep_reply */
 	bool watched; /* its end is known to `at_exit` */
-};
-static SVC_THREAD_LOCAL struct kept kept;
+} kept;
 static pthread_key_t at_exit;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -43,6 +43,7 @@ thread_ends(void *arg)
 	struct kept *mine = arg;
 	svc_mem_free(mine->block);
 	svc_headers_destroy(mine->headers);
+	svc_mem_free(mine->reply);
 	*mine = (struct kept){0};
 }
 
@@ -52,13 +53,31 @@ make_key(void)
 	pthread_key_create(&at_exit, thread_ends);
 }
 
-static void
+static bool
 watch_thread(void)
 {
-	if (kept.watched)
-		return;
-	pthread_once(&once, make_key);
-	kept.watched = pthread_setspecific(at_exit, &kept) == 0;
+	if (!kept.watched) {
+		pthread_once(&once, make_key);
+		kept.watched = pthread_setspecific(at_exit, &kept) == 0;
+	}
+	return kept.watched;
+}
+
+bool
+svc_keep_reply(void *memory)
+{
+	if (kept.reply != NULL || !watch_thread())
+		return false;
+	kept.reply = memory;
+	return true;
+}
+
+void *
+svc_kept_reply(void)
+{
+	void *memory = kept.reply;
+	kept.reply = NULL;
+	return memory;
 }
 
 /* --------------------------------------------------------- begin and end */
@@ -98,9 +117,8 @@ svc_call_forget(struct svc_call *call)
 	struct svc_call_block *block = call->blocks;
 	while (block != NULL) {
 		struct svc_call_block *next = block->next;
-		watch_thread();
-		if (kept.block == NULL && kept.watched &&
-		    block->size <= KEPT_SIZE)
+		if (kept.block == NULL && block->size <= KEPT_SIZE &&
+		    watch_thread())
 			kept.block = block;
 		else
 			svc_mem_free(block);
@@ -119,8 +137,7 @@ svc_call_end(struct svc_call *call)
 		svc_call_forget(call);
 	if (call->spare == NULL)
 		return;
-	watch_thread();
-	if (kept.headers == NULL && kept.watched) {
+	if (kept.headers == NULL && watch_thread()) {
 		if (svc_headers_count(call->spare) != 0)
 			svc_headers_clear(call->spare);
 		kept.headers = call->spare;

@@ -14,18 +14,31 @@
  * stream, which stays the stream's.
  */
 struct reply_block {
+	size_t size; /* of `space` */
 	bool is_callers;
 	_Alignas(16) char space[];
 };
+#define KEPT_SIZE \
+	((size_t)1 << 10) /* at most, by a thread for its next reply */
 
 void *
 svc_reply_alloc(size_t size, bool is_callers)
 {
-	if (size > SIZE_MAX - sizeof(struct reply_block))
+	struct reply_block *block = NULL;
+	if (size > SIZE_MAX - sizeof(*block))
 		return NULL;
-	struct reply_block *block = svc_mem_alloc(sizeof(*block) + size);
-	if (block == NULL)
-		return NULL;
+	if (is_callers && size <= KEPT_SIZE)
+		block = svc_kept_reply();
+	if (block != NULL && block->size < size) {
+		svc_mem_free(block);
+		block = NULL;
+	}
+	if (block == NULL) {
+		block = svc_mem_alloc(sizeof(*block) + size);
+		if (block == NULL)
+			return NULL;
+		block->size = size;
+	}
 	block->is_callers = is_callers;
 	return block->space;
 }
@@ -45,8 +58,12 @@ block_of(const char *space)
 void
 svc_reply_release(const void *space)
 {
-	if (space != NULL)
-		svc_mem_free(block_of(space));
+	if (space == NULL)
+		return;
+	struct reply_block *block = block_of(space);
+	if (!block->is_callers || block->size > KEPT_SIZE ||
+	    !svc_keep_reply(block))
+		svc_mem_free(block);
 }
 
 void

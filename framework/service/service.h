@@ -167,6 +167,12 @@ void svc_link_exchange(struct svc_link *link, const struct svc_part *first,
     int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_call *within,
     struct svc_reply *reply, struct svc_error *err);
 
+/* Memory of a reply that the thread keeps until its next one, or its end; false
+ * when it has one already. svc_kept_reply gives it back; NULL when there is
+ * none. */
+bool svc_keep_reply(void *memory);
+void *svc_kept_reply(void);
+
 /* Memory whose start is the content type of a message that is handed out, and
  * whether svc_message_free is to free it with the message. */
 void *svc_reply_alloc(size_t size, bool is_callers);

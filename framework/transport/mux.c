@@ -403,8 +403,8 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	else
 		rc = check_size(mux, first, err);
 	if (rc == SVC_OK) {
-		stream = mux_stream_create(
-		    mux, mux->next_id, (flags & SVC_OPEN_WAIT) != 0);
+		stream = mux_stream_create(mux, mux->next_id,
+		    (flags & SVC_OPEN_WAIT) ? mux_self() : 0);
 		if (stream == NULL || mux_list(mux, stream) != SVC_OK)
 			rc = svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	}
@@ -583,6 +583,10 @@ svc_mux_wait(struct svc_stream_handle *handle, int64_t deadline_at_ms)
 	svc_err rc = SVC_OK;
 	pthread_mutex_lock(&stream->mux->mutex);
 	mux_adopt(stream->mux, stream);
+	if (!stream->sleeps && !stream->done && !stream->interrupted) {
+		svc_cond_init(&stream->cond);
+		stream->sleeps = true;
+	}
 	while (!stream->done && !stream->interrupted && rc == SVC_OK)
 		rc = svc_cond_wait(
 		    &stream->cond, &stream->mux->mutex, deadline_at_ms);
@@ -640,7 +644,7 @@ svc_mux_interrupt(struct svc_stream_handle *handle)
 	struct svc_mux_stream *stream = stream_of(handle);
 	pthread_mutex_lock(&stream->mux->mutex);
 	stream->interrupted = true;
-	if (stream->waits)
+	if (stream->sleeps)
 		pthread_cond_signal(&stream->cond);
 	pthread_mutex_unlock(&stream->mux->mutex);
 }

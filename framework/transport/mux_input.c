@@ -80,7 +80,7 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 	}
 	pthread_mutex_lock(&mux->mutex);
 	if (refused == NULL && rc == SVC_OK)
-		stream = mux_stream_create(mux, frame->stream, false);
+		stream = mux_stream_create(mux, frame->stream, 0);
 	if (refused != NULL) {
 		;
 	} else if (mux->failed || mux->draining) {
@@ -216,9 +216,10 @@ out_of_place(const struct svc_mux_stream *stream, const struct frame *frame)
 	return NULL;
 }
 
-/* Whether the frame is a whole reply to a whole request, on the loop, that
- * nothing is in the way of: nobody else is going to deliver anything of the
- * stream. With the mutex. */
+/* Whether the frame is a whole reply to a whole request that nothing is in the
+ * way of: nobody else is going to deliver anything of the stream, since it came
+ * on the loop and nobody waits for it, or on the thread that does. With the
+ * mutex. */
 static bool
 is_reply(const struct svc_mux_stream *stream, const struct frame *frame)
 {
@@ -228,8 +229,13 @@ is_reply(const struct svc_mux_stream *stream, const struct frame *frame)
 		return false;
 	/* Only its holder's callback, were one running, would change these. */
 	const struct svc_stream_events *events = stream->handle.events;
-	return mux_all_sent(stream) && !stream->got_headers && !stream->waits &&
-	       events != NULL && !events->holds && on_loop(stream->mux);
+	if (!mux_all_sent(stream) || stream->got_headers || events == NULL ||
+	    events->holds)
+		return false;
+	return stream->waiter == 0
+		   ? on_loop(stream->mux)
+		   : stream->waiter == mux_self() && !stream->sleeps &&
+			 stream->mux->config.loop != NULL;
 }
 
 /* The mutex is held; unlocks. */
@@ -239,9 +245,14 @@ input_reply(struct svc_mux_stream *stream, const struct frame *frame,
 {
 	struct svc_mux *mux = stream->mux;
 	stream->recv_end = stream->got_headers = stream->got_end = true;
-	mux_set_runner(stream, mux_self());
 	mux_take_whole(mux, FRAME_SIZE + (size_t)frame->length);
 	mux_unlist(mux, stream);
+	if (stream->waiter != 0) {
+		stream->done = true;
+		mux_unlock_and_flush(mux);
+		return mux_deliver_own(stream, part);
+	}
+	mux_set_runner(stream, mux_self());
 	mux_take_back(mux);
 	if (mux->close_due || mux->unref_due)
 		mux_unlock_and_flush(mux);
@@ -539,7 +550,7 @@ may_handle(struct svc_mux *mux, const struct frame *frame, bool *ret_locked)
 		may = mux->n_streams == 0;
 	} else {
 		struct svc_mux_stream *stream = mux_find(mux, frame->stream);
-		may = stream == NULL || stream->waits;
+		may = stream == NULL || stream->waiter != 0;
 		*ret_locked = may;
 	}
 	if (!*ret_locked)

@@ -67,7 +67,7 @@ struct svc_mux_stream {
 	 * ask without it whether it is the one. */
 	_Atomic(uintptr_t) runner;
 	_Atomic bool cancelled;
-	bool waits;
+	bool sleeps;      /* `cond` is there: its waiter may sleep on it */
 	bool interrupted; /* a wait is to end */
 	bool listed;      /* in the table */
 	bool accepted;    /* the server's accept runs or has run */
@@ -99,6 +99,7 @@ struct svc_mux_stream {
 	_Atomic int64_t looked_at_us;
 	/* to here; what follows is set, or NULL when it is forgotten. */
 	uint32_t id;
+	uintptr_t waiter; /* the thread that waits for its end; 0: none */
 	/* to the peer */
 	int64_t credit;
 	struct pending_part *pending, **last_pending;
@@ -110,7 +111,7 @@ struct svc_mux_stream {
 	struct queued_part *parts, **last_part;
 	struct queued_part *assembly;
 	struct svc_mux_node assembly_node;
-	pthread_cond_t cond; /* only with `waits` */
+	pthread_cond_t cond; /* only with `sleeps` */
 	struct svc_stream_end end;
 	char end_text[120];
 };
@@ -170,9 +171,9 @@ svc_err mux_list(struct svc_mux *mux, struct svc_mux_stream *stream);
 void mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream);
 /* Takes it out of the table and all lists, with what is under way. */
 void mux_forget(struct svc_mux_stream *stream);
-/* NULL when memory ran out. */
+/* NULL when memory ran out. `waiter`: as in the stream. */
 struct svc_mux_stream *mux_stream_create(
-    struct svc_mux *mux, uint32_t id, bool waits);
+    struct svc_mux *mux, uint32_t id, uintptr_t waiter);
 /* The stream is in no table or list, or was forgotten. */
 void mux_stream_destroy(struct svc_mux_stream *stream);
 /* With `handy` or `returned` by the loop's thread. A stream for a whole request
@@ -206,6 +207,10 @@ svc_mux_result mux_deliver_closed(struct svc_mux_stream *stream);
 /* On the loop: the last part of a stream that is listed no more. */
 svc_mux_result mux_deliver_last(
     struct svc_mux_stream *stream, const struct svc_part *part);
+/* The last part of a stream that is listed no more and done, on the thread that
+ * waits for it. */
+svc_mux_result mux_deliver_own(
+    struct svc_mux_stream *stream, const struct svc_part *part);
 /* The callback of mux->current. */
 svc_mux_result mux_deliver_whole(
     struct svc_mux_stream *stream, const struct svc_part *part);
@@ -227,9 +232,9 @@ void mux_remove(struct svc_mux_node *node); /* from its list, if any */
 /* Control frames are small: one that cannot be queued fails the connection. */
 void mux_queue_frame(struct svc_mux *mux, uint8_t type, uint8_t flags,
     uint32_t stream, uint32_t value, const void *body, size_t len);
-void mux_queue_reset(struct svc_mux *mux, uint32_t stream, svc_err code,
-    bool not_run, const char *text);
-void mux_fail(struct svc_mux *mux, svc_err code, const char *text);
+SVC_COLD void mux_queue_reset(struct svc_mux *mux, uint32_t stream,
+    svc_err code, bool not_run, const char *text);
+SVC_COLD void mux_fail(struct svc_mux *mux, svc_err code, const char *text);
 /* Unlocks, then sends what waits unless this thread is in a batch. After a
  * stream was forgotten the connection may be gone. */
 void mux_unlock_and_flush(struct svc_mux *mux);

@@ -83,7 +83,7 @@ mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream)
 }
 
 struct svc_mux_stream *
-mux_stream_create(struct svc_mux *mux, uint32_t id, bool waits)
+mux_stream_create(struct svc_mux *mux, uint32_t id, uintptr_t waiter)
 {
 	struct svc_mux_stream *stream = mux->spare;
 	if (stream != NULL) {
@@ -103,9 +103,7 @@ mux_stream_create(struct svc_mux *mux, uint32_t id, bool waits)
 	stream->id = id;
 	stream->last_part = &stream->parts;
 	stream->last_pending = &stream->pending;
-	stream->waits = waits;
-	if (waits)
-		svc_cond_init(&stream->cond);
+	stream->waiter = waiter;
 	return stream;
 }
 
@@ -118,7 +116,7 @@ mux_stream_destroy(struct svc_mux_stream *stream)
 		stream->parts = part->next;
 		svc_mem_free(part);
 	}
-	if (stream->waits)
+	if (stream->sleeps)
 		pthread_cond_destroy(&stream->cond);
 	if (mux->n_spare < MAX_SPARE) {
 		stream->next = mux->spare;
@@ -189,7 +187,7 @@ mux_begin_whole(struct svc_mux *mux, const struct frame *frame)
 	struct svc_mux_stream *stream = mux->handy;
 	if (stream == NULL) {
 		pthread_mutex_lock(&mux->mutex);
-		stream = mux_stream_create(mux, 0, false);
+		stream = mux_stream_create(mux, 0, 0);
 		/* So that it can be listed whenever it must be. */
 		if (stream != NULL && mux->n_buckets == 0 && !table_grow(mux)) {
 			mux_stream_destroy(stream);
@@ -371,7 +369,7 @@ mux_callback_done(struct svc_mux_stream *stream)
 		stream->done = true;
 	if (stream->got_end && mux_all_sent(stream))
 		mux_unlist(mux, stream);
-	if (stream->done && stream->waits)
+	if (stream->done && stream->sleeps)
 		pthread_cond_signal(&stream->cond);
 	/* The loop may have passed it over while the callback ran. */
 	mux_offer_room(stream);
@@ -433,6 +431,13 @@ mux_deliver_last(struct svc_mux_stream *stream, const struct svc_part *part)
 	}
 	mux_callback_done(stream);
 	return owner ? SVC_MUX_OK : SVC_MUX_LOST;
+}
+
+svc_mux_result
+mux_deliver_own(struct svc_mux_stream *stream, const struct svc_part *part)
+{
+	run_part(stream, part);
+	return SVC_MUX_OK;
 }
 
 svc_mux_result

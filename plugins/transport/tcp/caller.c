@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <string.h>
 
 /* After a call the peer is taken to be there for so long, unless the loop is
@@ -19,14 +20,12 @@ is_closed(struct conn *conn)
 {
 	if (conn->reader != READER_NONE)
 		return false;
-	lock(conn);
-	bool idle = conn->reader == READER_NONE && conn->mux.n_streams == 0;
-	int64_t looked_at_us = conn->looked_at_us;
-	unlock(conn);
-	if (!idle)
+	if (__atomic_load_n(&conn->mux.n_held, __ATOMIC_RELAXED) != 0)
 		return false;
 	/* A manual clock stands still. */
-	int64_t ago_us = svc_now_us() - looked_at_us;
+	int64_t ago_us =
+	    svc_now_us() -
+	    atomic_load_explicit(&conn->looked_at_us, memory_order_relaxed);
 	if (!conn->hung_up && ago_us > 0 && ago_us < FRESH_US)
 		return false;
 	char byte;
@@ -97,7 +96,8 @@ give_back_locked(struct conn *conn, struct svc_stream_handle *stream)
 	bool loop = failed || left || conn->mux.n_streams > own;
 	conn->reader = loop ? READER_LOOP : READER_NONE;
 	if (!loop)
-		conn->looked_at_us = svc_now_us();
+		atomic_store_explicit(
+		    &conn->looked_at_us, svc_now_us(), memory_order_relaxed);
 	conn_set_interest(conn);
 	unlock(conn);
 	if (failed || left)

@@ -66,7 +66,7 @@ struct conn {
 	struct block *block;
 	size_t offset;
 	size_t block_size;
-	int64_t looked_at_us; /* a caller found the peer there */
+	_Atomic int64_t looked_at_us; /* a caller found the peer there */
 
 	/* of the loop */
 	bool kicked;

@@ -19,6 +19,10 @@ extern "C" {
 #define SVC_PRINTF(text, first) \
 	__attribute__((__format__(__printf__, text, first)))
 
+/** A function for what rarely happens: the code that calls it is laid apart
+ * from what runs on every call. */
+#define SVC_COLD __attribute__((__cold__))
+
 /** A variable of each thread that is used on every call: reached without the
  * function call that a shared library otherwise needs for it. All of these
  * together must stay below some hundred bytes, so that a program may still load

@@ -84,14 +84,14 @@ SVC_API svc_err svc_err_from_http(int status);
  * become spaces. A remote text must be an argument, never the format; an
  * argument may be error->text itself, to put something in front of it.
  */
-SVC_API svc_err svc_error_set(struct svc_error *error, svc_err code,
+SVC_API SVC_COLD svc_err svc_error_set(struct svc_error *error, svc_err code,
     const char *format, ...) SVC_PRINTF(3, 4);
-SVC_API svc_err svc_error_vset(struct svc_error *error, svc_err code,
+SVC_API SVC_COLD svc_err svc_error_vset(struct svc_error *error, svc_err code,
     const char *format, va_list args) SVC_PRINTF(3, 0);
 /** The same from an errno, whose own text is appended. `code` SVC_OK picks the
  * fitting code by itself. */
-SVC_API svc_err svc_error_sys(struct svc_error *error, svc_err code, int sys,
-    const char *format, ...) SVC_PRINTF(4, 5);
+SVC_API SVC_COLD svc_err svc_error_sys(struct svc_error *error, svc_err code,
+    int sys, const char *format, ...) SVC_PRINTF(4, 5);
 
 #ifdef __cplusplus
 }

@@ -49,8 +49,8 @@ SVC_API svc_err svc_log_level_parse(const char *text, svc_log_level *ret_level);
 SVC_API void svc_log_to_text(const struct svc_log_line *line, void *arg);
 SVC_API void svc_log_to_json(const struct svc_log_line *line, void *arg);
 
-SVC_API void svc_log(svc_log_level level, const char *id, const char *format,
-    ...) SVC_PRINTF(3, 4);
+SVC_API SVC_COLD void svc_log(svc_log_level level, const char *id,
+    const char *format, ...) SVC_PRINTF(3, 4);
 
 #define SVC_LOG_BURST 5
 /** Of one kind of line; zero at start, and usually static. Private. */
@@ -61,8 +61,9 @@ struct svc_log_limit {
 /** For lines that a stranger can cause as often as he likes: of those of one
  * limit SVC_LOG_BURST are written in a second. How many were left out says one
  * line, before the next of a later second. */
-SVC_API void svc_log_limited(struct svc_log_limit *limit, svc_log_level level,
-    const char *id, const char *format, ...) SVC_PRINTF(4, 5);
+SVC_API SVC_COLD void svc_log_limited(struct svc_log_limit *limit,
+    svc_log_level level, const char *id, const char *format, ...)
+    SVC_PRINTF(4, 5);
 
 /** `text` (at most `len` bytes, and up to a zero byte) in double quotes, with
  * control and non-UTF-8 bytes escaped and cut to fit `out`; dots behind the
