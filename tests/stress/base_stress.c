@@ -265,6 +265,15 @@ post(struct stress_actor *actor, struct world *world)
 /* ------------------------------------------------------------------- round */
 
 static void
+look(struct world *world)
+{
+	struct svc_executor_counts counts;
+	svc_executor_count(world->executor, &counts);
+	STRESS_CHECK(counts.idle <= counts.threads);
+	STRESS_CHECK(svc_executor_off_loop(world->executor) >= 0);
+}
+
+static void
 work(struct stress_actor *actor, void *arg)
 {
 	struct world *world = arg;
@@ -277,8 +286,10 @@ work(struct stress_actor *actor, void *arg)
 			begin_job(actor, world);
 		else if (dice < 35)
 			post(actor, world);
-		else if (dice < 85)
+		else if (dice < 83)
 			use_source(actor, world, slot);
+		else if (dice < 85)
+			look(world);
 		else
 			end_source(actor, slot);
 	}
