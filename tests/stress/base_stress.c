@@ -163,11 +163,14 @@ ready(struct svc_source *of, unsigned events)
 		unref(source);
 }
 
+/* One that came before may detach it as soon as it is to end: so who kicks
+ * holds it first. */
 static void
-kick(struct source *source)
+kick(struct source *source, bool ends)
 {
 	atomic_fetch_add(&source->refs, 1);
-	/* One that came before may have detached it, once it was to end. */
+	if (ends)
+		atomic_store(&source->ending, true);
 	if (!svc_source_kick(&source->source))
 		unref(source);
 }
@@ -193,10 +196,8 @@ attach(
 	stress_at(actor, "svc_source_attach");
 	STRESS_CHECK(svc_source_attach(source->loop, &source->source,
 			 SVC_IO_READ, NULL) == SVC_OK);
-	if (!stress_slot_put(slot, source)) {
-		atomic_store(&source->ending, true);
-		kick(source);
-	}
+	if (!stress_slot_put(slot, source))
+		kick(source, true);
 }
 
 static void
@@ -204,10 +205,8 @@ end_source(struct stress_actor *actor, struct stress_slot *slot)
 {
 	struct source *source = stress_slot_take(slot);
 	stress_at(actor, "ends a source");
-	if (source == NULL)
-		return;
-	atomic_store(&source->ending, true);
-	kick(source);
+	if (source != NULL)
+		kick(source, true);
 }
 
 static void
@@ -230,7 +229,7 @@ use_source(
 		svc_source_interest(&source->source, SVC_IO_READ);
 		break;
 	default:
-		kick(source);
+		kick(source, false);
 	}
 	stress_slot_leave(slot);
 }
