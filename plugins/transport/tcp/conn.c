@@ -271,7 +271,7 @@ conn_read(struct conn *conn, bool sleep, bool *ret_drained)
 svc_mux_result
 conn_handle(struct conn *conn)
 {
-	struct svc_error err = {0};
+	struct svc_error err; /* set when it fails */
 	struct block *block = conn->block;
 	if (block == NULL || conn->offset == block->len)
 		return SVC_MUX_OK;

@@ -184,7 +184,8 @@ SVC_API struct svc_transport_limits svc_transport_limits_fill(
  * On the loop's own thread callbacks that may block run between enter and
  * leave, and after some 64 frames it is the others' turn (SVC_MUX_SHARE). From
  * another thread (one that waits for its reply) only frames of streams opened
- * with SVC_OPEN_WAIT are handled, others give SVC_MUX_YIELD.
+ * with SVC_OPEN_WAIT are handled, others give SVC_MUX_YIELD. `err` is set with
+ * SVC_MUX_FAILED, and otherwise left as it is.
  */
 SVC_API svc_mux_result svc_mux_input(struct svc_mux *mux, const uint8_t *data,
     size_t len, size_t *offset, struct svc_error *err);
