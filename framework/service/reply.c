@@ -231,7 +231,7 @@ svc_reply_whole(struct svc_reply *reply, const struct svc_part *part,
 	reply->data_at = data_at;
 	reply->len = len;
 	reply->has_message = message;
-	reply->result.replied = true;
+	reply->result = (struct svc_exchange){.replied = true};
 	return true;
 }
 

@@ -245,7 +245,7 @@ next_block(struct end *end, bool resume)
 static bool
 end_read(struct end *end, bool resume)
 {
-	struct svc_error err = {0};
+	struct svc_error err; /* set when it fails */
 	struct block *block;
 	bool same = end->shares && !resume;
 	end->shares = false;
