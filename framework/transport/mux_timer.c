@@ -15,7 +15,8 @@
 
 #define TICKS 4 /* in keepalive_ms */
 #define LINGER_MS 500
-#define MAX_LINGER 20 /* times, while the peer takes some of it each time */
+#define MAX_QUIET 10  /* times in a row, without a sign of life */
+#define MAX_LINGER 40 /* times, however alive the peer is */
 #define IDLE_PING 1u  /* value of the PING that follows an idle DRAIN */
 #define LAST_PING 2u  /* and of the one behind the last answers */
 
@@ -136,12 +137,17 @@ mux_pong(struct svc_mux *mux, uint32_t value)
 	mux->close_due = mux->close_due || mux->n_streams == 0;
 }
 
+/* A peer on a busy machine, or behind a slow line, pauses now and then. */
 static void
 linger_on(struct svc_mux *mux)
 {
-	bool moved = mux->sent != mux->seen_sent;
+	uint32_t received = __atomic_load_n(&mux->received, __ATOMIC_RELAXED);
+	bool lives =
+	    mux->sent != mux->seen_sent || received != mux->seen_received;
 	mux->seen_sent = mux->sent;
-	if (!moved || ++mux->stuck > MAX_LINGER)
+	mux->seen_received = received;
+	mux->quiet = lives ? 0 : mux->quiet + 1;
+	if (mux->quiet >= MAX_QUIET || ++mux->stuck >= MAX_LINGER)
 		mux_fail(mux, SVC_E_CLOSED, "closed");
 }
 
@@ -323,7 +329,7 @@ svc_mux_linger(struct svc_mux *mux)
 				mux->n_lingering > 0 || mux->leave_asked);
 	if (first && wait) {
 		mux->seen_sent = mux->sent;
-		mux->stuck = 0;
+		mux->quiet = mux->stuck = 0;
 		if (svc_timer_start(mux->config.loop, &mux->timer,
 			svc_deadline(LINGER_MS)) != SVC_OK)
 			wait = false;

@@ -182,6 +182,8 @@ start(const struct svc_transport_limits *limits,
 	    .executor = here.executor, .tls = setup->tls};
 	if (limits != NULL)
 		config.limits = *limits;
+	if (config.limits.handshake_ms == 0)
+		config.limits.handshake_ms = WAIT_MS;
 	assert_int_equal(here.ops->create(&config, &here.self, &err), SVC_OK);
 	if (here.ops->listen(here.self, setup->address, flow_accept, NULL,
 		&here.listener, &err) != SVC_OK)
@@ -211,7 +213,7 @@ dial(const char *address)
 {
 	struct svc_error err = {0};
 	void *conn;
-	if (here.ops->dial(here.self, address, 5000, &conn, &err) != SVC_OK)
+	if (here.ops->dial(here.self, address, WAIT_MS, &conn, &err) != SVC_OK)
 		fail_msg("%s", err.text);
 	return conn;
 }
@@ -711,7 +713,9 @@ a_stop_loses_no_answer(void **state)
 		assert_int_equal(open_to(conn, "take", SVC_PART_END, NULL, 0,
 				     &reads, &mine[i]),
 		    SVC_OK);
-		AWAIT(here.accepted != last);
+		AWAIT(here.accepted != last || mine[i].closed);
+		if (mine[i].closed)
+			fail_msg("%s", mine[i].text);
 	}
 	here.ops->drain(here.listener);
 	struct svc_part reply = {
@@ -729,7 +733,8 @@ a_stop_loses_no_answer(void **state)
 	here.ops->listener_destroy(here.listener);
 	for (int i = 0; i < STREAMS; i++) {
 		AWAIT(mine[i].ended || mine[i].closed);
-		assert_true(mine[i].ended);
+		if (mine[i].closed)
+			fail_msg("%s", mine[i].text);
 		assert_int_equal(mine[i].bytes, LEN);
 		here.ops->release(mine[i].stream, SVC_E_CANCELLED);
 	}

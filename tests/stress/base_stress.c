@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Executors that end while their jobs start jobs, sources that are kicked,
- * written to and detached, tasks and timers.
+ * written to and detached, tasks and timers; and the log, whose sink is
+ * swapped.
  *
  * An executor's functions are called by the test's threads only before
  * svc_executor_destroy, and by the executor's own threads until it returns.
@@ -10,6 +11,7 @@
 
 #include <svc/clock.h>
 #include <svc/executor.h>
+#include <svc/log.h>
 
 #include <stdlib.h>
 #include <string.h>
@@ -161,12 +163,16 @@ ready(struct svc_source *of, unsigned events)
 		unref(source);
 }
 
+/* One that came before may detach it as soon as it is to end: so who kicks
+ * holds it first. */
 static void
-kick(struct source *source)
+kick(struct source *source, bool ends)
 {
 	atomic_fetch_add(&source->refs, 1);
+	if (ends)
+		atomic_store(&source->ending, true);
 	if (!svc_source_kick(&source->source))
-		STRESS_CHECK(atomic_fetch_sub(&source->refs, 1) > 1);
+		unref(source);
 }
 
 static void
@@ -190,10 +196,8 @@ attach(
 	stress_at(actor, "svc_source_attach");
 	STRESS_CHECK(svc_source_attach(source->loop, &source->source,
 			 SVC_IO_READ, NULL) == SVC_OK);
-	if (!stress_slot_put(slot, source)) {
-		atomic_store(&source->ending, true);
-		kick(source);
-	}
+	if (!stress_slot_put(slot, source))
+		kick(source, true);
 }
 
 static void
@@ -201,10 +205,8 @@ end_source(struct stress_actor *actor, struct stress_slot *slot)
 {
 	struct source *source = stress_slot_take(slot);
 	stress_at(actor, "ends a source");
-	if (source == NULL)
-		return;
-	atomic_store(&source->ending, true);
-	kick(source);
+	if (source != NULL)
+		kick(source, true);
 }
 
 static void
@@ -227,7 +229,7 @@ use_source(
 		svc_source_interest(&source->source, SVC_IO_READ);
 		break;
 	default:
-		kick(source);
+		kick(source, false);
 	}
 	stress_slot_leave(slot);
 }
@@ -262,6 +264,15 @@ post(struct stress_actor *actor, struct world *world)
 /* ------------------------------------------------------------------- round */
 
 static void
+look(struct world *world)
+{
+	struct svc_executor_counts counts;
+	svc_executor_count(world->executor, &counts);
+	STRESS_CHECK(counts.idle <= counts.threads);
+	STRESS_CHECK(svc_executor_off_loop(world->executor) >= 0);
+}
+
+static void
 work(struct stress_actor *actor, void *arg)
 {
 	struct world *world = arg;
@@ -274,8 +285,10 @@ work(struct stress_actor *actor, void *arg)
 			begin_job(actor, world);
 		else if (dice < 35)
 			post(actor, world);
-		else if (dice < 85)
+		else if (dice < 83)
 			use_source(actor, world, slot);
+		else if (dice < 85)
+			look(world);
 		else
 			end_source(actor, slot);
 	}
@@ -315,11 +328,66 @@ play(struct stress_actor *owner, const struct stress_scene *scene)
 	pthread_mutex_destroy(&world.lock);
 }
 
+/* --------------------------------------------------------------------- log */
+
+/* Two sinks that are swapped under those who write. */
+static _Atomic int64_t lines[2];
+
+static void
+count_line(const struct svc_log_line *line, void *arg)
+{
+	STRESS_CHECK(strncmp(line->text, "line of ", 8) == 0 ||
+		     strstr(line->text, "more") != NULL);
+	atomic_fetch_add((_Atomic int64_t *)arg, 1);
+}
+
+static void
+work_log(struct stress_actor *actor, void *arg)
+{
+	static struct svc_log_limit limit;
+	(void)arg;
+	for (int i = 0; i < 10 * ACTIONS; i++) {
+		stress_dither(actor);
+		svc_log_level level =
+		    stress_chance(actor, 50) ? SVC_LOG_DEBUG : SVC_LOG_WARN;
+		stress_at(actor, "svc_log");
+		if (stress_chance(actor, 50))
+			svc_log(level, "stress", "line of %d", actor->index);
+		else
+			svc_log_limited(&limit, level, "stress",
+			    "line of %d more", actor->index);
+		(void)svc_log_enabled(level);
+	}
+}
+
+static void
+play_log(struct stress_actor *owner, const struct stress_scene *scene)
+{
+	(void)scene;
+	atomic_store(&lines[0], 0);
+	svc_log_set_level(SVC_LOG_INFO);
+	svc_log_set_sink(count_line, &lines[0]);
+	stress_go(work_log, NULL);
+	for (uint64_t n = stress_below(owner, 30); n > 0; n--) {
+		stress_dither(owner);
+		svc_log_set_sink(stress_chance(owner, 80) ? count_line : NULL,
+		    &lines[n % 2]);
+		svc_log_set_level(
+		    stress_chance(owner, 50) ? SVC_LOG_INFO : SVC_LOG_DEBUG);
+	}
+	svc_log_set_sink(count_line, &lines[0]);
+	stress_join(owner);
+	svc_log(SVC_LOG_ERROR, "stress", "line of the owner");
+	STRESS_CHECK(atomic_load(&lines[0]) > 0);
+	svc_log_set_sink(NULL, NULL);
+}
+
 int
 main(int argc, char *argv[])
 {
 	static const struct stress_scene scenes[] = {
 	    {"executor", 60, play, NULL, NULL},
+	    {"log", 20, play_log, NULL, NULL},
 	    {0},
 	};
 	return stress_main(argc, argv, scenes);

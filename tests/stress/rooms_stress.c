@@ -8,6 +8,7 @@
 
 #include <svc/broker.h>
 #include <svc/clock.h>
+#include <svc/codec.h>
 #include <svc/inbox.h>
 #include <svc/log.h>
 #include <svc/registry.h>
@@ -16,16 +17,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define WATCHES 6
+#define RECORDS 4
 #define ACTIONS 40
 
+static char folder[] = "/tmp/svc-stress-XXXXXX"; /* of snapshots */
 static const char *const services[] = {"alpha", "beta", "gamma"};
 
 struct world {
 	char address[40];
 	struct svc_registry *lasting;
 	struct stress_slot *watches[WATCHES];
+	struct stress_slot *records[RECORDS]; /* held beyond their watches */
 
 	struct stress_slot *selector;
 	_Atomic int64_t linked, unlinked;
@@ -49,13 +54,21 @@ begin(struct world *world)
 }
 
 static struct svc_registry *
-another_registry(struct world *world)
+registry_with(struct world *world, const char *snapshot, const char *fallback)
 {
-	struct svc_registry_config config = {.address = world->address};
+	struct svc_registry_config config = {.address = world->address,
+	    .snapshot = snapshot,
+	    .fallback = fallback};
 	struct svc_registry *registry;
 	STRESS_CHECK(svc_registry_create_ops(&svc_registry_memory, &config,
 			 &registry, NULL) == SVC_OK);
 	return registry;
+}
+
+static struct svc_registry *
+another_registry(struct world *world)
+{
+	return registry_with(world, NULL, NULL);
 }
 
 /* Announces or withdraws one of a few nodes. */
@@ -103,11 +116,43 @@ look(struct stress_actor *actor, struct svc_registry *registry)
 
 struct watching {
 	struct svc_watch *watch;
-	_Atomic int inside; /* one call at a time */
+	struct world *world; /* to keep records in; may be NULL */
+	_Atomic int inside;  /* one call at a time */
 	_Atomic bool over;
 	int64_t nodes; /* that it was told of */
 	bool synced;
 };
+
+/* Whoever wants may read it, until one gives it back. */
+static void
+keep(struct world *world, const struct svc_record *record)
+{
+	struct stress_slot *slot = world->records[stress_unique() % RECORDS];
+	struct svc_record *held = svc_record_hold(record);
+	if (!stress_slot_put(slot, held))
+		svc_record_destroy(held);
+}
+
+static void
+read_record(struct stress_actor *actor, struct stress_slot *slot)
+{
+	struct svc_record *record;
+	stress_at(actor, "reads a record");
+	if (stress_chance(actor, 40)) {
+		svc_record_destroy(stress_slot_take(slot));
+		return;
+	}
+	record = stress_slot_enter(slot);
+	if (record == NULL)
+		return;
+	struct svc_record *again = svc_record_hold(record);
+	struct svc_record *copy = svc_record_copy(record);
+	stress_slot_leave(slot); /* `again` keeps it */
+	stress_dither(actor);
+	STRESS_CHECK(copy != NULL && svc_record_equal(copy, again));
+	svc_record_destroy(again);
+	svc_record_destroy(copy);
+}
 
 static void
 on_change(svc_change what, const struct svc_record *record, void *arg)
@@ -120,6 +165,8 @@ on_change(svc_change what, const struct svc_record *record, void *arg)
 		watching->synced = true;
 	} else {
 		STRESS_CHECK(record->n_nodes == 1);
+		if (watching->world != NULL)
+			keep(watching->world, record);
 		watching->nodes += what == SVC_CREATED   ? 1
 				   : what == SVC_REMOVED ? -1
 							 : 0;
@@ -142,6 +189,7 @@ watch(struct stress_actor *actor, struct world *world, struct stress_slot *slot)
 	}
 	watching = svc_mem_calloc(1, sizeof(*watching));
 	STRESS_CHECK(watching != NULL);
+	watching->world = world;
 	stress_at(actor, "svc_registry_watch");
 	STRESS_CHECK(
 	    svc_registry_watch(world->lasting,
@@ -160,7 +208,11 @@ pass(struct stress_actor *actor, struct world *world)
 {
 	enum { N = 3 };
 	struct watching watching[N] = {0};
-	struct svc_registry *registry = another_registry(world);
+	char snapshot[80];
+	snprintf(snapshot, sizeof(snapshot), "%s/%llu", folder,
+	    (unsigned long long)stress_unique());
+	struct svc_registry *registry = registry_with(
+	    world, stress_chance(actor, 50) ? snapshot : NULL, "memory:spare");
 	for (int i = 0; i < N; i++)
 		STRESS_CHECK(
 		    svc_registry_watch(registry, i == 0 ? NULL : services[i],
@@ -173,6 +225,7 @@ pass(struct stress_actor *actor, struct world *world)
 	svc_registry_destroy(registry);
 	for (int i = 0; i < N; i++)
 		atomic_store(&watching[i].over, true);
+	unlink(snapshot);
 }
 
 static void
@@ -184,8 +237,11 @@ work_registry(struct stress_actor *actor, void *arg)
 		uint64_t dice = stress_below(actor, 100);
 		if (dice < 40)
 			change(actor, world->lasting);
-		else if (dice < 55)
+		else if (dice < 50)
 			look(actor, world->lasting);
+		else if (dice < 60)
+			read_record(actor,
+			    world->records[stress_below(actor, RECORDS)]);
 		else if (dice < 90)
 			watch(actor, world,
 			    world->watches[stress_below(actor, WATCHES)]);
@@ -202,6 +258,8 @@ play_registry(struct stress_actor *owner, const struct stress_scene *scene)
 	begin(&world);
 	for (int i = 0; i < WATCHES; i++)
 		world.watches[i] = stress_slot_create();
+	for (int i = 0; i < RECORDS; i++)
+		world.records[i] = stress_slot_create();
 	stress_go(work_registry, &world);
 	stress_join(owner);
 	/* The watches that are left end with it. */
@@ -211,6 +269,11 @@ play_registry(struct stress_actor *owner, const struct stress_scene *scene)
 		struct watching *watching = stress_slot_take(world.watches[i]);
 		svc_mem_free(watching);
 		stress_slot_destroy(world.watches[i]);
+	}
+	/* The records are theirs who hold them. */
+	for (int i = 0; i < RECORDS; i++) {
+		svc_record_destroy(stress_slot_take(world.records[i]));
+		stress_slot_destroy(world.records[i]);
 	}
 }
 
@@ -611,6 +674,64 @@ play_inbox(struct stress_actor *owner, const struct stress_scene *scene)
 	svc_inbox_destroy(world.inbox);
 }
 
+/* ------------------------------------------------------------------ codecs */
+
+static void
+on_name(const char *name, void *arg)
+{
+	*(size_t *)arg += strlen(name);
+}
+
+/* Looked for in the tables of all and in one of the worker's own, while others
+ * make and free theirs and load modules for it. */
+static void
+work_codecs(struct stress_actor *actor, void *arg)
+{
+	static const char *const types[] = {
+	    "text/plain; charset=utf-8", "APPLICATION/OCTET-STREAM", "no/such"};
+	static const struct svc_interface *const interfaces[] = {
+	    &svc_codec_interface, &svc_registry_interface,
+	    &svc_broker_interface};
+	struct svc_codecs *shared = arg, *own;
+	const struct svc_codec_ops *codec;
+	for (int i = 0; i < ACTIONS; i++) {
+		const char *type = types[stress_below(actor, 3)];
+		svc_err must = type == types[2] ? SVC_E_UNIMPLEMENTED : SVC_OK;
+		const void *ops;
+		size_t len = 0;
+		stress_dither(actor);
+		stress_at(actor, "svc_codecs_find");
+		STRESS_CHECK(
+		    svc_codecs_find(shared, type, &codec, NULL) == must);
+		if (stress_chance(actor, 80))
+			continue;
+		stress_at(actor, "svc_codecs_create");
+		STRESS_CHECK(svc_codecs_create(&own, NULL) == SVC_OK);
+		STRESS_CHECK(svc_codecs_find(own, type, &codec, NULL) == must);
+		svc_codecs_destroy(own);
+		const struct svc_interface *interface =
+		    interfaces[stress_below(actor, 3)];
+		stress_at(actor, "svc_catalogue_find");
+		STRESS_CHECK(
+		    svc_catalogue_list(interface, on_name, &len) == SVC_OK &&
+		    len > 0);
+		STRESS_CHECK(svc_catalogue_find(interface,
+				 interface == interfaces[0] ? "text" : "memory",
+				 &ops, NULL) == SVC_OK);
+	}
+}
+
+static void
+play_codecs(struct stress_actor *owner, const struct stress_scene *scene)
+{
+	(void)scene;
+	struct svc_codecs *shared;
+	STRESS_CHECK(svc_codecs_create(&shared, NULL) == SVC_OK);
+	stress_go(work_codecs, shared);
+	stress_join(owner);
+	svc_codecs_destroy(shared);
+}
+
 int
 main(int argc, char *argv[])
 {
@@ -619,8 +740,13 @@ main(int argc, char *argv[])
 	    {"selector", 60, play_selector, NULL, NULL},
 	    {"broker", 40, play_broker, NULL, NULL},
 	    {"inbox", 60, play_inbox, NULL, NULL},
+	    {"codecs", 20, play_codecs, NULL, NULL},
 	    {0},
 	};
 	svc_log_set_level(SVC_LOG_OFF);
-	return stress_main(argc, argv, scenes);
+	if (mkdtemp(folder) == NULL)
+		return 1;
+	int status = stress_main(argc, argv, scenes);
+	rmdir(folder);
+	return status;
 }

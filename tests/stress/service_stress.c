@@ -12,6 +12,7 @@
  */
 #include "stress.h"
 #include "support/pki.h"
+#include "wraps.h"
 
 #include <svc/svc.h>
 
@@ -33,7 +34,9 @@ struct town {
 	bool tls;
 	char registry[32];
 	struct svc_service *client;
+	struct wraps *wraps; /* of the client */
 	struct svc_client *caller;
+	struct ending *started; /* of a client that is a service too */
 	struct stress_slot *streams[STREAMS];
 	struct stress_slot *guests[GUESTS];
 };
@@ -41,6 +44,7 @@ struct town {
 /* A service that will be freed. */
 struct server {
 	struct svc_service *service;
+	struct wraps *wraps;
 	struct town *town;
 	_Atomic bool over; /* svc_free has returned */
 	_Atomic int handling;
@@ -215,10 +219,12 @@ on_news(struct svc_event *event, void *arg)
 
 /* ----------------------------------------------------------------- servers */
 
+/* Half of them with wrappers, to be freed when the service is. */
 static struct svc_service *
-make(struct town *town, const char *of, struct stress_actor *actor)
+make(struct town *town, const char *of, struct stress_actor *actor,
+    struct wraps **ret_wraps)
 {
-	struct svc_option list[] = {
+	struct svc_option list[7 + WRAPS + 1] = {
 	    SVC_OPT_name(of),
 	    {SVC_OPTION_REGISTRY, "memory", town->registry, 0, 0, 0, 0},
 	    {SVC_OPTION_TRANSPORT, town->transport, 0, 0, 0, 0, 0},
@@ -228,6 +234,9 @@ make(struct town *town, const char *of, struct stress_actor *actor)
 	    SVC_OPT_,
 	    SVC_OPT_end(),
 	};
+	*ret_wraps = stress_chance(actor, 50) ? wraps_create() : NULL;
+	if (*ret_wraps != NULL)
+		wraps_options(*ret_wraps, list + 7);
 	if (strcmp(town->broker, "memory") != 0)
 		list[3].text2 = NULL;
 	if (strcmp(town->transport, "memory") != 0)
@@ -261,7 +270,8 @@ open_server(struct stress_actor *owner, struct town *town)
 	struct server *server = svc_mem_calloc(1, sizeof(*server));
 	STRESS_CHECK(server != NULL);
 	server->town = town;
-	struct svc_service *s = server->service = make(town, "stress", owner);
+	struct svc_service *s = server->service =
+	    make(town, "stress", owner, &server->wraps);
 	svc_err code = svc_handle(s, "Stress.Echo", on_echo, server);
 	code |= svc_handle(s, "Stress.Quick", on_echo, server, never_blocks());
 	code |= svc_handle(s, "Stress.Slow", on_slow, server, idempotent());
@@ -303,6 +313,7 @@ close_server(struct stress_actor *owner, struct server *server)
 	svc_free(server->service);
 	STRESS_CHECK(atomic_load(&server->handling) == 0);
 	atomic_store(&server->over, true);
+	wraps_destroy(server->wraps);
 	svc_mem_free(server);
 }
 
@@ -363,6 +374,7 @@ call(struct stress_actor *actor, struct town *town)
 /* A client that will be freed with the calls that it has open. */
 struct guest {
 	struct svc_service *service;
+	struct wraps *wraps;
 	struct svc_client *client;
 	_Atomic int open;
 	_Atomic bool over; /* svc_free has returned */
@@ -417,6 +429,7 @@ free_guest(struct stress_actor *actor, struct guest *guest)
 	svc_free(guest->service);
 	STRESS_CHECK(atomic_load(&guest->open) == 0);
 	atomic_store(&guest->over, true);
+	wraps_destroy(guest->wraps);
 	svc_mem_free(guest);
 }
 
@@ -435,7 +448,7 @@ call_and_leave(struct stress_actor *actor, struct town *town)
 	if (guest == NULL) {
 		guest = svc_mem_calloc(1, sizeof(*guest));
 		STRESS_CHECK(guest != NULL);
-		guest->service = make(town, "guest", actor);
+		guest->service = make(town, "guest", actor, &guest->wraps);
 		guest->client = svc_client_of(guest->service);
 		if (!stress_slot_put(slot, guest))
 			free_guest(actor, guest);
@@ -454,7 +467,8 @@ call_and_leave(struct stress_actor *actor, struct town *town)
 			continue;
 		svc_mem_free(open);
 		atomic_fetch_sub(&guest->open, 1);
-		stress_fail("svc_call_async: %s", svc_err_name(code));
+		if (code != SVC_E_ABORTED) /* by a wrapper */
+			stress_fail("svc_call_async: %s", svc_err_name(code));
 	}
 	stress_slot_leave(slot);
 }
@@ -602,24 +616,6 @@ publish(struct stress_actor *actor, struct town *town)
 	check("svc_publish", code, err.text);
 }
 
-static void
-work(struct stress_actor *actor, void *arg)
-{
-	struct town *town = arg;
-	for (int i = 0; i < ACTIONS; i++) {
-		stress_dither(actor);
-		uint64_t dice = stress_below(actor, 100);
-		if (dice < 35)
-			call(actor, town);
-		else if (dice < 60)
-			call_and_leave(actor, town);
-		else if (dice < 92)
-			use_stream(actor, town);
-		else
-			publish(actor, town);
-	}
-}
-
 struct ending {
 	_Atomic bool over;
 };
@@ -631,6 +627,46 @@ on_client_news(struct svc_event *event, void *arg)
 	(void)event;
 	STRESS_CHECK(!atomic_load(&ending->over));
 	return SVC_OK;
+}
+
+/* What may be asked of a running service, and one subscription more. */
+static void
+ask(struct stress_actor *actor, struct town *town)
+{
+	stress_at(actor, "asks");
+	STRESS_CHECK(strcmp(svc_options_of(town->client)->name, "caller") == 0);
+	STRESS_CHECK(svc_client_of(town->client) == town->caller);
+	bool registered = svc_registered(town->client);
+	STRESS_CHECK(!registered || town->started != NULL);
+	if (town->started == NULL || !stress_chance(actor, 30))
+		return;
+	stress_at(actor, "svc_subscribe");
+	svc_err code = stress_chance(actor, 50)
+			   ? svc_subscribe(town->client, "news", on_client_news,
+				 town->started)
+			   : svc_subscribe(town->client, "news", on_client_news,
+				 town->started, queue("late"));
+	check("svc_subscribe", code, "");
+}
+
+static void
+work(struct stress_actor *actor, void *arg)
+{
+	struct town *town = arg;
+	for (int i = 0; i < ACTIONS; i++) {
+		stress_dither(actor);
+		uint64_t dice = stress_below(actor, 100);
+		if (dice < 35)
+			call(actor, town);
+		else if (dice < 60)
+			call_and_leave(actor, town);
+		else if (dice < 90)
+			use_stream(actor, town);
+		else if (dice < 92)
+			ask(actor, town);
+		else
+			publish(actor, town);
+	}
 }
 
 /* A scene in which no call succeeds would prove nothing. */
@@ -664,13 +700,14 @@ play(struct stress_actor *owner, const struct stress_scene *scene)
 	 * open when they are freed. */
 	struct ending *ending = svc_mem_calloc(1, sizeof(*ending));
 	STRESS_CHECK(ending != NULL);
-	town.client = make(&town, "caller", owner);
+	town.client = make(&town, "caller", owner, &town.wraps);
 	bool starts = stress_chance(owner, 50);
 	if (starts) {
 		STRESS_CHECK(svc_subscribe(town.client, "news", on_client_news,
 				 ending) == SVC_OK);
 		if (svc_start(town.client) != SVC_OK)
 			stress_fail("start: %s", svc_error_text(town.client));
+		town.started = ending;
 	}
 	town.caller = svc_client_of(town.client);
 	for (int i = 0; i < STREAMS; i++)
@@ -715,6 +752,7 @@ play(struct stress_actor *owner, const struct stress_scene *scene)
 			stress_at(owner, "svc_free of the client");
 			svc_free(town.client);
 			atomic_store(&ending->over, true);
+			wraps_destroy(town.wraps);
 			svc_mem_free(ending);
 		} else if (!early) {
 			for (int i = 0; i < SERVERS; i++)

@@ -14,6 +14,7 @@
 struct listener {
 	struct nng *self;
 	nng_stream_listener *listener;
+	nng_http_server *server; /* of websockets; NULL: of none */
 	nng_aio *aio;
 	struct svc_source source; /* only kicked */
 	struct svc_timer pause;
@@ -310,6 +311,9 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
 	pthread_mutex_init(&listener->mutex, NULL);
 	svc_cond_init(&listener->changed);
 	describe(listener, &address, given);
+	if (address.layered)
+		listener->server =
+		    websocket_server(listener->listener, address.url);
 	/* Without a descriptor to be watched it cannot fail. */
 	svc_source_attach(listener->loop, &listener->source, 0, NULL);
 	nng_stream_listener_accept(listener->listener, listener->aio);
@@ -377,6 +381,8 @@ stop_accepting(struct listener *listener)
 	unlock(listener);
 	if (first) {
 		nng_stream_listener_close(listener->listener);
+		if (listener->server != NULL)
+			websocket_server_stop(listener->server);
 		nng_aio_stop(listener->aio);
 		svc_source_kick(&listener->source);
 	}

@@ -3,9 +3,11 @@
 #define SVC_NNG_PRIVATE_H
 
 /* The parts of the nng transport: nng.c has the ops, address.c the addresses,
- * listener.c accepts, conn.c moves the frames of one connection. */
+ * listener.c accepts, websocket.c ends those of websockets, conn.c moves
+ * the frames of one connection. */
 
 #include <nng/nng.h>
+#include <nng/supplemental/http/http.h>
 #include <svc/clock.h>
 #include <svc/log.h>
 #include <svc/mux.h>
@@ -61,6 +63,13 @@ void listener_drain(struct listener *listener);
 void listener_destroy(struct listener *listener);
 /* A connection of it is being freed. */
 void listener_forget(struct listener *listener, struct conn *conn);
+
+/* The HTTP server of a listener of websockets that listens on this URL; it is
+ * to be stopped after the listener was closed. NULL without memory. */
+nng_http_server *websocket_server(
+    nng_stream_listener *listener, const char *url);
+/* Waits until its handshakes have ended, and gives it back. */
+void websocket_server_stop(nng_http_server *server);
 
 /* In the listener's list, under its mutex. */
 struct conn_link {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -361,8 +362,6 @@ connections_end_while_they_are_made(const char *listens)
 	    end.ops->dial(end.self, address, WAIT_MS, &conn, NULL), SVC_OK);
 	assert_int_equal(call(end.ops, conn, 1).code, SVC_OK);
 	end.ops->conn_destroy(conn);
-	/* First, for nng 1.5 may hang when it closes a websocket's listener
-	 * during a handshake (its issue 1733). */
 	stop(&end);
 	stop(&server);
 }
@@ -377,6 +376,35 @@ connections_may_end_while_they_are_made(void **state)
 	 * leave during the handshake, which the leak checker would report. */
 	connections_end_while_they_are_made("ws://127.0.0.1:0/svc");
 #endif
+}
+
+/* At whatever moment of theirs: the listener ends, and the next one too. */
+static void
+a_listener_closes_during_handshakes(void **state)
+{
+	(void)state;
+	enum { CONNS = 16, ROUNDS = 100 };
+	void *conns[CONNS];
+	struct end client;
+	start(&client, "nng", NULL, NULL);
+	for (int round = 0; round < ROUNDS; round++) {
+		struct end server;
+		start(&server, "nng", NULL, "ws://127.0.0.1:0/svc");
+		const char *address =
+		    server.ops->listener_address(server.listener);
+		for (int i = 0; i < CONNS; i++)
+			assert_int_equal(client.ops->dial(client.self, address,
+					     WAIT_MS, &conns[i], NULL),
+			    SVC_OK);
+		for (int i = round; i > 0; i--)
+			sched_yield();
+		if (round % 2 == 1)
+			server.ops->drain(server.listener);
+		stop(&server);
+		for (int i = 0; i < CONNS; i++)
+			client.ops->conn_destroy(conns[i]);
+	}
+	stop(&client);
 }
 
 static void
@@ -557,6 +585,7 @@ main(void)
 	    cmocka_unit_test(a_stranger_loses_its_own_connection_only),
 	    cmocka_unit_test(strangers_do_not_fill_the_log),
 	    cmocka_unit_test(connections_may_end_while_they_are_made),
+	    cmocka_unit_test(a_listener_closes_during_handshakes),
 	    cmocka_unit_test(limits_of_a_listener),
 	    cmocka_unit_test(connections_come_and_go),
 	    cmocka_unit_test(a_server_that_stops_ends_every_call),
