@@ -251,6 +251,49 @@ test_allocation_failures(void **state)
 	svc_registry_destroy(registry);
 }
 
+/* A view that lost a node to want of memory is not full until it is told
+ * again. */
+static void
+test_a_lost_node_is_waited_for(void **state)
+{
+	struct svc_registry *registry = make_registry();
+	struct budget budget = {.failed = true};
+	struct svc_pick at_once = {.service = "a"};
+	struct svc_target *target;
+
+	(void)state;
+	for (long nth = 0; budget.failed; nth++) {
+		struct svc_selector *selector = make_selector(registry, NULL);
+		struct waiter waiter = {
+		    .selector = selector,
+		    .pick = {.service = "a",
+			.node = "a-0001",
+			.deadline_at_ms = INT64_MAX},
+		};
+
+		svc_selector_pick(selector, &at_once, &target, NULL);
+		say(SVC_WATCH_BEGIN, "a", NULL);
+		say_number(SVC_WATCH_NODE, "a", 0);
+		budget = (struct budget){.left = nth};
+		svc_mem_set_hook(spend, &budget);
+		say_number(SVC_WATCH_NODE, "a", 1);
+		svc_mem_set_hook(NULL, NULL);
+		say(SVC_WATCH_SYNC, "a", NULL);
+		svc_thread_start(
+		    &waiter.thread, "waiter", wait_for_pick, &waiter);
+		while (pthread_tryjoin_np(waiter.thread, NULL) != 0) {
+			say(SVC_WATCH_BEGIN, "a", NULL);
+			say_number(SVC_WATCH_NODE, "a", 0);
+			say_number(SVC_WATCH_NODE, "a", 1);
+			say(SVC_WATCH_SYNC, "a", NULL);
+			sched_yield();
+		}
+		assert_int_equal(waiter.result, SVC_OK);
+		svc_selector_destroy(selector);
+	}
+	svc_registry_destroy(registry);
+}
+
 struct churn {
 	struct svc_selector *selector;
 	atomic_bool stop;
@@ -350,6 +393,7 @@ main(void)
 	    cmocka_unit_test(test_selectors_come_and_go),
 	    cmocka_unit_test(test_unknown_names_are_bounded),
 	    cmocka_unit_test(test_allocation_failures),
+	    cmocka_unit_test(test_a_lost_node_is_waited_for),
 	    cmocka_unit_test(test_churn),
 	};
 

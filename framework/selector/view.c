@@ -477,6 +477,7 @@ start_watch(struct svc_entry *entry, struct svc_error *err)
 	svc_registry_unwatch(old);
 	pthread_mutex_lock(&entry->lock);
 	entry->lost = false;
+	entry->synced = false; /* what was lost is still to come */
 	entry->round++;
 	atomic_store(&entry->attention, entry->unpublished);
 	pthread_mutex_unlock(&entry->lock);
