@@ -18,7 +18,7 @@
 #include <svc/clock.h>
 #include <svc/log.h>
 
-#define WAIT_MS 20000
+#define WAIT_MS 60000
 
 static const struct svc_transport_ops *
 find(const char *name)
