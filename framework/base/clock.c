@@ -30,7 +30,7 @@ svc_clock_is_manual(void)
 	return atomic_load_explicit(&manual, memory_order_acquire);
 }
 
-int64_t
+SVC_HOT int64_t
 svc_now_us(void)
 {
 	return svc_clock_is_manual() ? atomic_load(&manual_us)
@@ -74,7 +74,7 @@ svc_deadline(int64_t timeout_ms)
 	return timeout_ms > 0 ? now_ms + timeout_ms : now_ms;
 }
 
-int64_t
+SVC_HOT int64_t
 svc_remaining(int64_t deadline_at_ms)
 {
 	if (deadline_at_ms == INT64_MAX)

@@ -148,7 +148,7 @@ join(struct worker *ended)
 	svc_mem_free(ended);
 }
 
-static void *
+static SVC_HOT void *
 worker_thread(void *arg)
 {
 	struct worker *worker = arg;

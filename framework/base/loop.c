@@ -189,7 +189,7 @@ svc_loop_held(void)
 		   self.token;
 }
 
-void
+SVC_HOT void
 svc_will_block(void)
 {
 	if (self.loop == NULL || !self.entered)
@@ -476,7 +476,7 @@ wait_for_events(struct svc_loop *loop)
 }
 
 /* Returns when the loop stops, or with self.loop NULL when it was lost. */
-static void
+static SVC_HOT void
 run(struct svc_loop *loop)
 {
 	run_deferred(loop); /* by the owner before */

@@ -54,7 +54,7 @@ svc_thread_start(
 	return SVC_OK;
 }
 
-unsigned
+SVC_HOT unsigned
 svc_thread_number(void)
 {
 	static atomic_uint threads;

@@ -80,7 +80,7 @@ join(void)
 	return reader;
 }
 
-static struct svc_reader *
+static SVC_HOT struct svc_reader *
 enter(uint64_t kind)
 {
 	struct svc_reader *reader = self;

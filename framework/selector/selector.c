@@ -235,7 +235,7 @@ leave(struct svc_selector *selector, struct svc_reader *reader)
 		svc_retirement_collect(&selector->retirement);
 }
 
-static svc_err
+static SVC_HOT svc_err
 pick_now(struct svc_selector *selector, const struct svc_pick *pick,
     struct svc_target **ret_target, struct svc_error *err)
 {
@@ -274,7 +274,7 @@ pick_now(struct svc_selector *selector, const struct svc_pick *pick,
 	return rc;
 }
 
-svc_err
+SVC_HOT svc_err
 svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
     struct svc_target **ret_target, struct svc_error *err)
 {

@@ -159,7 +159,7 @@ svc_target_unref(struct svc_held_target *target)
 	    &target->peer->entry->selector->retirement, &target->retired);
 }
 
-static void
+static SVC_HOT void
 change_holds(struct svc_held_target *target, int32_t change)
 {
 	struct svc_reader *reader = svc_reader_enter_briefly();
@@ -272,7 +272,7 @@ undecided(struct svc_peer *peer)
 	pthread_mutex_unlock(&peer->lock);
 }
 
-void
+SVC_HOT void
 svc_target_done(struct svc_target *target, svc_outcome outcome)
 {
 	struct svc_held_target *held = svc_held(target);

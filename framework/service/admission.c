@@ -106,7 +106,7 @@ enter(struct svc_server *server, struct svc_server_shard *shard)
 	return false;
 }
 
-bool
+SVC_HOT bool
 svc_admission_enter_counted(
     struct svc_server *server, struct svc_server_shard *shard)
 {

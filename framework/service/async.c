@@ -191,7 +191,7 @@ begin(struct svc_async_call *call, struct svc_client *client,
  */
 
 /* By the owner, with the call's err and reply as they are to be told. */
-static void
+static SVC_HOT void
 tell(struct svc_async_call *call, svc_err code)
 {
 	struct svc_error *err = &call->err;
@@ -360,7 +360,7 @@ retry(struct svc_async_call *call)
 }
 
 /* In a callback of the stream, with the call claimed and at.last set. */
-static void
+static SVC_HOT void
 ended(struct svc_async_call *call, struct svc_stream_handle *stream, bool busy)
 {
 	svc_err code = svc_attempt_end(&call->at);
@@ -382,7 +382,7 @@ ended(struct svc_async_call *call, struct svc_stream_handle *stream, bool busy)
 		svc_async_release(call);
 }
 
-static void
+static SVC_HOT void
 on_part(struct svc_stream_handle *stream, const struct svc_part *part)
 {
 	struct svc_async_call *call = stream->user;
@@ -420,7 +420,7 @@ static const struct svc_stream_events events = {
     .part = on_part, .closed = on_closed};
 
 /* As the sender: make tries until one is under way or there are no more. */
-static void
+static SVC_HOT void
 advance(struct svc_async_call *call, bool dont_wait)
 {
 	struct svc_attempts *at = &call->at;
@@ -541,7 +541,7 @@ leave(struct svc_scoped *scoped)
 	svc_async_due(call, 0);
 }
 
-svc_err
+SVC_HOT svc_err
 svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
 {

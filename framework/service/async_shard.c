@@ -292,7 +292,7 @@ svc_async_make(struct svc_async *async, int64_t now_ms, int64_t deadline_at_ms,
 	return SVC_OK;
 }
 
-void
+SVC_HOT void
 svc_async_release(struct svc_async_call *call)
 {
 	struct svc_shard *shard = call->shard;

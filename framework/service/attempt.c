@@ -135,7 +135,7 @@ take_option(struct svc_call_plan *plan, const struct svc_option *option,
 	}
 }
 
-svc_err
+SVC_HOT svc_err
 svc_call_plan_parse(const struct svc_client *client,
     const struct svc_option *option, struct svc_call_plan *plan,
     struct svc_error *err)
@@ -240,7 +240,7 @@ svc_attempts_begin_again(
 	budget_earn(at->client);
 }
 
-svc_err
+SVC_HOT svc_err
 svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
     const struct svc_call_plan *plan, const struct svc_outgoing *out,
     int64_t now_ms, int64_t deadline_at_ms, struct svc_error *err)
@@ -331,7 +331,7 @@ has_left(const void *within)
 	return svc_call_cancelled(within);
 }
 
-svc_err
+SVC_HOT svc_err
 svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
     struct svc_link **ret_link, int64_t *ret_dial_ms, struct svc_error *err)
 {
@@ -428,7 +428,7 @@ judge(const struct svc_exchange *exchange)
 		   : SVC_OUTCOME_NEUTRAL;
 }
 
-svc_err
+SVC_HOT svc_err
 svc_attempt_end(struct svc_attempts *at)
 {
 	struct svc_target *target = at->target;
@@ -486,7 +486,7 @@ svc_attempts_more(struct svc_attempts *at, int64_t *ret_until_ms)
 	return *ret_until_ms < at->deadline_at_ms;
 }
 
-void
+SVC_HOT void
 svc_attempts_finish(struct svc_attempts *at)
 {
 	for (size_t i = 0; i < at->n_tried; i++)

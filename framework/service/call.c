@@ -130,7 +130,7 @@ svc_call_forget(struct svc_call *call)
 	call->owned = NULL;
 }
 
-void
+SVC_HOT void
 svc_call_end(struct svc_call *call)
 {
 	if (call->blocks != NULL || call->owned != NULL)

@@ -78,7 +78,7 @@ svc_pause(int64_t until_ms, const struct svc_call *within)
 	pthread_mutex_destroy(&lock);
 }
 
-static svc_err
+static SVC_HOT svc_err
 call(struct svc_client *client, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
 {
@@ -152,7 +152,7 @@ run_wrap(const struct svc_outgoing *out, void *arg)
 
 /* Options that no call can have never reach a wrapper. `out` has everything
  * but the headers of the options. */
-static svc_err
+static SVC_HOT svc_err
 start(struct svc_client *client, struct svc_outgoing *out,
     struct svc_message *request)
 {
@@ -189,7 +189,7 @@ tell_detail(
 		svc_error_set(detail, code, "%s", svc_err_text(code));
 }
 
-svc_err
+SVC_HOT svc_err
 svc_call_options(struct svc_client *client, const char *service,
     const char *endpoint, const struct svc_message *req,
     struct svc_message *rsp, const struct svc_option *options)
@@ -220,7 +220,7 @@ svc_call_options(struct svc_client *client, const char *service,
 	return code;
 }
 
-svc_err
+SVC_HOT svc_err
 svc_call_async_options(struct svc_client *client, const char *service,
     const char *endpoint, const struct svc_message *req, svc_done_cb done,
     void *arg, const struct svc_option *options)

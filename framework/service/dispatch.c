@@ -67,7 +67,7 @@ give(struct svc_stream_handle *stream, const struct svc_part *part,
 
 /* Sends the answer and gives the stream and the count back. An answer is one
  * part, for which a transport always has room. */
-static void
+static SVC_HOT void
 answer(struct svc_server *server, struct svc_server_shard *shard,
     struct svc_stream_handle *stream, const struct svc_part *part,
     uint64_t counts)
@@ -158,7 +158,7 @@ no_endpoint_text(const struct svc_server *server, const char *endpoint,
 
 /* Takes a place in the limit of the endpoint, which is NULL when there is none
  * of that name, or says why not. */
-static bool
+static SVC_HOT bool
 admit(struct svc_server *server, struct svc_server_endpoint *endpoint,
     const struct svc_part *first, svc_err *ret_code, bool *ret_not_run,
     char *text, size_t size)
@@ -200,7 +200,7 @@ admit(struct svc_server *server, struct svc_server_endpoint *endpoint,
 	return false;
 }
 
-void
+SVC_HOT void
 svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
     struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
     const struct svc_part *first, const void *data, size_t len, int64_t came_ms)
@@ -271,7 +271,7 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 }
 
 /* Lets the call in, which is counted as a handler, queues or refuses it. */
-static void
+static SVC_HOT void
 serve(struct svc_server *server, struct svc_server_shard *shard,
     struct svc_server_endpoint *endpoint, struct svc_stream_handle *stream,
     const struct svc_part *first, const void *data, size_t len)
@@ -473,7 +473,7 @@ wait_open(struct svc_server *server)
 	pthread_mutex_unlock(&server->lock);
 }
 
-void
+SVC_HOT void
 svc_server_accept(
     struct svc_stream_handle *stream, const struct svc_part *first, void *arg)
 {

@@ -132,7 +132,7 @@ conn_slot(struct svc_link *link)
 	return conn;
 }
 
-static svc_err
+static SVC_HOT svc_err
 conn_enter(struct svc_link *link, int64_t dial_timeout_ms,
     struct conn **ret_conn, struct svc_error *err)
 {
@@ -173,7 +173,7 @@ conn_enter(struct svc_link *link, int64_t dial_timeout_ms,
 
 /* ---------------------------------------------------------------- exchange */
 
-svc_err
+SVC_HOT svc_err
 svc_link_open(struct svc_link *link, const struct svc_part *first,
     unsigned flags, int64_t dial_timeout_ms,
     const struct svc_stream_events *events, void *user,
@@ -209,7 +209,7 @@ svc_link_open(struct svc_link *link, const struct svc_part *first,
 	return err->code = SVC_E_UNAVAILABLE;
 }
 
-static void
+static SVC_HOT void
 on_part(struct svc_stream_handle *stream, const struct svc_part *part)
 {
 	svc_reply_part(stream->user, part);
@@ -261,7 +261,7 @@ interrupt(struct svc_scoped *scoped)
 		stream->ops->interrupt(stream);
 }
 
-void
+SVC_HOT void
 svc_link_exchange(struct svc_link *link, const struct svc_part *first,
     int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_call *within,
     struct svc_reply *reply, struct svc_error *err)

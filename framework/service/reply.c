@@ -55,7 +55,7 @@ block_of(const char *space)
 					  offsetof(struct reply_block, space));
 }
 
-void
+SVC_HOT void
 svc_reply_release(const void *space)
 {
 	if (space == NULL)
@@ -66,7 +66,7 @@ svc_reply_release(const void *space)
 		svc_mem_free(block);
 }
 
-void
+SVC_HOT void
 svc_message_free(struct svc_message *rsp)
 {
 	if (rsp == NULL)
@@ -121,7 +121,7 @@ out_of_memory(struct svc_reply *reply)
 
 /* One block holds the content type and the data, so that a reply costs one
  * allocation. */
-static bool
+static SVC_HOT bool
 keep(struct svc_reply *reply, const char *type, const void *data, size_t len)
 {
 	size_t type_size = strlen(type) + 1;

@@ -102,7 +102,7 @@ svc_scope_join(struct svc_call *outer, struct svc_scoped *inner)
 		inner->cancel(inner);
 }
 
-void
+SVC_HOT void
 svc_scope_leave(struct svc_scoped *inner)
 {
 	struct svc_scope *scope = inner->scope;
@@ -122,7 +122,7 @@ svc_scope_leave(struct svc_scoped *inner)
 	unref(scope);
 }
 
-void
+SVC_HOT void
 svc_scope_end(struct svc_call *outer)
 {
 	struct svc_scope *scope =

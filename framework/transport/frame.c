@@ -516,7 +516,7 @@ text_at(const uint8_t *payload, uint8_t place)
 	return place != 0 ? (const char *)payload + place : NULL;
 }
 
-svc_err
+SVC_HOT svc_err
 part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
     bool request, const uint8_t *payload, struct svc_part *ret_part,
     struct svc_headers **ret_headers, struct svc_error *err)

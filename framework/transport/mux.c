@@ -150,7 +150,7 @@ has_output(const struct svc_mux *mux)
 	return mux->out.len > 0 || mux_sendable(mux);
 }
 
-void
+SVC_HOT void
 mux_unlock_and_flush(struct svc_mux *mux)
 {
 	/* A callback that lost the loop does not delay what it sends till it
@@ -174,7 +174,7 @@ mux_unlock_and_flush(struct svc_mux *mux)
 		svc_mux_unref(mux);
 }
 
-bool
+SVC_HOT bool
 svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 {
 	pthread_mutex_lock(&mux->mutex);
@@ -203,7 +203,7 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 	return begin;
 }
 
-bool
+SVC_HOT bool
 svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 {
 	pthread_mutex_lock(&mux->mutex);
@@ -264,7 +264,7 @@ svc_mux_fail(struct svc_mux *mux, svc_err code, const char *text)
 	pthread_mutex_unlock(&mux->mutex);
 }
 
-bool
+SVC_HOT bool
 svc_mux_failed(struct svc_mux *mux)
 {
 	return __atomic_load_n(&mux->failed, __ATOMIC_ACQUIRE);
@@ -362,7 +362,7 @@ check_size(
 
 /* The part to the output if it can go in one frame and at once, else to what
  * is pending. With the mutex held. */
-static svc_err
+static SVC_HOT svc_err
 give_part(struct svc_mux_stream *stream, const struct svc_part *part,
     bool at_once, struct svc_error *err)
 {
@@ -382,7 +382,7 @@ give_part(struct svc_mux_stream *stream, const struct svc_part *part,
 	return rc;
 }
 
-svc_err
+SVC_HOT svc_err
 svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
     const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err)
@@ -541,7 +541,7 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 	return rc;
 }
 
-svc_err
+SVC_HOT svc_err
 svc_mux_answer(struct svc_stream_handle *handle, const struct svc_part *part,
     struct svc_error *err)
 {
@@ -601,7 +601,7 @@ svc_mux_wait(struct svc_stream_handle *handle, int64_t deadline_at_ms)
 	return rc;
 }
 
-void
+SVC_HOT void
 svc_mux_release(struct svc_stream_handle *handle, svc_err code)
 {
 	struct svc_mux_stream *stream = stream_of(handle);
@@ -658,19 +658,19 @@ svc_mux_peer(struct svc_stream_handle *handle)
 	return stream_of(handle)->mux->peer;
 }
 
-struct svc_mux *
+SVC_HOT struct svc_mux *
 svc_mux_of(struct svc_stream_handle *handle)
 {
 	return stream_of(handle)->mux;
 }
 
-bool
+SVC_HOT bool
 svc_mux_done(struct svc_stream_handle *handle)
 {
 	return stream_of(handle)->done;
 }
 
-bool
+SVC_HOT bool
 svc_mux_interrupted(struct svc_stream_handle *handle)
 {
 	return stream_of(handle)->interrupted;

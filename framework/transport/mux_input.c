@@ -368,7 +368,7 @@ input_messages(struct svc_mux_stream *stream, const struct frame *first,
 	return SVC_MUX_OK;
 }
 
-static svc_mux_result
+static SVC_HOT svc_mux_result
 input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
     const struct frame *frame, const uint8_t *payload, struct input *rest,
     struct svc_error *err)
@@ -606,7 +606,7 @@ flush_half(struct svc_mux *mux, size_t handled, size_t left)
 		mux->config.ops->flush(mux);
 }
 
-svc_mux_result
+SVC_HOT svc_mux_result
 svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
     size_t *offset, struct svc_error *err)
 {
@@ -720,13 +720,13 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 	return result;
 }
 
-void
+SVC_HOT void
 svc_mux_rest(struct svc_mux *mux)
 {
 	mux->share = SHARE;
 }
 
-size_t
+SVC_HOT size_t
 svc_mux_need(const struct svc_mux *mux)
 {
 	return mux->need;

@@ -52,7 +52,7 @@ table_grow(struct svc_mux *mux)
 	return true;
 }
 
-svc_err
+SVC_HOT svc_err
 mux_list(struct svc_mux *mux, struct svc_mux_stream *stream)
 {
 	if (mux->n_streams >= mux->n_buckets && !table_grow(mux))
@@ -140,7 +140,7 @@ mux_free_spare(struct svc_mux *mux)
 	mux->handy = NULL;
 }
 
-void
+SVC_HOT void
 mux_forget(struct svc_mux_stream *stream)
 {
 	struct svc_mux *mux = stream->mux;
@@ -161,7 +161,7 @@ mux_forget(struct svc_mux_stream *stream)
 		mux->unref_due = true;
 }
 
-void
+SVC_HOT void
 mux_take_back(struct svc_mux *mux)
 {
 	while (mux->returned != NULL) {
@@ -314,7 +314,7 @@ run_queued(struct svc_mux_stream *stream)
 	pthread_mutex_lock(&mux->mutex);
 }
 
-void
+SVC_HOT void
 mux_end_released(struct svc_mux_stream *stream)
 {
 	struct svc_mux *mux = stream->mux;
