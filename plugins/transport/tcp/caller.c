@@ -61,7 +61,7 @@ is_closed(struct conn *conn)
 	return closed;
 }
 
-svc_err
+SVC_HOT svc_err
 conn_open(struct conn *conn, const struct svc_part *first, unsigned flags,
     const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err)
@@ -161,7 +161,7 @@ read_as_caller(
 	}
 }
 
-svc_err
+SVC_HOT svc_err
 conn_wait(struct svc_stream_handle *stream, int64_t deadline_at_ms)
 {
 	struct conn *conn = conn_of(svc_mux_of(stream));

@@ -101,7 +101,7 @@ conn_kick(struct conn *conn)
 }
 
 /* With the mutex held. */
-void
+SVC_HOT void
 conn_set_interest(struct conn *conn)
 {
 	unsigned want = 0;
@@ -158,7 +158,7 @@ get(struct conn *conn, void *data, size_t room, bool sleep)
 }
 
 /* As the flusher: true when all is written and the role given back. */
-static bool
+static SVC_HOT bool
 write_output(struct conn *conn, bool *ret_more)
 {
 	struct svc_buf *out = &conn->output;
@@ -186,7 +186,7 @@ write_output(struct conn *conn, bool *ret_more)
 	return true;
 }
 
-static void
+static SVC_HOT void
 conn_flush(struct svc_mux *mux)
 {
 	struct conn *conn = conn_of(mux);
@@ -240,7 +240,7 @@ make_room(struct conn *conn)
 	return true;
 }
 
-ssize_t
+SVC_HOT ssize_t
 conn_read(struct conn *conn, bool sleep, bool *ret_drained)
 {
 	*ret_drained = false;
@@ -268,7 +268,7 @@ conn_read(struct conn *conn, bool sleep, bool *ret_drained)
 	}
 }
 
-svc_mux_result
+SVC_HOT svc_mux_result
 conn_handle(struct conn *conn)
 {
 	struct svc_error err; /* set when it fails */
@@ -315,7 +315,7 @@ conn_drop_block(struct conn *conn)
 }
 
 /* On the loop. False when it was lost. */
-static bool
+static SVC_HOT bool
 read_on_loop(struct conn *conn)
 {
 	for (int i = 0; i < MAX_READS; i++) {
@@ -531,7 +531,7 @@ flush_on_loop(struct conn *conn)
 
 /* A server's bare connection has bytes to read and nothing else is to be done:
  * only its loop reads it. False when there is more to it. */
-static bool
+static SVC_HOT bool
 read_plainly(struct conn *conn, unsigned events)
 {
 	if (events != SVC_IO_READ || conn->listener == NULL ||
@@ -546,7 +546,7 @@ read_plainly(struct conn *conn, unsigned events)
 	return true;
 }
 
-static void
+static SVC_HOT void
 conn_ready(struct svc_source *source, unsigned events)
 {
 	struct conn *conn =
