@@ -2,8 +2,9 @@
 #ifndef SVC_TCP_CONN_H
 #define SVC_TCP_CONN_H
 
-/* Between conn.c, which reads and writes a connection on its loop, and
- * caller.c, where a thread that waits for a reply does. */
+/* Between conn.c, which reads and writes a connection on its loop, caller.c,
+ * where a thread that waits for a reply does, and life.c, which makes and ends
+ * connections. */
 
 #include "tcp.h"
 #include "tls.h"
@@ -95,6 +96,12 @@ unlock(struct conn *conn)
 	pthread_mutex_unlock(&conn->mux.mutex);
 }
 
+/* NULL is fine. */
+void block_unref(struct block *block);
+/* As svc_mux_ops.flush. */
+void conn_flush(struct svc_mux *mux);
+/* As svc_source.ready. */
+void conn_ready(struct svc_source *source, unsigned events);
 /* Brings what the loop watches in line with the state. With the mutex. */
 void conn_set_interest(struct conn *conn);
 /* Makes the loop look at the connection. The mutex is not held, nor for what
