@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "support/registry_fixture.h"
 
-#include <dirent.h>
 #include <stdatomic.h>
 
 struct test_server *server;
@@ -153,40 +152,6 @@ nodes_of(struct svc_registry *registry, const char *name)
 		nodes += (int)list.records[i]->n_nodes;
 	svc_record_list_fini(&list);
 	return nodes;
-}
-
-static int
-threads(void)
-{
-	int n = 0;
-	DIR *dir = opendir("/proc/self/task");
-	assert_non_null(dir);
-	for (struct dirent *entry; (entry = readdir(dir)) != NULL;)
-		n += entry->d_name[0] != '.';
-	closedir(dir);
-	return n;
-}
-
-int
-threads_of_watches(struct fixture *f, int count)
-{
-	struct svc_watch **watches = calloc((size_t)count, sizeof(*watches));
-	int before = threads();
-	assert_non_null(watches);
-	for (int i = 0; i < count; i++) {
-		char name[64];
-		snprintf(name, sizeof(name), "%s-%d", f->name, i);
-		OK(svc_registry_watch(f->registry, name, recorder_change,
-		    f->recorder, &watches[i], err));
-	}
-	for (int i = 0; i < count; i++)
-		assert_true(recorder_wait(
-		    f->recorder, SVC_SYNCED, NULL, NULL, WAIT_MS, NULL));
-	int made = threads() - before;
-	for (int i = 0; i < count; i++)
-		svc_registry_unwatch(watches[i]);
-	free(watches);
-	return made;
 }
 
 /* -------------------------------------------------------------------- log */

@@ -64,10 +64,6 @@ svc_err lookup(struct svc_registry *registry, const char *name);
 /** How many nodes a lookup finds. */
 int nodes_of(struct svc_registry *registry, const char *name);
 
-/** Watches `count` services, which nobody announces, until all are in sync, and
- * tells how many threads of this process that made more. */
-int threads_of_watches(struct fixture *f, int count);
-
 /** Counts the log's lines of this id from now on, until the test ends. */
 void lines_count(const char *id);
 int lines_counted(void);

@@ -2,13 +2,12 @@
 #include "address.h"
 
 #include <svc/base.h>
-#include <svc/clock.h>
 #include <svc/log.h>
 
 #include <string.h>
 #include <strings.h>
 
-enum { HOST_MAX = 253, PAUSE_FIRST_MS = 100, PAUSE_MAX_MS = 5000 };
+enum { HOST_MAX = 253 };
 
 static svc_err
 bad(const struct address_form *form, const char *text, size_t len,
@@ -151,20 +150,4 @@ address_list_free(struct address *list, size_t n)
 	for (size_t i = 0; i < n; i++)
 		svc_mem_free(list[i].host);
 	svc_mem_free(list);
-}
-
-int64_t
-address_pause_ms(size_t attempt, size_t n)
-{
-	size_t round = attempt / n;
-	int64_t pause_ms = PAUSE_FIRST_MS;
-	if (round == 0)
-		return 0;
-	for (; round > 1 && pause_ms < PAUSE_MAX_MS; round--)
-		pause_ms = pause_ms * 8 / 5;
-	if (pause_ms > PAUSE_MAX_MS)
-		pause_ms = PAUSE_MAX_MS;
-	uint64_t fifth = (uint64_t)pause_ms / 5;
-	return pause_ms + (int64_t)svc_random_below(2 * fifth + 1) -
-	       (int64_t)fifth;
 }

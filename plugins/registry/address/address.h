@@ -6,7 +6,6 @@
 
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 
 /** One server: the host as it is resolved, an IPv6 address without brackets. */
 struct address {
@@ -33,10 +32,5 @@ svc_err address_list_read(const struct address_form *form, const char *text,
     struct address **ret_list, size_t *ret_n, struct svc_error *err);
 /** NULL is fine. */
 void address_list_free(struct address *list, size_t n);
-
-/** How long to wait before attempt `attempt` (from 0) to go on with a list of
- * `n` servers after a break: at once at each of them, then slower and slower,
- * up to 6 s. */
-int64_t address_pause_ms(size_t attempt, size_t n);
 
 #endif

@@ -105,29 +105,12 @@ what_is_no_address_is_told(void **state)
 	assert_non_null(strstr(err.text, "without the TLS"));
 }
 
-static void
-pauses_grow_with_each_round(void **state)
-{
-	(void)state;
-	for (size_t attempt = 0; attempt < 3; attempt++)
-		assert_int_equal(address_pause_ms(attempt, 3), 0);
-	for (int i = 0; i < 100; i++) {
-		int64_t first_ms = address_pause_ms(3, 3);
-		int64_t next_ms = address_pause_ms(6, 3);
-		int64_t last_ms = address_pause_ms(3000, 3);
-		assert_true(first_ms >= 80 && first_ms <= 120);
-		assert_true(next_ms >= 128 && next_ms <= 192);
-		assert_true(last_ms >= 4000 && last_ms <= 6000);
-	}
-}
-
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(addresses_are_read),
 	    cmocka_unit_test(what_is_no_address_is_told),
-	    cmocka_unit_test(pauses_grow_with_each_round),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -145,13 +145,6 @@ consul_create(const struct svc_registry_config *config,
 			    "%zu consul addresses: at most %d are allowed",
 			    consul->n_servers, SERVERS_MAX);
 	}
-	if (rc == SVC_OK) {
-		consul->health =
-		    svc_mem_calloc(consul->n_servers, sizeof(*consul->health));
-		if (consul->health == NULL ||
-		    crew_create("svc-consul", &consul->crew) != SVC_OK)
-			rc = no_memory(err);
-	}
 	if (rc == SVC_OK)
 		rc = take_token(consul, config, err);
 	if (rc == SVC_OK)
@@ -180,8 +173,6 @@ consul_destroy(struct consul *consul)
 {
 	if (consul == NULL)
 		return;
-	crew_destroy(consul->crew);
-	svc_mem_free(consul->health);
 	for (size_t i = 0; i < consul->n_idle; i++)
 		http_destroy(consul->idle[i]);
 	for (size_t i = 0; i < consul->n_tags; i++)
@@ -204,7 +195,7 @@ take_idle(struct consul *consul)
 	if (consul->n_idle > 0)
 		http = consul->idle[--consul->n_idle];
 	pthread_mutex_unlock(&consul->lock);
-	if (http == NULL && http_create(NULL, &http) != SVC_OK)
+	if (http == NULL && http_create(&http) != SVC_OK)
 		return NULL;
 	return http;
 }

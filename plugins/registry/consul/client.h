@@ -4,7 +4,7 @@
 
 #include "answer.h"
 
-#include <http/crew.h>
+#include <http/http.h>
 
 #include <stdatomic.h>
 
@@ -13,17 +13,6 @@ enum {
 	ANSWER_MAX = 64 << 20,
 	BODY_MAX = 8 << 20,
 	SERVERS_MAX = 64,
-	LEADER_SIZE = 128,
-};
-
-/** What questions that are asked for ever found out about an agent; of their
- * thread. When `epoch` grows, an agent did not answer as it should (`why`), or
- * has a new leader (SVC_E_ABORTED): what waits for it is asked anew. */
-struct consul_health {
-	int64_t asked_at_ms; /* when it answered last; 0: never */
-	char leader[LEADER_SIZE];
-	uint64_t epoch;
-	struct svc_error why;
 };
 
 /** Agents of one consul, asked through its HTTP API. */
@@ -38,8 +27,6 @@ struct consul {
 	char **tags;                 /* that every node gets besides its own */
 	size_t n_tags;
 	struct skips skips;
-	struct crew *crew;            /* of what is asked for ever */
-	struct consul_health *health; /* of each agent */
 
 	pthread_mutex_t lock; /* guards what follows */
 	struct http *idle[IDLE_MAX];

@@ -373,12 +373,6 @@ a_node_goes_from_a_watch_of_all_in_time(void **state)
 	assert_true(took_ms <= 2000 + 1000);
 }
 
-static void
-watches_share_a_thread(void **state)
-{
-	assert_true(threads_of_watches(*state, 40) <= 1);
-}
-
 int
 main(void)
 {
@@ -396,7 +390,6 @@ main(void)
 	    TEST(a_frozen_agent_costs_no_more_than_the_timeout),
 	    TEST(a_watch_of_all_misses_nothing),
 	    TEST(a_node_goes_from_a_watch_of_all_in_time),
-	    TEST(watches_share_a_thread),
 	};
 #undef TEST
 	if (!test_server_have("consul") || !test_server_have("curl")) {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Only the crew's thread comes here, but for starting and stopping. */
+/*
+ * Lock: follow.lock guards nothing but the waits of the thread; `ending` is
+ * atomic, because it is looked at between two reads of a connection.
+ */
 #include "follow.h"
-
-#include <address/address.h>
 
 #include <svc/clock.h>
 #include <svc/log.h>
@@ -15,32 +16,32 @@
 enum {
 	WAIT_S = 60,      /* how long the server is to hold an answer back */
 	QUIET_MS = 5000,  /* silence after which the agent is asked */
-	FRESH_MS = 2500,  /* so long what an agent answered is believed */
 	SLACK_MS = 5000,  /* for an answer that is on its way */
 	SPACING_MS = 250, /* of answers, on the average */
 	BURST = 4,        /* so many may come at once before */
+	PAUSE_FIRST_MS = 100,
+	PAUSE_MAX_MS = 5000,
+	LEADER_SIZE = 128,
 };
 
 struct follow {
-	struct crew_task task;
 	struct consul *consul;
 	char *path, *what;
 	const struct follow_ops *ops;
 	void *arg;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	atomic_bool ending;
+	struct http *parked; /* waits for the answer */
+	struct http *probe;  /* asks meanwhile whether somebody is there */
+	struct svc_headers *probe_headers;
 	size_t server;
-	size_t attempt;     /* since it went well */
-	int64_t ask_at_ms;  /* when the next question may be asked */
-	int64_t even_at_ms; /* when it would be, if answers came evenly */
-	uint64_t index;     /* of the last answer; 0: there is none */
-	bool waited;        /* an answer came that had been waited for */
-	bool said_lost;
-	/* The question: */
-	struct http *parked;
-	bool asking;
-	struct svc_buf answer;
-	size_t heard; /* bytes of the answer that were seen */
-	int64_t quiet_at_ms;
-	uint64_t epoch; /* of the agent, when it was asked */
+	uint64_t index;        /* of the last answer; 0: there is none */
+	int64_t due_at_ms;     /* of the next answer, if they came evenly */
+	bool lost;             /* and said so */
+	struct svc_buf answer; /* the latest */
+	char leader[LEADER_SIZE];
 };
 
 static const char *
@@ -49,72 +50,70 @@ url_of(const struct follow *follow)
 	return http_servers_url(follow->consul->servers, follow->server);
 }
 
-/* --------------------------------------------------------------- the agent */
-
-static svc_err
-ask_for_leader(
-    struct follow *follow, char ret_leader[LEADER_SIZE], struct svc_error *err)
+/* False when it ends. */
+static bool
+sleep_until(struct follow *follow, int64_t at_ms)
 {
-	struct consul *consul = follow->consul;
-	struct question question = {
-	    .method = "GET", .path = "/v1/status/leader"};
-	struct svc_buf answer;
-	bool next;
-	svc_buf_init(&answer, 1 << 12);
-	svc_err rc = consul_ask_at(consul, crew_question(consul->crew),
-	    follow->server, crew_stop(consul->crew), &question, INT64_MAX,
-	    &answer, &next, err);
-	const char *leader = answer.len > 0 ? (const char *)answer.data : "";
-	if (rc == SVC_OK &&
-	    (strchr(leader, ':') == NULL || answer.len >= LEADER_SIZE))
-		rc = svc_error_set(err, SVC_E_UNAVAILABLE,
-		    "consul at %s has no leader", url_of(follow));
-	if (rc == SVC_OK)
-		memcpy(ret_leader, leader, answer.len + 1);
-	svc_buf_fini(&answer);
-	return rc;
+	pthread_mutex_lock(&follow->lock);
+	while (!atomic_load(&follow->ending) && svc_now_ms() < at_ms)
+		svc_cond_wait(&follow->cond, &follow->lock, at_ms);
+	pthread_mutex_unlock(&follow->lock);
+	return !atomic_load(&follow->ending);
 }
+
+/* --------------------------------------------------------------- one question
+ */
 
 /*
  * A frozen agent keeps its connections, and one that is cut off from its
  * servers, or whose servers have a new leader, may hold back an answer that is
- * long there: so the agent is asked for the leader, once for all who wait.
+ * long there: so the agent is asked for the leader.
  */
 static svc_err
-check_agent(struct follow *follow)
+is_alive(struct follow *follow, struct svc_error *err)
 {
-	struct consul_health *health = &follow->consul->health[follow->server];
-	char leader[LEADER_SIZE];
-	struct svc_error why = {0};
-	if (health->asked_at_ms != 0 &&
-	    svc_now_ms() - health->asked_at_ms < FRESH_MS)
-		return SVC_OK;
-	svc_err rc = ask_for_leader(follow, leader, &why);
-	if (rc == SVC_E_CANCELLED)
-		return rc;
+	struct consul *consul = follow->consul;
+	struct svc_buf answer;
+	int status = 0;
+	bool next;
+	/* Nothing is kept for it: an agent counts the connections of a host. */
+	struct http_request request = {.method = "GET",
+	    .path = "/v1/status/leader",
+	    .headers = follow->probe_headers,
+	    .timeout_ms = consul->try_ms};
+	svc_buf_init(&answer, 1 << 12);
+	svc_err rc = http_ask(follow->probe, consul->servers, follow->server,
+	    &request, &follow->ending, &answer, &status, err);
+	http_end(follow->probe);
+	if (rc == SVC_OK)
+		rc = consul_status(
+		    consul, follow->server, status, &answer, &next, err);
 	if (rc == SVC_OK) {
-		health->asked_at_ms = svc_now_ms();
-		if (health->leader[0] != '\0' &&
-		    strcmp(leader, health->leader) != 0)
-			rc = svc_error_set(&why, SVC_E_ABORTED,
+		const char *leader =
+		    answer.len > 0 ? (const char *)answer.data : "";
+		bool first = follow->leader[0] == '\0';
+		if (strchr(leader, ':') == NULL || answer.len >= LEADER_SIZE)
+			rc = svc_error_set(err, SVC_E_UNAVAILABLE,
+			    "consul at %s has no leader", url_of(follow));
+		else if (!first && strcmp(leader, follow->leader) != 0)
+			rc = svc_error_set(err, SVC_E_ABORTED,
 			    "consul at %s has a new leader", url_of(follow));
-		memcpy(health->leader, leader, sizeof(leader));
+		else
+			memcpy(follow->leader, leader, answer.len + 1);
 	}
-	if (rc != SVC_OK) {
-		health->epoch++;
-		health->why = why;
-	}
-	return SVC_OK;
+	svc_buf_fini(&answer);
+	return rc;
 }
 
-/* ------------------------------------------------------------ the question */
-
 static svc_err
-begin_to_ask(struct follow *follow, struct svc_error *err)
+ask(struct follow *follow, struct svc_error *err)
 {
 	struct consul *consul = follow->consul;
 	struct svc_buf path;
 	int64_t timeout_ms = consul->timeout_ms;
+	int64_t quiet_at_ms = svc_deadline(QUIET_MS);
+	int status = 0;
+	bool next;
 	svc_buf_init(&path, 2048);
 	svc_buf_puts(&path, follow->path);
 	if (follow->index > 0) {
@@ -135,13 +134,27 @@ begin_to_ask(struct follow *follow, struct svc_error *err)
 		    &request, &follow->answer, err);
 	else
 		svc_error_set(err, rc, "no memory for a request");
-	svc_buf_fini(&path);
-	if (rc == SVC_OK) {
-		follow->asking = true;
-		follow->heard = 0;
-		follow->epoch = consul->health[follow->server].epoch;
-		follow->quiet_at_ms = svc_deadline(QUIET_MS);
+	if (rc == SVC_OK)
+		rc = SVC_E_AGAIN;
+	while (rc == SVC_E_AGAIN) {
+		size_t had = follow->answer.len;
+		rc = http_run(
+		    follow->parked, svc_remaining(quiet_at_ms), &status, err);
+		if (atomic_load(&follow->ending))
+			rc = SVC_E_CANCELLED;
+		if (follow->answer.len > had)
+			quiet_at_ms = svc_deadline(QUIET_MS);
+		if (rc == SVC_E_AGAIN && svc_remaining(quiet_at_ms) == 0) {
+			svc_err alive = is_alive(follow, err);
+			if (alive != SVC_OK)
+				rc = alive;
+			quiet_at_ms = svc_deadline(QUIET_MS);
+		}
 	}
+	if (rc == SVC_OK)
+		rc = consul_status(consul, follow->server, status,
+		    &follow->answer, &next, err);
+	svc_buf_fini(&path);
 	return rc;
 }
 
@@ -157,143 +170,116 @@ index_of(struct follow *follow)
 	return index > 0 ? index : 1;
 }
 
+/* ----------------------------------------------------------------- the thread
+ */
+
 /* Answers may come quickly one after the other, but not on and on: then
  * everything that changed meanwhile comes at once. */
-static int64_t
-spaced(struct follow *follow)
+static bool
+keep_spacing(struct follow *follow)
 {
 	int64_t now_ms = svc_now_ms();
-	if (follow->even_at_ms < now_ms)
-		follow->even_at_ms = now_ms;
-	follow->even_at_ms += SPACING_MS;
-	return follow->even_at_ms - (int64_t)BURST * SPACING_MS;
+	if (follow->due_at_ms < now_ms)
+		follow->due_at_ms = now_ms;
+	follow->due_at_ms += SPACING_MS;
+	return sleep_until(
+	    follow, follow->due_at_ms - (int64_t)BURST * SPACING_MS);
+}
+
+/* At once at every agent, then slower and slower. */
+static void
+pause_before(struct follow *follow, size_t attempt)
+{
+	size_t round = attempt / follow->consul->n_servers;
+	int64_t pause_ms = PAUSE_FIRST_MS;
+	if (round == 0)
+		return;
+	for (; round > 1 && pause_ms < PAUSE_MAX_MS; round--)
+		pause_ms = pause_ms * 8 / 5;
+	if (pause_ms > PAUSE_MAX_MS)
+		pause_ms = PAUSE_MAX_MS;
+	uint64_t fifth = (uint64_t)pause_ms / 5;
+	pause_ms += (int64_t)svc_random_below(2 * fifth + 1) - (int64_t)fifth;
+	sleep_until(follow, svc_deadline(pause_ms));
 }
 
 static void
 say_lost(struct follow *follow, const struct svc_error *err)
 {
-	if (!follow->said_lost)
+	if (!follow->lost)
 		svc_log(SVC_LOG_WARN, "consul.lost",
 		    "the watch of %s is broken, known nodes stay: %s",
 		    follow->what, err->text);
-	follow->said_lost = true;
+	follow->lost = true;
 }
 
 static void
 say_back(struct follow *follow)
 {
-	if (follow->said_lost)
+	if (follow->lost)
 		svc_log(SVC_LOG_INFO, "consul.back",
 		    "the watch of %s goes on at %s", follow->what,
 		    url_of(follow));
-	follow->said_lost = false;
+	follow->lost = false;
 }
 
-/* The answer is there: it is handed over, and the next question may come. */
+/* Asks and hands over what comes, until something goes wrong. Counts the
+ * answers that had been waited for. */
 static svc_err
-take_answer(struct follow *follow, int status, struct svc_error *err)
+go_on(struct follow *follow, size_t *ret_waited, struct svc_error *err)
 {
-	bool next, fresh = follow->index == 0;
-	svc_err rc = consul_status(follow->consul, follow->server, status,
-	    &follow->answer, &next, err);
-	if (rc != SVC_OK)
-		return rc;
-	uint64_t index = index_of(follow);
-	http_end(follow->parked);
-	follow->asking = false;
-	if (index < follow->index)
-		return svc_error_set(err, SVC_E_ABORTED,
-		    "consul at %s went back from index %" PRIu64 " to %" PRIu64,
-		    url_of(follow), follow->index, index);
-	rc = follow->ops->answer(&follow->answer, fresh, follow->arg, err);
-	if (rc != SVC_OK)
-		return rc;
-	say_back(follow);
-	follow->waited = follow->waited || !fresh;
-	follow->index = index;
-	follow->ask_at_ms = spaced(follow);
-	return SVC_OK;
-}
-
-static svc_err
-wait_for_answer(struct follow *follow, struct svc_error *err)
-{
-	const struct consul_health *health =
-	    &follow->consul->health[follow->server];
-	int status = 0;
-	svc_err rc = http_look(follow->parked, &status, err);
-	if (rc == SVC_OK)
-		return take_answer(follow, status, err);
-	if (rc != SVC_E_AGAIN)
-		return rc;
-	if (follow->answer.len > follow->heard) {
-		follow->heard = follow->answer.len;
-		follow->quiet_at_ms = svc_deadline(QUIET_MS);
-	} else if (svc_remaining(follow->quiet_at_ms) == 0) {
-		rc = check_agent(follow);
+	bool fresh = true;
+	*ret_waited = 0;
+	follow->index = 0;
+	follow->leader[0] = '\0';
+	for (;;) {
+		svc_err rc = ask(follow, err);
+		uint64_t index = rc == SVC_OK ? index_of(follow) : 0;
+		http_end(follow->parked);
 		if (rc != SVC_OK)
 			return rc;
-		follow->quiet_at_ms = health->asked_at_ms + QUIET_MS;
+		if (index < follow->index)
+			return svc_error_set(err, SVC_E_ABORTED,
+			    "consul at %s went back from index %" PRIu64
+			    " to %" PRIu64,
+			    url_of(follow), follow->index, index);
+		rc = follow->ops->answer(
+		    &follow->answer, fresh, follow->arg, err);
+		if (rc != SVC_OK)
+			return rc;
+		say_back(follow);
+		*ret_waited += !fresh;
+		fresh = false;
+		follow->index = index;
+		if (!keep_spacing(follow))
+			return SVC_E_CANCELLED;
 	}
-	if (follow->epoch == health->epoch)
-		return SVC_OK;
-	if (err != NULL)
-		*err = health->why;
-	return health->why.code;
 }
 
-/* --------------------------------------------------------------- the turns */
-
-static void
-broken(struct follow *follow, svc_err rc, const struct svc_error *err)
+static void *
+run(void *arg)
 {
-	http_end(follow->parked);
-	follow->asking = false;
-	follow->ops->lost(follow->arg);
-	if (follow->waited)
-		follow->attempt = 0;
-	follow->waited = false;
-	follow->index = 0;
-	/* Then the agent is well, but what it said is not so. */
-	if (rc != SVC_E_ABORTED) {
-		say_lost(follow, err);
-		follow->server =
-		    (follow->server + 1) % follow->consul->n_servers;
+	struct follow *follow = arg;
+	size_t attempt = 0, waited;
+	while (!atomic_load(&follow->ending)) {
+		struct svc_error err = {0};
+		svc_err rc = go_on(follow, &waited, &err);
+		if (atomic_load(&follow->ending))
+			break;
+		follow->ops->lost(follow->arg);
+		if (waited > 0)
+			attempt = 0;
+		/* Then the agent is well, but what it said is not so. */
+		if (rc != SVC_E_ABORTED) {
+			say_lost(follow, &err);
+			follow->server =
+			    (follow->server + 1) % follow->consul->n_servers;
+		}
+		pause_before(follow, attempt++);
+		keep_spacing(follow);
 	}
-	int64_t after_ms = svc_deadline(
-	    address_pause_ms(follow->attempt++, follow->consul->n_servers));
-	follow->ask_at_ms = spaced(follow);
-	if (follow->ask_at_ms < after_ms)
-		follow->ask_at_ms = after_ms;
+	return NULL;
 }
-
-static int64_t
-turn(struct crew_task *task)
-{
-	struct follow *follow = (struct follow *)task;
-	struct svc_error err = {0};
-	svc_err rc = SVC_OK;
-	if (follow->asking)
-		rc = wait_for_answer(follow, &err);
-	if (rc == SVC_OK && !follow->asking &&
-	    svc_remaining(follow->ask_at_ms) == 0)
-		rc = begin_to_ask(follow, &err);
-	if (rc == SVC_E_CANCELLED)
-		return 0; /* somebody leaves; it is tried again */
-	if (rc != SVC_OK)
-		broken(follow, rc, &err);
-	return follow->asking ? follow->quiet_at_ms : follow->ask_at_ms;
-}
-
-static void
-end(struct crew_task *task)
-{
-	struct follow *follow = (struct follow *)task;
-	http_destroy(follow->parked);
-	follow->parked = NULL;
-}
-
-static const struct crew_ops task_ops = {.turn = turn, .end = end};
 
 /* ------------------------------------------------------------ making, ending
  */
@@ -302,7 +288,11 @@ static void
 follow_free(struct follow *follow)
 {
 	http_destroy(follow->parked);
+	http_destroy(follow->probe);
+	svc_headers_destroy(follow->probe_headers);
 	svc_buf_fini(&follow->answer);
+	pthread_cond_destroy(&follow->cond);
+	pthread_mutex_destroy(&follow->lock);
 	svc_mem_free(follow->path);
 	svc_mem_free(follow->what);
 	svc_mem_free(follow);
@@ -316,7 +306,8 @@ follow_start(struct consul *consul, const char *path, const char *what,
 	struct follow *follow = svc_mem_calloc(1, sizeof(*follow));
 	if (follow == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "no memory for a watch");
-	follow->task.ops = &task_ops;
+	pthread_mutex_init(&follow->lock, NULL);
+	svc_cond_init(&follow->cond);
 	svc_buf_init(&follow->answer, ANSWER_MAX);
 	follow->consul = consul;
 	follow->ops = ops;
@@ -324,10 +315,16 @@ follow_start(struct consul *consul, const char *path, const char *what,
 	follow->server = atomic_load(&consul->current);
 	follow->path = svc_mem_strdup(path);
 	follow->what = svc_mem_strdup(what);
+	follow->probe_headers = svc_headers_copy(consul->headers);
 	svc_err rc = SVC_E_NOMEM;
 	if (follow->path != NULL && follow->what != NULL &&
-	    http_create(crew_set(consul->crew), &follow->parked) == SVC_OK)
-		rc = crew_join(consul->crew, &follow->task);
+	    follow->probe_headers != NULL &&
+	    svc_headers_set(follow->probe_headers, "Connection", "close") ==
+		SVC_OK &&
+	    http_create(&follow->parked) == SVC_OK &&
+	    http_create(&follow->probe) == SVC_OK)
+		rc = svc_thread_start(
+		    &follow->thread, "svc-consul", run, follow);
 	if (rc != SVC_OK) {
 		follow_free(follow);
 		return svc_error_set(
@@ -342,6 +339,12 @@ follow_stop(struct follow *follow)
 {
 	if (follow == NULL)
 		return;
-	crew_leave(follow->consul->crew, &follow->task);
+	pthread_mutex_lock(&follow->lock);
+	atomic_store(&follow->ending, true);
+	pthread_cond_broadcast(&follow->cond);
+	pthread_mutex_unlock(&follow->lock);
+	http_wake(follow->parked);
+	http_wake(follow->probe);
+	svc_thread_join(follow->thread);
 	follow_free(follow);
 }

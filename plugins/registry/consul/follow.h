@@ -12,7 +12,7 @@
  * back longer than was asked. An agent that breaks off, refuses or stays silent
  * is left for the next one.
  *
- * One thread of the registry asks all of these and calls.
+ * It has a thread of its own, which runs all of these.
  */
 struct follow;
 

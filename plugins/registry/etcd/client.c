@@ -29,8 +29,6 @@ static void
 destroy(struct etcd *etcd)
 {
 	keeper_destroy(etcd->keeper);
-	crew_destroy(etcd->crew);
-	svc_mem_free(etcd->health);
 	for (size_t i = 0; i < etcd->n_idle; i++)
 		http_destroy(etcd->idle[i]);
 	http_servers_destroy(etcd->servers);
@@ -57,14 +55,8 @@ create(const struct svc_registry_config *config, struct etcd **ret_etcd,
 	    "etcd", config, PORT_DEFAULT, &etcd->servers, err);
 	if (rc == SVC_OK) {
 		etcd->n_servers = http_servers_count(etcd->servers);
-		etcd->health =
-		    svc_mem_calloc(etcd->n_servers, sizeof(*etcd->health));
 		rc = keeper_create(etcd, &etcd->keeper, err);
 	}
-	if (rc == SVC_OK && (etcd->health == NULL ||
-				crew_create("svc-etcd", &etcd->crew) != SVC_OK))
-		rc = svc_error_set(
-		    err, SVC_E_NOMEM, "no memory for registry etcd");
 	if (rc == SVC_OK && config->username != NULL) {
 		etcd->username = svc_mem_strdup(config->username);
 		etcd->password = svc_mem_strdup(
@@ -155,7 +147,7 @@ take_idle(struct etcd *etcd)
 	if (etcd->n_idle > 0)
 		http = etcd->idle[--etcd->n_idle];
 	pthread_mutex_unlock(&etcd->lock);
-	if (http == NULL && http_create(NULL, &http) != SVC_OK)
+	if (http == NULL && http_create(&http) != SVC_OK)
 		return NULL;
 	return http;
 }

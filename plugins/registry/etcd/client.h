@@ -4,7 +4,7 @@
 
 #include "kv.h"
 
-#include <http/crew.h>
+#include <http/http.h>
 
 #include <stdatomic.h>
 
@@ -13,13 +13,6 @@ enum {
 	ANSWER_MAX = 64 << 20,
 	BODY_MAX = 4 << 20,
 	TOKEN_SIZE = 1024,
-};
-
-/** What watches found out about a server; of their thread. */
-struct etcd_health {
-	int64_t asked_at_ms; /* when it answered last */
-	int64_t revision;    /* and this */
-	uint64_t failures;   /* times it did not, and was left by all */
 };
 
 /**
@@ -35,8 +28,6 @@ struct etcd {
 	char *username, *password;
 	struct kv_skips skips;
 	struct keeper *keeper;
-	struct crew *crew;          /* of the watches */
-	struct etcd_health *health; /* of each server */
 
 	pthread_mutex_t lock; /* guards what follows */
 	struct http *idle[IDLE_MAX];

@@ -397,12 +397,6 @@ many_nodes_come_page_by_page(void **state)
 	    recorder_count(f->recorder, SVC_CREATED, NULL, NULL), 1100);
 }
 
-static void
-watches_share_a_thread(void **state)
-{
-	assert_true(threads_of_watches(*state, 40) <= 1);
-}
-
 int
 main(void)
 {
@@ -423,7 +417,6 @@ main(void)
 	    TEST(a_frozen_server_costs_no_more_than_the_timeout),
 	    TEST(addresses_are_checked),
 	    TEST(many_nodes_come_page_by_page),
-	    TEST(watches_share_a_thread),
 	};
 #undef TEST
 	if (!test_server_have("etcd") || !test_server_have("etcdctl")) {

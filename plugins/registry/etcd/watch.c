@@ -1,20 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A watch reads everything at some revision and receives the changes from the
- * next one on, so nothing falls between. Whatever goes wrong ends that, and it
- * begins anew at the next server. Something between here and there may drop a
- * connection without a word, or all that goes through it, so a stream that says
- * nothing for a minute is replaced, which repeats what was missed.
+ * A watch is one thread with two connections: one asks, the other receives the
+ * changes. It reads everything at some revision and receives the changes from
+ * the next one on, so nothing falls between. Whatever goes wrong ends that,
+ * and it begins anew at the next server. Something between here and there may
+ * drop a connection without a word, or all that goes through it, so a stream
+ * that says nothing for a minute is replaced, which repeats what was missed.
  *
- * One thread runs all watches, each of which has the connection of its stream;
- * they ask one after the other on another one. Only that thread comes here,
- * but for starting and stopping.
+ * Lock: watch.lock guards nothing but the wait between two attempts; `ending`
+ * is atomic, because it is looked at between two reads of a connection.
  */
 #include "watch.h"
 
 #include "kv.h"
-
-#include <address/address.h>
 
 #include <svc/clock.h>
 #include <svc/log.h>
@@ -26,34 +24,30 @@ enum {
 	QUIET_MS = 5000,  /* silence after which the server is asked */
 	ANEW_MS = 60000,  /* silence after which the stream is opened anew */
 	STEADY_MS = 1000, /* a stream that lasted so long was a success */
-	FRESH_MS = 2500,  /* so long what a server answered is believed */
+	PAUSE_FIRST_MS = 100,
+	PAUSE_MAX_MS = 5000,
 };
 
 struct watch {
-	struct crew_task task;
 	struct etcd *etcd;
 	char *service;
 	svc_watch_sink sink;
 	void *arg;
-	enum {
-		LOST,   /* the full state is needed, from due_at_ms on */
-		SYNCED, /* and a stream is */
-		STREAMING
-	} state;
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	atomic_bool ending;
+	struct http *question; /* asks */
+	struct http *stream;   /* receives */
 	size_t server;
-	size_t attempt; /* since it went well */
-	int64_t due_at_ms;
 	int64_t revision; /* up to which everything has been reported */
 	int64_t synced_at_ms;
-	bool said_lost;
+	bool lost;        /* and said so */
 	bool stale_token; /* it may be the reason of what went wrong */
 	/* The stream: */
-	struct http *stream;
 	struct svc_buf line;
 	size_t scanned; /* bytes of `line` without its end */
 	bool opened;
-	int64_t quiet_at_ms, anew_at_ms;
-	uint64_t failures; /* of its server, when it was opened */
 };
 
 static const char *
@@ -69,10 +63,9 @@ ask(void *arg, const char *path, const struct svc_buf *body, cJSON **ret_answer,
     struct svc_error *err)
 {
 	struct watch *watch = arg;
-	struct etcd *etcd = watch->etcd;
 	bool next;
-	return etcd_ask_at(etcd, crew_question(etcd->crew), watch->server, path,
-	    body, etcd_try_ms(etcd), crew_stop(etcd->crew), ret_answer, &next,
+	return etcd_ask_at(watch->etcd, watch->question, watch->server, path,
+	    body, etcd_try_ms(watch->etcd), &watch->ending, ret_answer, &next,
 	    err);
 }
 
@@ -162,34 +155,21 @@ whole_lines(struct watch *watch, struct svc_error *err)
 	return rc;
 }
 
-/*
- * Asks for a read that the majority agrees to, so that a server which is cut
- * off from the others is left as well as one that is frozen. The answer is one
- * for all whose streams are as silent: none of them has heard anything that is
- * younger. A server that fails has failed them all.
- */
+/* Asks for a read that the majority agrees to, so that a server which is cut
+ * off from the others is left as well as one that is frozen. */
 static svc_err
 is_alive(struct watch *watch, struct svc_error *err)
 {
-	struct etcd_health *health = &watch->etcd->health[watch->server];
 	struct svc_buf body;
 	cJSON *answer = NULL;
-	if (health->asked_at_ms != 0 &&
-	    svc_now_ms() - health->asked_at_ms < FRESH_MS)
-		return check_history(watch, health->revision, err);
 	svc_buf_init(&body, BODY_MAX);
 	svc_buf_putc(&body, '{');
 	kv_put_first(&body, watch->service);
 	svc_buf_putc(&body, '}');
 	svc_err rc = ask(watch, "/v3/kv/range", &body, &answer, err);
 	svc_buf_fini(&body);
-	if (rc == SVC_OK) {
-		health->asked_at_ms = svc_now_ms();
-		health->revision = message_revision(answer);
-		rc = check_history(watch, health->revision, err);
-	} else if (rc == SVC_E_UNAVAILABLE || rc == SVC_E_TIMEDOUT) {
-		health->failures++;
-	}
+	if (rc == SVC_OK)
+		rc = check_history(watch, message_revision(answer), err);
 	cJSON_Delete(answer);
 	return rc;
 }
@@ -205,59 +185,53 @@ put_create(struct svc_buf *body, const struct watch *watch)
 	    watch->revision + 1);
 }
 
-static void
-heard(struct watch *watch)
-{
-	watch->quiet_at_ms = svc_deadline(QUIET_MS);
-	watch->anew_at_ms = svc_deadline(ANEW_MS);
-}
-
-/* Reports what has come. A stream that has been silent for long is closed, to
- * be opened anew. */
+/* Receives what comes, until the stream has been silent for so long that it is
+ * better opened anew (SVC_OK), or until it is broken. */
 static svc_err
 receive(struct watch *watch, struct svc_error *err)
 {
-	bool fresh = watch->line.len > watch->scanned;
+	int64_t quiet_at_ms = svc_deadline(QUIET_MS);
+	int64_t anew_at_ms = svc_deadline(ANEW_MS);
 	int status = 0;
-	svc_err rc = http_look(watch->stream, &status, err);
-	svc_err read = whole_lines(watch, err);
-	if (read != SVC_OK)
-		return read;
-	if (rc == SVC_OK)
-		return svc_error_set(err, SVC_E_UNAVAILABLE,
-		    "etcd at %s ended a watch (HTTP status %d)", url_of(watch),
-		    status);
-	if (rc != SVC_E_AGAIN)
-		return rc;
-	if (watch->failures != watch->etcd->health[watch->server].failures)
-		return svc_error_set(err, SVC_E_UNAVAILABLE,
-		    "etcd at %s does not answer", url_of(watch));
-	if (fresh) {
-		heard(watch);
-	} else if (svc_remaining(watch->anew_at_ms) == 0) {
-		http_end(watch->stream);
-		watch->state = SYNCED;
-	} else if (svc_remaining(watch->quiet_at_ms) == 0) {
-		/* A frozen server keeps its connections. */
-		rc = is_alive(watch, err);
-		if (rc != SVC_OK)
+	for (;;) {
+		size_t had = watch->line.len;
+		svc_err rc = http_run(
+		    watch->stream, svc_remaining(quiet_at_ms), &status, err);
+		if (atomic_load(&watch->ending))
+			return SVC_E_CANCELLED;
+		bool fresh = watch->line.len > had;
+		svc_err read = whole_lines(watch, err);
+		if (read != SVC_OK)
+			return read;
+		if (rc == SVC_OK)
+			return svc_error_set(err, SVC_E_UNAVAILABLE,
+			    "etcd at %s ended a watch (HTTP status %d)",
+			    url_of(watch), status);
+		if (rc != SVC_E_AGAIN)
 			return rc;
-		watch->quiet_at_ms =
-		    watch->etcd->health[watch->server].asked_at_ms + QUIET_MS;
+		if (fresh)
+			anew_at_ms = svc_deadline(ANEW_MS);
+		else if (svc_remaining(quiet_at_ms) > 0)
+			continue;
+		else if (svc_remaining(anew_at_ms) == 0)
+			return SVC_OK;
+		else if ((rc = is_alive(watch, err)) != SVC_OK)
+			/* A frozen server keeps its connections. */
+			return rc;
+		quiet_at_ms = svc_deadline(QUIET_MS);
 	}
-	return SVC_OK;
 }
 
-/* Begins to receive changes from watch->revision + 1 on. */
+/* Receives changes from watch->revision + 1 on. Returns SVC_OK when it may go
+ * on from there, else the full state is needed again. */
 static svc_err
-open_stream(struct watch *watch, struct svc_error *err)
+follow(struct watch *watch, struct svc_error *err)
 {
 	struct etcd *etcd = watch->etcd;
 	char token[TOKEN_SIZE];
 	struct svc_buf body;
-	svc_err rc = etcd_token(etcd, crew_question(etcd->crew), watch->server,
-	    watch->stale_token, token, etcd_try_ms(etcd), crew_stop(etcd->crew),
-	    err);
+	svc_err rc = etcd_token(etcd, watch->question, watch->server,
+	    watch->stale_token, token, etcd_try_ms(etcd), &watch->ending, err);
 	if (rc != SVC_OK)
 		return rc;
 	watch->stale_token = false;
@@ -277,17 +251,36 @@ open_stream(struct watch *watch, struct svc_error *err)
 	if (headers != NULL && body.failed == SVC_OK)
 		rc = http_begin(watch->stream, etcd->servers, watch->server,
 		    &request, &watch->line, err);
+	if (rc == SVC_OK)
+		rc = receive(watch, err);
+	http_end(watch->stream);
 	svc_headers_destroy(headers);
 	svc_buf_fini(&body);
-	if (rc == SVC_OK) {
-		watch->state = STREAMING;
-		watch->failures = etcd->health[watch->server].failures;
-		heard(watch);
-	}
 	return rc;
 }
 
-/* --------------------------------------------------------------- the turns */
+/* ------------------------------------------------------------- the thread */
+
+/* At once at every server, then slower and slower. */
+static void
+pause_before(struct watch *watch, size_t attempt)
+{
+	size_t round = attempt / watch->etcd->n_servers;
+	int64_t pause_ms = PAUSE_FIRST_MS;
+	if (round == 0)
+		return;
+	for (; round > 1 && pause_ms < PAUSE_MAX_MS; round--)
+		pause_ms = pause_ms * 8 / 5;
+	if (pause_ms > PAUSE_MAX_MS)
+		pause_ms = PAUSE_MAX_MS;
+	uint64_t fifth = (uint64_t)pause_ms / 5;
+	pause_ms += (int64_t)svc_random_below(2 * fifth + 1) - (int64_t)fifth;
+	int64_t until_ms = svc_deadline(pause_ms);
+	pthread_mutex_lock(&watch->lock);
+	while (!atomic_load(&watch->ending) && svc_now_ms() < until_ms)
+		svc_cond_wait(&watch->cond, &watch->lock, until_ms);
+	pthread_mutex_unlock(&watch->lock);
+}
 
 static const char *
 what(const struct watch *watch)
@@ -298,28 +291,28 @@ what(const struct watch *watch)
 static void
 say_lost(struct watch *watch, const struct svc_error *err)
 {
-	if (!watch->said_lost)
+	if (!watch->lost)
 		svc_log(SVC_LOG_WARN, "etcd.lost",
 		    "the watch of %s is broken, known nodes stay: %s",
 		    what(watch), err->text);
-	watch->said_lost = true;
+	watch->lost = true;
 }
 
 static void
 say_back(struct watch *watch)
 {
-	if (watch->said_lost)
+	if (watch->lost)
 		svc_log(SVC_LOG_INFO, "etcd.back",
 		    "the watch of %s goes on at %s", what(watch),
 		    url_of(watch));
-	watch->said_lost = false;
+	watch->lost = false;
 }
 
+/* The full state and what changes from there on, until that is broken. */
 static svc_err
-full_state(struct watch *watch, struct svc_error *err)
+one_life(struct watch *watch, struct svc_error *err)
 {
 	struct etcd *etcd = watch->etcd;
-	watch->opened = false;
 	watch->sink(SVC_WATCH_BEGIN, NULL, watch->arg);
 	svc_err rc = kv_range(&etcd->skips, watch->service, ask, watch,
 	    deliver_node, watch, &watch->revision, err);
@@ -328,9 +321,10 @@ full_state(struct watch *watch, struct svc_error *err)
 	atomic_store(&etcd->current, watch->server);
 	watch->sink(SVC_WATCH_SYNC, NULL, watch->arg);
 	watch->synced_at_ms = svc_now_ms();
-	watch->state = SYNCED;
 	say_back(watch);
-	return SVC_OK;
+	while (rc == SVC_OK)
+		rc = follow(watch, err);
+	return rc;
 }
 
 /* The one that answered others last, unless it is the one that failed. */
@@ -343,58 +337,37 @@ next_server(const struct watch *watch)
 	return (watch->server + 1) % watch->etcd->n_servers;
 }
 
-static void
-broken(struct watch *watch, const struct svc_error *err)
+static void *
+run(void *arg)
 {
-	http_end(watch->stream);
-	if (watch->opened && svc_now_ms() - watch->synced_at_ms >= STEADY_MS)
-		watch->attempt = 0;
-	say_lost(watch, err);
-	watch->state = LOST;
-	watch->server = next_server(watch);
-	watch->due_at_ms = svc_deadline(
-	    address_pause_ms(watch->attempt++, watch->etcd->n_servers));
+	struct watch *watch = arg;
+	size_t attempt = 0;
+	while (!atomic_load(&watch->ending)) {
+		struct svc_error err = {0};
+		watch->opened = false;
+		one_life(watch, &err);
+		if (watch->opened &&
+		    svc_now_ms() - watch->synced_at_ms >= STEADY_MS)
+			attempt = 0;
+		if (atomic_load(&watch->ending))
+			break;
+		say_lost(watch, &err);
+		watch->server = next_server(watch);
+		pause_before(watch, attempt++);
+	}
+	return NULL;
 }
-
-static int64_t
-turn(struct crew_task *task)
-{
-	struct watch *watch = (struct watch *)task;
-	struct svc_error err = {0};
-	svc_err rc = SVC_OK;
-	if (watch->state == LOST && svc_remaining(watch->due_at_ms) > 0)
-		return watch->due_at_ms;
-	if (watch->state == STREAMING)
-		rc = receive(watch, &err);
-	if (rc == SVC_OK && watch->state == LOST)
-		rc = full_state(watch, &err);
-	if (rc == SVC_OK && watch->state == SYNCED)
-		rc = open_stream(watch, &err);
-	if (rc == SVC_E_CANCELLED)
-		return 0; /* somebody leaves; it is tried again */
-	if (rc != SVC_OK)
-		broken(watch, &err);
-	return watch->state == STREAMING ? watch->quiet_at_ms
-					 : watch->due_at_ms;
-}
-
-static void
-end(struct crew_task *task)
-{
-	struct watch *watch = (struct watch *)task;
-	http_destroy(watch->stream);
-	watch->stream = NULL;
-}
-
-static const struct crew_ops ops = {.turn = turn, .end = end};
-
-/* ------------------------------------------------------- starting, stopping */
 
 static void
 watch_free(struct watch *watch)
 {
+	if (watch == NULL)
+		return;
+	http_destroy(watch->question);
 	http_destroy(watch->stream);
 	svc_buf_fini(&watch->line);
+	pthread_cond_destroy(&watch->cond);
+	pthread_mutex_destroy(&watch->lock);
 	svc_mem_free(watch->service);
 	svc_mem_free(watch);
 }
@@ -406,8 +379,9 @@ watch_start(struct etcd *etcd, const char *service, svc_watch_sink sink,
 	struct watch *watch = svc_mem_calloc(1, sizeof(*watch));
 	if (watch == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "no memory for a watch");
+	pthread_mutex_init(&watch->lock, NULL);
+	svc_cond_init(&watch->cond);
 	svc_buf_init(&watch->line, ANSWER_MAX);
-	watch->task.ops = &ops;
 	watch->etcd = etcd;
 	watch->sink = sink;
 	watch->arg = arg;
@@ -415,8 +389,9 @@ watch_start(struct etcd *etcd, const char *service, svc_watch_sink sink,
 	watch->service = svc_mem_strdup(service);
 	svc_err rc = SVC_E_NOMEM;
 	if ((service == NULL || watch->service != NULL) &&
-	    http_create(crew_set(etcd->crew), &watch->stream) == SVC_OK)
-		rc = crew_join(etcd->crew, &watch->task);
+	    http_create(&watch->question) == SVC_OK &&
+	    http_create(&watch->stream) == SVC_OK)
+		rc = svc_thread_start(&watch->thread, "svc-etcd", run, watch);
 	if (rc != SVC_OK) {
 		watch_free(watch);
 		return svc_error_set(
@@ -429,6 +404,12 @@ watch_start(struct etcd *etcd, const char *service, svc_watch_sink sink,
 void
 watch_stop(struct watch *watch)
 {
-	crew_leave(watch->etcd->crew, &watch->task);
+	pthread_mutex_lock(&watch->lock);
+	atomic_store(&watch->ending, true);
+	pthread_cond_broadcast(&watch->cond);
+	pthread_mutex_unlock(&watch->lock);
+	http_wake(watch->question);
+	http_wake(watch->stream);
+	svc_thread_join(watch->thread);
 	watch_free(watch);
 }

@@ -12,22 +12,14 @@
 
 enum { CONNECT_MS = 2000, LINE_MAX_LEN = 1 << 16 };
 
-struct http_set {
-	CURLM *multi;
-	bool moved;  /* something came */
-	bool broken; /* libcurl said so of the last run */
-};
-
 struct http {
-	struct http_set *set;
-	bool is_alone; /* the set is its own */
+	CURLM *multi;
 	CURL *easy;
 	struct curl_slist *headers, *connect_to;
 	const struct http_servers *servers;
 	size_t server;
 	struct svc_buf *answer;
-	bool running, ended;
-	CURLcode code; /* when it has ended */
+	bool running;
 	char reason[CURL_ERROR_SIZE];
 };
 
@@ -42,46 +34,15 @@ curl_start(void)
 }
 
 svc_err
-http_set_create(struct http_set **ret_set)
-{
-	struct http_set *set = svc_mem_calloc(1, sizeof(*set));
-	if (set == NULL)
-		return SVC_E_NOMEM;
-	pthread_once(&curl_once, curl_start);
-	set->multi = curl_multi_init();
-	if (set->multi == NULL) {
-		svc_mem_free(set);
-		return SVC_E_NOMEM;
-	}
-	*ret_set = set;
-	return SVC_OK;
-}
-
-void
-http_set_destroy(struct http_set *set)
-{
-	if (set == NULL)
-		return;
-	curl_multi_cleanup(set->multi);
-	svc_mem_free(set);
-}
-
-svc_err
-http_create(struct http_set *set, struct http **ret_http)
+http_create(struct http **ret_http)
 {
 	struct http *http = svc_mem_calloc(1, sizeof(*http));
 	if (http == NULL)
 		return SVC_E_NOMEM;
-	http->set = set;
-	if (set == NULL) {
-		http->is_alone = true;
-		if (http_set_create(&http->set) != SVC_OK) {
-			svc_mem_free(http);
-			return SVC_E_NOMEM;
-		}
-	}
+	pthread_once(&curl_once, curl_start);
+	http->multi = curl_multi_init();
 	http->easy = curl_easy_init();
-	if (http->easy == NULL) {
+	if (http->multi == NULL || http->easy == NULL) {
 		http_destroy(http);
 		return SVC_E_NOMEM;
 	}
@@ -97,8 +58,8 @@ http_destroy(struct http *http)
 	http_end(http);
 	if (http->easy != NULL)
 		curl_easy_cleanup(http->easy);
-	if (http->is_alone)
-		http_set_destroy(http->set);
+	if (http->multi != NULL)
+		curl_multi_cleanup(http->multi);
 	svc_mem_free(http);
 }
 
@@ -109,7 +70,6 @@ receive(char *data, size_t size, size_t count, void *arg)
 {
 	struct http *http = arg;
 	size_t len = size * count;
-	http->set->moved = true;
 	return svc_buf_append(http->answer, data, len) == SVC_OK ? len : 0;
 }
 
@@ -174,12 +134,10 @@ set_method(CURL *easy, const struct http_request *request)
 {
 	if (request->body != NULL || strcmp(request->method, "POST") == 0 ||
 	    strcmp(request->method, "PUT") == 0) {
+		curl_easy_setopt(easy, CURLOPT_POSTFIELDS,
+		    request->body != NULL ? (const char *)request->body : "");
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
 		    (curl_off_t)request->len);
-		if (curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS,
-			request->body != NULL ? (const char *)request->body
-					      : "") != CURLE_OK)
-			return false;
 	}
 	return curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method) ==
 	       CURLE_OK;
@@ -221,9 +179,7 @@ http_begin(struct http *http, const struct http_servers *servers, size_t server,
 	http->server = server;
 	http->answer = answer;
 	http->reason[0] = '\0';
-	http->ended = false;
 	curl_easy_reset(easy);
-	curl_easy_setopt(easy, CURLOPT_PRIVATE, http);
 	bool ok =
 	    add_headers(http, request) && set_url(easy, to, request->path);
 	ok = ok && set_method(easy, request) && set_tls(easy, servers);
@@ -248,7 +204,7 @@ http_begin(struct http *http, const struct http_servers *servers, size_t server,
 	curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, tune_socket);
 	/* A registry is never behind the proxy of the environment. */
 	curl_easy_setopt(easy, CURLOPT_PROXY, "");
-	if (ok && curl_multi_add_handle(http->set->multi, easy) == CURLM_OK) {
+	if (ok && curl_multi_add_handle(http->multi, easy) == CURLM_OK) {
 		http->running = true;
 		return SVC_OK;
 	}
@@ -326,64 +282,47 @@ translate(const struct http *http, CURLcode code, struct svc_error *err)
 
 /* ----------------------------------------------------------------- running */
 
-static void
-perform(struct http_set *set)
+static bool
+is_complete(struct http *http, CURLcode *ret_code)
 {
 	CURLMsg *message;
-	int running, left;
-	set->broken = curl_multi_perform(set->multi, &running) != CURLM_OK;
-	while ((message = curl_multi_info_read(set->multi, &left)) != NULL) {
-		char *private = NULL;
-		if (message->msg != CURLMSG_DONE)
-			continue;
-		curl_easy_getinfo(
-		    message->easy_handle, CURLINFO_PRIVATE, &private);
-		struct http *http = (void *)private;
-		http->code = message->data.result;
-		http->ended = true;
-		set->moved = true;
+	int left;
+	while ((message = curl_multi_info_read(http->multi, &left)) != NULL) {
+		if (message->msg == CURLMSG_DONE) {
+			*ret_code = message->data.result;
+			return true;
+		}
 	}
-}
-
-void
-http_set_run(struct http_set *set, int64_t wait_ms)
-{
-	set->moved = false;
-	perform(set);
-	if (set->moved)
-		return;
-	curl_multi_poll(set->multi, NULL, 0,
-	    wait_ms > INT32_MAX ? INT32_MAX : (int)wait_ms, NULL);
-	perform(set);
-}
-
-void
-http_set_wake(struct http_set *set)
-{
-	curl_multi_wakeup(set->multi);
-}
-
-svc_err
-http_look(struct http *http, int *ret_status, struct svc_error *err)
-{
-	long status = 0;
-	if (!http->ended)
-		return http->set->broken ? svc_error_set(err, SVC_E_INTERNAL,
-					       "libcurl lost its state")
-					 : SVC_E_AGAIN;
-	if (http->code != CURLE_OK)
-		return translate(http, http->code, err);
-	curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &status);
-	*ret_status = (int)status;
-	return SVC_OK;
+	return false;
 }
 
 svc_err
 http_run(
     struct http *http, int64_t wait_ms, int *ret_status, struct svc_error *err)
 {
-	http_set_run(http->set, wait_ms);
-	return http_look(http, ret_status, err);
+	size_t had = http->answer->len;
+	CURLcode code = CURLE_OK;
+	/* Once before the wait and once after it. */
+	for (int turn = 0; turn < 2; turn++) {
+		int running = 0;
+		if (curl_multi_perform(http->multi, &running) != CURLM_OK)
+			return svc_error_set(
+			    err, SVC_E_INTERNAL, "libcurl lost its state");
+		if (is_complete(http, &code)) {
+			long status = 0;
+			if (code != CURLE_OK)
+				return translate(http, code, err);
+			curl_easy_getinfo(
+			    http->easy, CURLINFO_RESPONSE_CODE, &status);
+			*ret_status = (int)status;
+			return SVC_OK;
+		}
+		if (turn == 0 && http->answer->len == had)
+			curl_multi_poll(http->multi, NULL, 0,
+			    wait_ms > INT32_MAX ? INT32_MAX : (int)wait_ms,
+			    NULL);
+	}
+	return SVC_E_AGAIN;
 }
 
 const char *
@@ -400,7 +339,7 @@ void
 http_end(struct http *http)
 {
 	if (http->running)
-		curl_multi_remove_handle(http->set->multi, http->easy);
+		curl_multi_remove_handle(http->multi, http->easy);
 	http->running = false;
 	curl_slist_free_all(http->headers);
 	curl_slist_free_all(http->connect_to);
@@ -411,13 +350,13 @@ http_end(struct http *http)
 void
 http_wait(struct http *http, int64_t wait_ms)
 {
-	curl_multi_poll(http->set->multi, NULL, 0, (int)wait_ms, NULL);
+	curl_multi_poll(http->multi, NULL, 0, (int)wait_ms, NULL);
 }
 
 void
 http_wake(struct http *http)
 {
-	http_set_wake(http->set);
+	curl_multi_wakeup(http->multi);
 }
 
 svc_err

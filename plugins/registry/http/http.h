@@ -37,29 +37,16 @@ const char *http_servers_url(const struct http_servers *servers, size_t server);
 
 /* ------------------------------------------------------------- connections */
 
-/** Requests that one thread runs together; it can be woken from another one.
- * Connections are kept for the next request to the same server. */
-struct http_set;
-
-/** Errors: SVC_E_NOMEM */
-svc_err http_set_create(struct http_set **ret_set);
-/** What was made for it must be destroyed before. NULL is fine. */
-void http_set_destroy(struct http_set *set);
-/** Go on with all requests until something came for one of them, http_set_wake
- * was called or wait_ms have passed. */
-void http_set_run(struct http_set *set, int64_t wait_ms);
-/** Makes the present or next wait return. Threads: any. */
-void http_set_wake(struct http_set *set);
-
-/** One request at a time. */
+/** One connection, for one request at a time, that can be woken from another
+ * thread. It is kept between requests to the same server. */
 struct http;
 
-/** set: it is run with others; NULL: alone. Errors: SVC_E_NOMEM */
-svc_err http_create(struct http_set *set, struct http **ret_http);
+/** Errors: SVC_E_NOMEM */
+svc_err http_create(struct http **ret_http);
 /** NULL is fine. */
 void http_destroy(struct http *http);
 
-/** Everything is borrowed for the call. */
+/** Everything is borrowed until http_end. */
 struct http_request {
 	const char *method;                /* "GET", "PUT", "POST", "DELETE" */
 	const char *path;                  /* "/v1/kv/a?index=3", escaped */
@@ -74,40 +61,39 @@ struct http_request {
 };
 
 /**
- * Begin a request. `servers` and `answer` are borrowed until http_end. The
- * answer's body is appended to `answer` as it comes, and may be consumed
- * between calls of http_set_run.
+ * Begin a request. The answer's body is appended to `answer` as it comes, and
+ * may be consumed between calls of http_run.
  * Errors: SVC_E_NOMEM
  */
 svc_err http_begin(struct http *http, const struct http_servers *servers,
     size_t server, const struct http_request *request, struct svc_buf *answer,
     struct svc_error *err);
 /**
- * How it stands after http_set_run: not at its end yet (SVC_E_AGAIN), or the
- * answer is complete (SVC_OK and its status). Texts of errors begin with the
- * registry and the server.
+ * Go on until something was received, http_wake was called or wait_ms have
+ * passed (SVC_E_AGAIN), or the answer is complete (SVC_OK and its status).
+ * Texts of errors begin with the registry and the server.
  * Errors: SVC_E_UNAVAILABLE (no connection, or it broke, or the server's
  * certificate is not trusted), SVC_E_TIMEDOUT, SVC_E_INVAL (our own TLS files),
  * SVC_E_EXHAUSTED (a bigger answer than its buffer may become), SVC_E_NOMEM
  */
-svc_err http_look(struct http *http, int *ret_status, struct svc_error *err);
-/** http_set_run of its set, and http_look. */
 svc_err http_run(
     struct http *http, int64_t wait_ms, int *ret_status, struct svc_error *err);
-/** A header of the answer, once http_look has returned SVC_OK and until
+/** A header of the answer, once http_run has returned SVC_OK and until
  * http_end; NULL when it is not there. */
 const char *http_header(struct http *http, const char *name);
 /** End the request, whatever its state. */
 void http_end(struct http *http);
 /** Without a request: wait until wait_ms have passed or http_wake is called. */
 void http_wait(struct http *http, int64_t wait_ms);
-/** http_set_wake of its set. Threads: any. */
+/** Makes the present or next wait in http_run or http_wait return. Threads:
+ * any.
+ */
 void http_wake(struct http *http);
 
 /**
  * Begin, and run until the answer is complete, or until `stop` (may be NULL) is
  * set before http_wake is called. http_end must follow, also after an error.
- * Errors: of http_begin and http_look; SVC_E_CANCELLED
+ * Errors: of http_begin and http_run; SVC_E_CANCELLED
  */
 svc_err http_ask(struct http *http, const struct http_servers *servers,
     size_t server, const struct http_request *request, const atomic_bool *stop,

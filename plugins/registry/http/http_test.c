@@ -37,7 +37,7 @@ ask_begin(struct asking *asking, const struct svc_registry_config *config)
 	assert_int_equal(http_servers_create("test", config, 2379,
 			     &asking->servers, &asking->err),
 	    SVC_OK);
-	assert_int_equal(http_create(NULL, &asking->http), SVC_OK);
+	assert_int_equal(http_create(&asking->http), SVC_OK);
 	svc_buf_init(&asking->answer, 1 << 20);
 }
 

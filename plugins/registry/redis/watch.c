@@ -14,8 +14,6 @@
 
 #include "store.h"
 
-#include <address/address.h>
-
 #include <svc/clock.h>
 #include <svc/log.h>
 
@@ -30,6 +28,8 @@
 #include <uthash.h>
 
 enum {
+	PAUSE_FIRST_MS = 100,
+	PAUSE_MAX_MS = 5000,
 	STEADY_MS = 5000,
 	/* Between two pulls for nodes that expire, and how much later than
 	 * they do. */
@@ -381,6 +381,23 @@ follow(struct watch *watch, struct svc_error *err)
 	return rc;
 }
 
+/* At once at every server, then slower and slower. */
+static void
+pause_before(struct watch *watch, size_t attempt)
+{
+	size_t round = attempt / watch->redis->n_servers;
+	int64_t pause_ms = PAUSE_FIRST_MS;
+	if (round == 0)
+		return;
+	for (; round > 1 && pause_ms < PAUSE_MAX_MS; round--)
+		pause_ms = pause_ms * 8 / 5;
+	if (pause_ms > PAUSE_MAX_MS)
+		pause_ms = PAUSE_MAX_MS;
+	uint64_t fifth = (uint64_t)pause_ms / 5;
+	pause_ms += (int64_t)svc_random_below(2 * fifth + 1) - (int64_t)fifth;
+	redis_wait(watch->wake_fd, svc_deadline(pause_ms));
+}
+
 static const char *
 what(const struct watch *watch)
 {
@@ -436,9 +453,7 @@ run(void *arg)
 			    what(watch), err.text);
 		watch->lost = true;
 		watch->server = (watch->server + 1) % redis->n_servers;
-		int64_t pause_ms =
-		    address_pause_ms(attempt++, watch->redis->n_servers);
-		redis_wait(watch->wake_fd, svc_deadline(pause_ms));
+		pause_before(watch, attempt++);
 	}
 	return NULL;
 }

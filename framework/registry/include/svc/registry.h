@@ -309,18 +309,16 @@ struct svc_watch;
  * reported, else it is REMOVED. So a registry that loses its data makes nobody
  * forget anybody who is alive.
  *
- * Watches of one registry may all hear of changes by one thread, one after the
- * other, and those of the same service do; one of these that is made later is
- * told what the others know, SYNCED if they were, without a question to the
- * registry.
+ * Watches of the same service in one registry hear of a change by one thread,
+ * one after the other; one that is made later is told what the others know,
+ * SYNCED if they were, without a question to the registry.
  *
  * Errors: SVC_E_INVAL, SVC_E_NOMEM, SVC_E_EXHAUSTED */
 SVC_API svc_err svc_registry_watch(struct svc_registry *registry,
     const char *service, svc_change_cb cb, void *arg,
     struct svc_watch **ret_watch, struct svc_error *err);
 /** No callback runs or comes after this returns, for which it may wait until
- * those of other watches of the registry have returned. NULL is fine. Not from
- * a watch callback. */
+ * those of other watches of the service have returned. NULL is fine. */
 SVC_API void svc_registry_unwatch(struct svc_watch *watch);
 
 #ifdef __cplusplus
