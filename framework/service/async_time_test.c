@@ -3,17 +3,23 @@
  * place of another one takes over from it: nothing that it did not say. */
 #include "async_test.h"
 
+static struct svc_service *
+start_slow(struct slow *slow)
+{
+	slow_init(slow);
+	struct svc_service *s = make("student", NULL);
+	svc_handle(s, "Student.Slow", waits, slow);
+	svc_handle(s, "Student.Greet", greet, NULL);
+	must_start(s);
+	return s;
+}
+
 static void
 a_deadline_ends_a_call(void **state)
 {
 	(void)state;
 	struct slow slow;
-	slow_init(&slow);
-	struct svc_service *s = make("student", NULL);
-	svc_handle(s, "Student.Slow", waits, &slow);
-	svc_handle(s, "Student.Greet", greet, NULL);
-	must_start(s);
-	struct svc_service *c = make_client();
+	struct svc_service *s = start_slow(&slow), *c = make_client();
 	struct ends ends;
 	ends_init(&ends);
 	/* Some of each length, the longer ones first. */
@@ -59,12 +65,7 @@ deadlines_keep_the_clock(void **state)
 {
 	(void)state;
 	struct slow slow;
-	slow_init(&slow);
-	struct svc_service *s = make("student", NULL);
-	svc_handle(s, "Student.Slow", waits, &slow);
-	svc_handle(s, "Student.Greet", greet, NULL);
-	must_start(s);
-	struct svc_service *c = make_client();
+	struct svc_service *s = start_slow(&slow), *c = make_client();
 	struct ends soon, late, never;
 	ends_init(&soon);
 	ends_init(&late);
@@ -133,12 +134,7 @@ each_call_has_its_own_deadline(void **state)
 {
 	(void)state;
 	struct slow slow;
-	slow_init(&slow);
-	struct svc_service *s = make("student", NULL);
-	svc_handle(s, "Student.Slow", waits, &slow);
-	svc_handle(s, "Student.Greet", greet, NULL);
-	must_start(s);
-	struct svc_service *c = make_client();
+	struct svc_service *s = start_slow(&slow), *c = make_client();
 	struct svc_client *client = svc_client_of(c);
 	struct ends far, near;
 	ends_init(&far);

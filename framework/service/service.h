@@ -154,7 +154,7 @@ bool svc_reply_whole(struct svc_reply *reply, const struct svc_part *part,
 void svc_reply_closed(
     struct svc_reply *reply, const struct svc_stream_end *end);
 /* As the caller sees it: of a failure only the headers. It is the reply's own
- * memory; when there was no spare room, svc_message_free frees it. */
+ * memory; unless it is in a room, svc_message_free frees it. */
 struct svc_message svc_reply_message(const struct svc_reply *reply);
 /* For a caller that asked for the headers of the reply. Errors: SVC_E_NOMEM */
 svc_err svc_reply_copy_headers(

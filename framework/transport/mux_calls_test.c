@@ -48,6 +48,27 @@ post(struct svc_loop *loop, struct keeper *keeper,
 	sem_wait(&keeper->has);
 }
 
+static struct svc_executor *
+make_loop(struct keeper *keeper)
+{
+	static const struct svc_executor_config config = {.loops = 1};
+	struct svc_executor *executor;
+	sem_init(&keeper->has, 0, 0);
+	sem_init(&keeper->let_go, 0, 0);
+	assert_int_equal(svc_executor_create(&config, &executor, NULL), SVC_OK);
+	return executor;
+}
+
+/* With the keeper's last task let go. */
+static void
+end_loop(struct svc_executor *executor, struct keeper *keeper)
+{
+	sem_post(&keeper->let_go);
+	svc_executor_destroy(executor);
+	sem_destroy(&keeper->has);
+	sem_destroy(&keeper->let_go);
+}
+
 static void
 write_out(struct svc_mux *mux)
 {
@@ -69,11 +90,7 @@ calls_in_a_row_share_writes(void **state)
 {
 	(void)state;
 	struct keeper keeper;
-	struct svc_executor *executor;
-	static const struct svc_executor_config config = {.loops = 1};
-	sem_init(&keeper.has, 0, 0);
-	sem_init(&keeper.let_go, 0, 0);
-	assert_int_equal(svc_executor_create(&config, &executor, NULL), SVC_OK);
+	struct svc_executor *executor = make_loop(&keeper);
 	struct svc_loop *loop = svc_executor_loop(executor);
 	begin(&client, false, NULL);
 	client.mux.config.ops = &counting;
@@ -113,12 +130,9 @@ calls_in_a_row_share_writes(void **state)
 	for (int i = 0; i < n; i++)
 		let_go(&seen[i]);
 	post(loop, &keeper, detach);
-	sem_post(&keeper.let_go);
-	svc_executor_destroy(executor);
+	end_loop(executor, &keeper);
 	client.mux.config.loop = NULL;
 	end_finish(&client);
-	sem_destroy(&keeper.has);
-	sem_destroy(&keeper.let_go);
 }
 
 /* The loop is the server's; its requests came in one read. */
@@ -185,11 +199,7 @@ half_of_a_batch_is_answered_early(void **state)
 {
 	(void)state;
 	struct keeper keeper;
-	struct svc_executor *executor;
-	static const struct svc_executor_config config = {.loops = 1};
-	sem_init(&keeper.has, 0, 0);
-	sem_init(&keeper.let_go, 0, 0);
-	assert_int_equal(svc_executor_create(&config, &executor, NULL), SVC_OK);
+	struct svc_executor *executor = make_loop(&keeper);
 	struct svc_loop *loop = svc_executor_loop(executor);
 	pair(&client, &server, NULL);
 	read_some(&server, SIZE_MAX);
@@ -203,13 +213,10 @@ half_of_a_batch_is_answered_early(void **state)
 	assert_int_equal(writes_within(8, loop, &keeper), 0);
 	assert_int_equal(writes_within(60, loop, &keeper), 1);
 	post(loop, &keeper, detach_server);
-	sem_post(&keeper.let_go);
-	svc_executor_destroy(executor);
+	end_loop(executor, &keeper);
 	server.mux.config.loop = NULL;
 	end_finish(&client);
 	end_finish(&server);
-	sem_destroy(&keeper.has);
-	sem_destroy(&keeper.let_go);
 }
 
 int
