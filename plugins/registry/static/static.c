@@ -273,7 +273,8 @@ look(struct static_registry *self, bool finished)
 			    self->path);
 		return LOOK_MS;
 	}
-	if (stamp_same(&stamp, &self->taken))
+	/* Two changes within one tick of the clock have the same stamp. */
+	if (!finished && stamp_same(&stamp, &self->taken))
 		return LOOK_MS;
 	if (!settled)
 		return SETTLE_MS;

@@ -356,6 +356,7 @@ want_of_memory_is_an_error_and_no_bad_file(void **state)
 	}
 	assert_true(n > 10);
 	/* What is read again is read until there is memory for it. */
+	char former[32] = "s-a:1";
 	watch(f, "s");
 	n = 0;
 	for (bool hit = true; hit; n++) {
@@ -365,6 +366,9 @@ want_of_memory_is_an_error_and_no_bad_file(void **state)
 		scarce_at(n);
 		replace(f, text);
 		expect(f, SVC_CREATED, "s", id);
+		/* Those that went are told after those that came. */
+		expect(f, SVC_REMOVED, "s", former);
+		snprintf(former, sizeof(former), "%s", id);
 		hit = scarce_hit();
 		scarce_at(-1);
 	}
