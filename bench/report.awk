@@ -97,11 +97,12 @@ function figure(row, peer, field,    a, n, r) {
 	return n ? middle(a, n) : ""
 }
 
-function ratio(row, field, peer, of,    a, n, r, x) {
+# What `who` has of `field` in the measure of the peer's `of`.
+function ratio(row, who, field, peer, of,    a, n, r, x) {
 	for (r = 1; r <= rounds[row]; r++) {
 		x = value[row, peer, of, r]
-		if (((row, "svc", field, r) in value) && x > 0)
-			a[++n] = value[row, "svc", field, r] / x
+		if (((row, who, field, r) in value) && x > 0)
+			a[++n] = value[row, who, field, r] / x
 	}
 	return n ? middle(a, n) : ""
 }
@@ -123,13 +124,14 @@ function latency(row, peer, field,    x) {
 }
 
 # Splits FIELD[/PEER[.FIELD]]<=NUMBER and judges it: sets t_text, t_found,
-# t_spread and t_good (1, 0, or "" when there is nothing to judge).
+# t_spread, t_own (what the peer itself has, where that is not 1) and t_good (1, 0,
+# or "" when there is nothing to judge).
 function judge(row, target,    op, left, limit, peer, of, at, x) {
 	op = index(target, ">=") ? ">=" : "<="
 	at = index(target, op)
 	left = substr(target, 1, at - 1)
 	limit = substr(target, at + 2) + 0
-	peer = of = ""
+	peer = of = t_own = ""
 	if ((at = index(left, "/"))) {
 		peer = substr(left, at + 1)
 		left = of = substr(left, 1, at - 1)
@@ -137,7 +139,9 @@ function judge(row, target,    op, left, limit, peer, of, at, x) {
 			of = substr(peer, at + 1)
 			peer = substr(peer, 1, at - 1)
 		}
-		x = ratio(row, left, peer, of)
+		if (of != left)
+			t_own = short(ratio(row, peer, left, peer, of))
+		x = ratio(row, "svc", left, peer, of)
 		t_text = name(left) " : " peer (of == left ? "" : "'s " name(of))
 	} else {
 		x = figure(row, "svc", left)
@@ -221,13 +225,13 @@ function main_table(    i, row, n, p, list, t, good, all, x, widths) {
 		}
 		cell[1] = work[row] (missed[row, "svc"] > 0 ? " (overloaded)" : "")
 		cell[2] = sprintf("%d", figure(row, "svc", "rps"))
-		x = ratio(row, "rps", "raw", "rps")
+		x = ratio(row, "svc", "rps", "raw", "rps")
 		cell[3] = short(x)
 		cell[4] = x == "" ? "" : short(least) "-" short(most)
-		cell[5] = short(ratio(row, "rps", "nng", "rps"))
-		cell[6] = short(ratio(row, "rps", "grpc", "rps"))
-		cell[7] = short(ratio(row, "rps", "nats", "rps"))
-		cell[8] = short(ratio(row, "rps", "nginx", "rps"))
+		cell[5] = short(ratio(row, "svc", "rps", "nng", "rps"))
+		cell[6] = short(ratio(row, "svc", "rps", "grpc", "rps"))
+		cell[7] = short(ratio(row, "svc", "rps", "nats", "rps"))
+		cell[8] = short(ratio(row, "svc", "rps", "nginx", "rps"))
 		cell[9] = latency(row, "svc", "p50")
 		cell[10] = latency(row, "svc", "p99")
 		cell[11] = latency(row, "svc", "p999")
@@ -240,8 +244,8 @@ function main_table(    i, row, n, p, list, t, good, all, x, widths) {
 
 function target_table(    i, j, n, list, t, row, widths, verdict) {
 	title("targets")
-	widths = "43 28 10 14 8"
-	n = cells("work|target|found|min-max|")
+	widths = "43 28 10 14 10 8"
+	n = cells("work|target|found|min-max|peer's own|")
 	heading(n, 2, widths)
 	for (i = 1; i <= n_rows; i++) {
 		row = rows[i]
@@ -250,8 +254,9 @@ function target_table(    i, j, n, list, t, row, widths, verdict) {
 			judge(row, t[j])
 			cell[1] = work[row]; cell[2] = t_text
 			cell[3] = t_found; cell[4] = t_spread
-			cell[5] = t_good == "" ? "absent" : t_good ? "pass" : "miss"
-			print paint(line(5, 2, widths),
+			cell[5] = t_own
+			cell[6] = t_good == "" ? "absent" : t_good ? "pass" : "miss"
+			print paint(line(6, 2, widths),
 			    t_good == "" ? 33 : t_good ? 32 : 31)
 		}
 	}

@@ -113,9 +113,11 @@ awk -F, -v OFS=, 'FNR == 1 { print
 	for (r = 1; r <= 3; r++) for (p = 0; p < 2; p++) {
 		$1 = "1x64-1k"; $2 = r; $(at["peer"]) = p ? "svc" : "raw"
 		$(at["rps"]) = rps[2 * r - 1 + p]; $(at["calls"]) = 100
-		$(at["p50_us"]) = 40 + p; $(at["cpu_server_s"]) = 0.001
+		$(at["p50_us"]) = 40 + p; $(at["p99_us"]) = 120 + p
+		$(at["cpu_server_s"]) = 0.001
 		$(at["rss_server_kib"]) = 9 * 1024
 		$NF = "1000:50 2000000:49 30000000:1"; print
+		$1 = "half-1k"; print
 	}
 }' "$csv" >"$work/known/results.csv"
 "$bench" --report --out="$work/known" >"$work/known/table"
@@ -127,11 +129,12 @@ expect '^1 KiB, 64 outstanding +300 +0\.50 +0\.33-0\.50 .* 41\.0 .* 10\.0 +9\.00
 expect '^1 KiB, 64 outstanding +calls/s : raw >= 0\.75 +0\.50 .* miss$'
 expect '^1 KiB, 64 outstanding +CPU : raw <= 1\.4 +1\.00 .* pass$'
 expect '^1 KiB, 64 outstanding +calls/s : nng >= 8 +- +absent$'
+expect "^1 KiB, open loop .* p99 : raw's p50 <= 3 +3\.02 +3\.02-3\.02 +3\.00 +miss$"
 "$bench" --report --markdown --out="$work/known" >"$work/known/markdown"
 grep -q '^| 1 KiB, 64 outstanding | 300 | 0.50 | 0.33-0.50 |' \
 	"$work/known/markdown" || failed "markdown"
 svg=$work/known/latency.svg
 [ "$(head -c 4 "$svg")" = '<svg' ] && [ "$(tail -n 1 "$svg")" = '</svg>' ] &&
-	[ "$(grep -c '^<path ' "$svg")" = 2 ] || failed "the plot"
+	[ "$(grep -c '^<path ' "$svg")" = 4 ] || failed "the plot"
 [ "$(grep -c '^<path ' "$work/out/latency.svg")" -ge 5 ] || failed "the plots"
 echo "the benchmark measures what it says"
