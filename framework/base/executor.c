@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -58,6 +57,7 @@ struct svc_executor {
 	int n_idle;
 	int n_threads;
 	int max_threads;
+	int busy_poll_us;
 	int unstarted; /* loops without a thread: room is kept for them */
 	bool stopping;
 
@@ -186,11 +186,9 @@ svc_executor_create(const struct svc_executor_config *config,
 {
 	int loops = config != NULL ? config->loops : 0;
 	int threads = config != NULL ? config->max_threads : 0;
+	int busy_poll_us = config != NULL ? config->busy_poll_us : 0;
 	if (loops == 0) {
-		cpu_set_t set;
-		loops = sched_getaffinity(0, sizeof(set), &set) == 0
-			    ? CPU_COUNT(&set)
-			    : 1;
+		loops = svc_thread_processors();
 		if (loops > MAX_LOOPS)
 			loops = MAX_LOOPS;
 		if (threads > 1 && loops >= threads)
@@ -212,6 +210,9 @@ svc_executor_create(const struct svc_executor_config *config,
 	pthread_mutex_init(&executor->mutex, NULL);
 	pthread_cond_init(&executor->none_left, NULL);
 	executor->max_threads = threads;
+	if (busy_poll_us == 0)
+		busy_poll_us = SVC_BUSY_POLL_US;
+	executor->busy_poll_us = busy_poll_us > 0 ? busy_poll_us : 0;
 	svc_err rc = SVC_OK;
 	while (rc == SVC_OK && executor->n_loops < loops) {
 		rc = svc_loop_create(
@@ -358,6 +359,12 @@ int
 svc_executor_loops(const struct svc_executor *executor)
 {
 	return executor->n_loops;
+}
+
+int
+svc_executor_busy_poll_us(const struct svc_executor *executor)
+{
+	return executor->busy_poll_us;
 }
 
 int

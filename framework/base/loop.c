@@ -13,6 +13,8 @@
 
 #include "clock_private.h"
 
+#include <svc/busy_poll.h>
+
 #include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -47,6 +49,7 @@ struct svc_loop {
 	int64_t deferred_at_us; /* the first of them */
 	struct epoll_event events[EVENTS];
 	int n_events, next_event;
+	struct svc_busy_poll poll;
 	struct svc_timer **timers; /* a heap, from index 1 */
 	size_t n_timers, cap_timers;
 };
@@ -444,33 +447,69 @@ io_bits(uint32_t bits)
 	return events;
 }
 
-static void
-wait_for_events(struct svc_loop *loop)
+static bool
+has_posts(struct svc_loop *loop)
 {
-	int timeout = -1;
-	loop->rounds = 0;
-	if (loop->tasks != NULL || loop->yielded != NULL) {
-		/* Only a look: it does not go to sleep. */
-		int n = epoll_wait(loop->epoll, loop->events, EVENTS, 0);
-		self.looked_at_ms = svc_now_ms();
-		loop->n_events = n > 0 ? n : 0;
-		loop->next_event = 0;
-		return;
-	}
-	if (loop->n_timers > 0 && !svc_clock_is_manual()) {
-		int64_t ms = svc_remaining(loop->timers[1]->at_ms);
-		timeout = ms > 60000 ? 60000 : (int)ms;
-	} else if (loop->n_timers > 0 &&
-		   svc_remaining(loop->timers[1]->at_ms) == 0) {
-		timeout = 0;
-	}
+	return atomic_load(&loop->inbox) != NULL ||
+	       atomic_load(&loop->stopping);
+}
+
+static int
+sleep_for_events(struct svc_loop *loop, int timeout)
+{
 	atomic_exchange(&loop->sleeping, true);
-	if (atomic_load(&loop->inbox) != NULL || atomic_load(&loop->stopping))
+	if (has_posts(loop))
 		timeout = 0;
 	int n = epoll_wait(loop->epoll, loop->events, EVENTS, timeout);
 	atomic_exchange(&loop->sleeping, false);
-	self.looked_at_ms = svc_now_ms();
 	svc_executor_busy(loop->executor);
+	return n;
+}
+
+/* How long it may sleep, in milliseconds; -1: for ever. */
+static int
+until_due(const struct svc_loop *loop, int64_t now_ms)
+{
+	if (loop->tasks != NULL || loop->yielded != NULL)
+		return 0;
+	if (loop->n_timers == 0)
+		return -1;
+	int64_t at_ms = loop->timers[1]->at_ms;
+	if (at_ms <= now_ms)
+		return 0;
+	if (svc_clock_is_manual())
+		return -1;
+	return at_ms - now_ms > 60000 ? 60000 : (int)(at_ms - now_ms);
+}
+
+static void
+wait_for_events(struct svc_loop *loop)
+{
+	int64_t now_us = svc_now_us();
+	int timeout = until_due(loop, now_us / 1000);
+	int n = 0;
+	loop->rounds = 0;
+	if (timeout == 0) {
+		/* Only a look: it does not go to sleep. */
+		n = epoll_wait(loop->epoll, loop->events, EVENTS, 0);
+		now_us = svc_now_us();
+	} else {
+		int64_t until_us = svc_busy_poll_begin(&loop->poll,
+		    svc_executor_busy_poll_us(loop->executor), now_us);
+		bool come = false;
+		while (!come && now_us < until_us) {
+			n = epoll_wait(loop->epoll, loop->events, EVENTS, 0);
+			come = n > 0 || has_posts(loop);
+			now_us = svc_now_us();
+		}
+		svc_busy_poll_looked(&loop->poll, come, now_us);
+		if (!come) {
+			n = sleep_for_events(loop, timeout);
+			now_us = svc_now_us();
+			svc_busy_poll_slept(&loop->poll, n > 0, now_us);
+		}
+	}
+	self.looked_at_ms = now_us / 1000;
 	loop->n_events = n > 0 ? n : 0;
 	loop->next_event = 0;
 }

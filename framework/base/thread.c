@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/membarrier.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -52,6 +53,15 @@ svc_thread_start(
 	}
 	*ret_thread = thread;
 	return SVC_OK;
+}
+
+int
+svc_thread_processors(void)
+{
+	cpu_set_t set;
+	int n =
+	    sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+	return n > 0 ? n : 1;
 }
 
 SVC_HOT unsigned

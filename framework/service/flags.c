@@ -112,6 +112,10 @@ static const struct {
 	10000, 0, "Limits"},
     {"loops", NULL, SVC_SETTING_INT, AT(loops), "NUMBER",
 	"Event loops; 0 means one a processor", NULL, 0, 64, 0, "Limits"},
+    {"busy_poll", NULL, SVC_SETTING_INT, AT(busy_poll_us), "MICROSECONDS",
+	"How long input is looked for before sleeping, while it mostly comes "
+	"so soon; 0 means never",
+	NULL, 0, 1000, 0, "Limits"},
     {"max_handlers", NULL, SVC_SETTING_INT, AT(max_handlers), "NUMBER",
 	"Handlers that may run at once; 0 means any number, -1 as many as "
 	"--threads leaves room for",

@@ -278,7 +278,6 @@ svc_link_exchange(struct svc_link *link, const struct svc_part *first,
 		    (struct svc_exchange){.code = code, .not_run = true};
 		return;
 	}
-	svc_will_block();
 	struct waiter waiter = {.scoped.cancel = interrupt, .stream = stream};
 	if (within != NULL)
 		svc_scope_join(within, &waiter.scoped);

@@ -28,6 +28,7 @@ svc_values_init(struct svc_values *values)
 	    .stream_window = INT64_C(2) << 20,
 	    .connection_window = INT64_C(4) << 20,
 	    .threads = 256,
+	    .busy_poll_us = SVC_BUSY_POLL_US,
 	    .max_handlers = -1, /* as many as the threads allow */
 	    .queue_timeout_ms = 100,
 	    .drain_timeout_ms = 10000,

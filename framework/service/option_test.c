@@ -65,6 +65,7 @@ defaults_are_documented_ones(void **state)
 	assert_int_equal(o->stream_window, 2 << 20);
 	assert_int_equal(o->connection_window, 4 << 20);
 	assert_int_equal(o->threads, 256);
+	assert_int_equal(o->busy_poll_us, 20);
 	assert_true(o->loops >= 1);
 	assert_int_equal(o->max_handlers, 256 - 16 - o->loops);
 	assert_int_equal(o->queue_timeout_ms, 100);
@@ -317,13 +318,13 @@ limits_reach_the_transport(void **state)
 	struct svc_service *s =
 	    svc_new(registry(memory), transport(limits), broker(memory));
 	assert_int_equal(
-	    init_with(
-		s, FLAGS("--max_message_size=3m", "--max_header_size=4k",
-		       "--max_streams=17", "--max_connections=18",
-		       "--handshake_timeout=1500ms", "--idle_timeout=1m",
-		       "--keepalive=2", "--stream_window=128k",
-		       "--connection_window=1m", "--threads=20", "--loops=3",
-		       "--max_handlers=7", "--queue_timeout=250ms")),
+	    init_with(s, FLAGS("--max_message_size=3m", "--max_header_size=4k",
+			     "--max_streams=17", "--max_connections=18",
+			     "--handshake_timeout=1500ms", "--idle_timeout=1m",
+			     "--keepalive=2", "--stream_window=128k",
+			     "--connection_window=1m", "--threads=20",
+			     "--loops=3", "--busy_poll=7", "--max_handlers=7",
+			     "--queue_timeout=250ms")),
 	    SVC_OK);
 	const struct svc_transport_limits *l = &limits_seen.limits;
 	assert_int_equal(l->max_message, 3 << 20);
@@ -337,19 +338,23 @@ limits_reach_the_transport(void **state)
 	assert_int_equal(l->conn_window, 1 << 20);
 	assert_int_equal(svc_executor_loops(limits_seen.executor), 3);
 	assert_int_equal(svc_executor_max_threads(limits_seen.executor), 20);
+	assert_int_equal(svc_executor_busy_poll_us(limits_seen.executor), 7);
 	const struct svc_options *o = svc_options_of(s);
 	assert_int_equal(o->max_connections, 18);
 	assert_int_equal(o->keepalive_ms, 2000);
 	assert_int_equal(o->threads, 20);
 	assert_int_equal(o->loops, 3);
+	assert_int_equal(o->busy_poll_us, 7);
 	assert_int_equal(o->max_handlers, 7);
 	assert_int_equal(o->queue_timeout_ms, 250);
 	svc_free(s);
 
 	s = svc_new(registry(memory), transport(limits), broker(memory));
 	assert_int_equal(init_with(s, FLAGS("--keepalive=0", "--idle_timeout=0",
-					  "--max_handlers=0", "--threads=2")),
+					  "--max_handlers=0", "--threads=2",
+					  "--busy_poll=0")),
 	    SVC_OK);
+	assert_int_equal(svc_executor_busy_poll_us(limits_seen.executor), 0);
 	assert_int_equal(l->keepalive_ms, SVC_FOREVER);
 	assert_int_equal(l->idle_ms, SVC_FOREVER);
 	assert_int_equal(svc_options_of(s)->max_handlers, 0);
@@ -577,6 +582,7 @@ bad_flags_are_usage_errors(void **state)
 	    {"--stream_window=8m", "connection_window (4194304 bytes)"},
 	    {"--threads=1", "threads"},
 	    {"--loops=65", "64"},
+	    {"--busy_poll=1001", "0 to 1000"},
 	    {"--queue_timeout=-5", "queue_timeout"},
 	};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {

@@ -223,7 +223,10 @@ make(struct svc_service *service, struct svc_error *err)
 {
 	struct svc_values *v = &service->values;
 	struct svc_executor_config threads = {
-	    .loops = (int)v->loops, .max_threads = (int)v->threads};
+	    .loops = (int)v->loops,
+	    .max_threads = (int)v->threads,
+	    .busy_poll_us = v->busy_poll_us > 0 ? (int)v->busy_poll_us : -1,
+	};
 	svc_err code = svc_executor_create(&threads, &service->executor, err);
 	if (code != SVC_OK)
 		return code;
@@ -299,6 +302,7 @@ show_options(struct svc_service *service)
 	    .connection_window = v->connection_window,
 	    .threads = (int)v->threads,
 	    .loops = (int)v->loops,
+	    .busy_poll_us = (int)v->busy_poll_us,
 	    .max_handlers = v->max_handlers,
 	    .queue_timeout_ms = v->queue_timeout_ms,
 	    .weight = v->weight > 0 ? (int)v->weight : 1,

@@ -39,7 +39,8 @@ struct svc_values {
 	int64_t handshake_timeout_ms, idle_timeout_ms, keepalive_ms;
 	int64_t stream_window, connection_window;
 	int64_t threads, loops; /* loops 0: one a processor */
-	int64_t max_handlers;   /* 0: none */
+	int64_t busy_poll_us;
+	int64_t max_handlers; /* 0: none */
 	int64_t queue_timeout_ms;
 	char *log_level, *log_format;
 	char *config;

@@ -584,6 +584,7 @@ svc_mux_wait(struct svc_stream_handle *handle, int64_t deadline_at_ms)
 {
 	struct svc_mux_stream *stream = stream_of(handle);
 	svc_err rc = SVC_OK;
+	svc_will_block();
 	pthread_mutex_lock(&stream->mux->mutex);
 	mux_adopt(stream->mux, stream);
 	if (!stream->sleeps && !stream->done && !stream->interrupted) {

@@ -112,6 +112,43 @@ give_back(struct conn *conn, struct svc_stream_handle *stream)
 	give_back_locked(conn, stream);
 }
 
+/* As the reader: sleeps until there are some, the connection has failed, or it
+ * is time to look at the clock. True when anything has come. */
+static bool
+sleep_for_bytes(struct conn *conn, int64_t left_ms)
+{
+	/* Who has time sleeps in the read, which saves a system call; not for
+	 * long at once, as the clock may be a manual one. */
+	struct pollfd wait = {.fd = conn->source.fd, .events = POLLIN};
+	bool long_left = left_ms == SVC_FOREVER || left_ms > 2 * CONN_NAP_MS;
+	bool drained;
+	svc_will_block();
+	if (conn->sleeps && long_left)
+		return conn_read(conn, true, &drained) != 0;
+	if (!conn_more(conn) &&
+	    poll(&wait, 1, long_left ? CONN_NAP_MS : (int)left_ms) <= 0)
+		return false;
+	return conn_read(conn, false, &drained) != 0;
+}
+
+static void
+await_bytes(struct conn *conn, int64_t left_ms)
+{
+	int64_t now_us = svc_now_us();
+	int64_t until_us = svc_busy_poll_begin(&conn->poll,
+	    svc_executor_busy_poll_us(conn->tcp->config.executor), now_us);
+	bool come = false, drained;
+	while (!come && now_us < until_us) {
+		come = conn_read(conn, false, &drained) != 0;
+		now_us = svc_now_us();
+	}
+	svc_busy_poll_looked(&conn->poll, come, now_us);
+	if (!come) {
+		come = sleep_for_bytes(conn, left_ms);
+		svc_busy_poll_slept(&conn->poll, come, svc_now_us());
+	}
+}
+
 static svc_err
 read_as_caller(
     struct conn *conn, struct svc_stream_handle *stream, int64_t deadline_at_ms)
@@ -142,22 +179,12 @@ read_as_caller(
 			unlock(conn);
 		}
 		handled = true;
-		bool drained;
 		int64_t left = svc_remaining(deadline_at_ms);
 		if (left == 0) {
 			give_back(conn, stream);
 			return SVC_E_TIMEDOUT;
 		}
-		/* Who has time sleeps in the read, which saves a system call;
-		 * not for long at once, as the clock may be a manual one. */
-		struct pollfd wait = {.fd = conn->source.fd, .events = POLLIN};
-		bool long_left = left == SVC_FOREVER || left > 2 * CONN_NAP_MS;
-		if (conn->sleeps && long_left)
-			conn_read(conn, true, &drained);
-		else if (conn_more(conn) ||
-			 poll(&wait, 1, long_left ? CONN_NAP_MS : (int)left) >
-			     0)
-			conn_read(conn, false, &drained);
+		await_bytes(conn, left);
 	}
 }
 

@@ -9,6 +9,8 @@
 #include "tcp.h"
 #include "tls.h"
 
+#include <svc/busy_poll.h>
+
 /* Bytes being handled. The connection holds one reference, and so does the
  * thread that handles them, which may lose the loop meanwhile. */
 struct block {
@@ -68,6 +70,7 @@ struct conn {
 	size_t offset;
 	size_t block_size;
 	_Atomic int64_t looked_at_us; /* a caller found the peer there */
+	struct svc_busy_poll poll;    /* of callers */
 
 	/* of the loop */
 	struct svc_task flush_task;

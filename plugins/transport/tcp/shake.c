@@ -11,8 +11,6 @@
  */
 #include "conn.h"
 
-#include <sched.h>
-
 #define MAX_WORKERS 8
 
 struct tcp_shaker {
@@ -29,10 +27,7 @@ tcp_shaker_create(struct svc_executor *executor)
 	struct tcp_shaker *shaker = svc_mem_calloc(1, sizeof(*shaker));
 	if (shaker == NULL)
 		return NULL;
-	cpu_set_t cores;
-	int n = sched_getaffinity(0, sizeof(cores), &cores) == 0
-		    ? CPU_COUNT(&cores) / 2
-		    : 1;
+	int n = svc_thread_processors() / 2;
 	shaker->executor = executor;
 	shaker->last = &shaker->first;
 	shaker->most = n < 1 ? 1 : n > MAX_WORKERS ? MAX_WORKERS : n;

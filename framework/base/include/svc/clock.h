@@ -67,6 +67,8 @@ SVC_API void svc_thread_join(pthread_t thread);
 /** A small number that the calling thread keeps, given out in the order in
  * which threads first ask: for counters that threads keep apart. */
 SVC_API unsigned svc_thread_number(void);
+/** How many processors the calling thread may use, at least 1. */
+SVC_API int svc_thread_processors(void);
 
 /**
  * The expensive half of a fence between threads of which one side is frequent

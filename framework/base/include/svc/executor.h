@@ -31,7 +31,12 @@ struct svc_loop;
 struct svc_executor_config {
 	int loops;       /* 0: one a core that this process may use */
 	int max_threads; /* 0: 256; beyond it nothing is taken over */
+	/* How long a loop looks for input before it sleeps (svc/busy_poll.h);
+	 * 0: SVC_BUSY_POLL_US, below 0: not at all. */
+	int busy_poll_us;
 };
+/** About what a sleep and a wake-up cost on a virtual machine. */
+#define SVC_BUSY_POLL_US 20
 
 /**
  * `config` may be NULL. Threads are started on first use, and one that had
@@ -58,6 +63,8 @@ SVC_API svc_err svc_executor_run(
 /** As created: never 0. */
 SVC_API int svc_executor_loops(const struct svc_executor *executor);
 SVC_API int svc_executor_max_threads(const struct svc_executor *executor);
+/** For others who wait for what a loop would bring them; 0: not at all. */
+SVC_API int svc_executor_busy_poll_us(const struct svc_executor *executor);
 /** How many threads run a job, or foreign code that lost its loop. Those in
  * foreign code on a loop, at most one a loop, are not among them. Cheap: it is
  * written only when such work begins or ends. Threads: any. */

@@ -123,6 +123,7 @@ struct svc_options {
 	int64_t idle_timeout_ms, keepalive_ms; /* 0: never */
 	int64_t stream_window, connection_window;
 	int threads, loops;
+	int busy_poll_us;
 	int64_t max_handlers; /* 0: any number */
 	int64_t queue_timeout_ms;
 };

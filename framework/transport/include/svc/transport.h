@@ -217,7 +217,8 @@ struct svc_transport_ops {
 	    const struct svc_part *part, struct svc_error *err);
 	/** Run the connection on the calling thread, if nobody else does, or
 	 * sleep, until the peer's END or `closed` was delivered (SVC_OK) or
-	 * the deadline passed (SVC_E_TIMEDOUT). */
+	 * the deadline passed (SVC_E_TIMEDOUT). Calls svc_will_block before it
+	 * sleeps. */
 	svc_err (*wait)(
 	    struct svc_stream_handle *stream, int64_t deadline_at_ms);
 	/** Give the stream back. If it has not ended in both directions the
