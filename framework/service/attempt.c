@@ -416,6 +416,8 @@ judge(const struct svc_exchange *exchange)
 {
 	if (exchange->code == SVC_OK)
 		return SVC_OUTCOME_OK;
+	if (exchange->silent)
+		return SVC_OUTCOME_SILENT;
 	if (exchange->replied)
 		/* It answers, so it lives; but a node that says that another
 		 * service lives there is no use to anybody. */

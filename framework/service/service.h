@@ -128,6 +128,7 @@ struct svc_exchange {
 	svc_err code;
 	bool replied; /* `code` is what the peer answered */
 	bool not_run; /* certain: no handler has seen it */
+	bool silent;  /* the node gave no sign of life */
 };
 /* The header by which a server says that no handler has seen the call. */
 #define SVC_NOT_RUN_HEADER "Svc-Not-Run"
