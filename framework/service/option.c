@@ -30,6 +30,7 @@ svc_values_init(struct svc_values *values)
 	    .threads = 256,
 	    .max_handlers = -1, /* as many as the threads allow */
 	    .queue_timeout_ms = 100,
+	    .weight = 1,
 	    .drain_timeout_ms = 10000,
 	};
 	const struct {

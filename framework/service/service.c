@@ -301,7 +301,7 @@ show_options(struct svc_service *service)
 	    .loops = (int)v->loops,
 	    .max_handlers = v->max_handlers,
 	    .queue_timeout_ms = v->queue_timeout_ms,
-	    .weight = v->weight > 0 ? (int)v->weight : 1,
+	    .weight = (int)v->weight,
 	};
 }
 

@@ -18,7 +18,7 @@
 struct svc_values {
 	char *name, *version, *id, *address, *advertise;
 	struct svc_headers *metadata;
-	int64_t weight; /* 0: not set */
+	int64_t weight;
 	char *registry, *registry_address;
 	char *registry_username, *registry_password;
 	char *registry_tls_cert, *registry_tls_key, *registry_tls_ca;
