@@ -464,7 +464,9 @@ svc_open_options(struct svc_client *client, const char *service,
 	struct svc_error *detail = svc_call_plan_detail(options);
 	struct svc_opening opening = {service, endpoint, options, &err};
 	struct open_step first = {client, 0};
-	struct svc_stream *stream = run_open_wrap(&opening, &first);
+	struct svc_stream *stream = NULL;
+	if (svc_call_is_named(service, endpoint, &err))
+		stream = run_open_wrap(&opening, &first);
 	if (stream == NULL && detail != NULL) {
 		*detail = err;
 		if (err.text[0] == '\0')
