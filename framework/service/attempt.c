@@ -187,7 +187,7 @@ svc_call_plan_headers(const struct svc_option *option,
 		if (code != SVC_OK)
 			svc_error_set(err, code, "header(\"%s\"): %s",
 			    option->text != NULL ? option->text : "",
-			    svc_err_text(code));
+			    svc_pair_rule(code));
 	}
 	if (code == SVC_OK)
 		*ret_made = made;

@@ -82,6 +82,8 @@ enum svc_wrap_kind { /* as the options from SVC_OPTION_WRAP_HANDLER on */
 /* Takes the list over into the service; the first bad option is remembered. */
 void svc_options_take(
     struct svc_service *service, const struct svc_option *options);
+/* What is allowed, for why a header or metadata was not taken. */
+const char *svc_pair_rule(svc_err code);
 
 /* -------------------------------------------------------------------- TLS */
 
@@ -474,8 +476,11 @@ struct svc_service {
 	struct svc_values values;
 	struct svc_settings *settings;
 	struct svc_error bad_option; /* the first one */
-	struct svc_error error;      /* what svc_error_text says */
-	struct svc_options options;  /* what svc_options_of shows */
+	/* Why svc_handle or svc_subscribe first failed: told at the start, for
+	 * who has not looked. */
+	struct svc_error refused;
+	struct svc_error error;     /* what svc_error_text says */
+	struct svc_options options; /* what svc_options_of shows */
 	/* Their texts are those of `values`. */
 	bool has_tls, registry_has_tls;
 	struct svc_tls_config tls, registry_tls;
@@ -500,6 +505,10 @@ struct svc_service {
 /* Fills the service's error and returns the code. */
 svc_err svc_service_fail(struct svc_service *service, svc_err code,
     const char *format, ...) SVC_PRINTF(3, 4);
+/* The same for what is added to a service, and it is told again at the start.
+ */
+svc_err svc_service_refuse(
+    struct svc_service *service, svc_err code, const char *text);
 svc_err svc_service_codecs(struct svc_service *service,
     const struct svc_codecs **ret_codecs, struct svc_error *err);
 /* The value of `address` (bound) as others reach it, or as is `wanted`: a host,

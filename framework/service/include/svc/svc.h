@@ -39,13 +39,13 @@ struct svc_event;
  *
  * name(str) version(str) id(str) address("host:port") advertise(str)
  * metadata("key", "value") registry(plugin[, "addr,addr"]) selector(strategy)
- * transport(plugin) broker(plugin[, "addr"]) codec("content/type") ttl(s)
- * interval(s) weight(n) flag("name", "help", &variable)
- * wrap_handler(fn, arg) wrap_call(fn, arg) wrap_stream_handler(fn, arg)
- * wrap_open(fn, arg) wrap_publish(fn, arg) wrap_subscribe(fn, arg)
- * tls("cert", "key", "ca") log_level(str) config("file")
- * registry_tls("cert", "key", "ca") registry_option("key", "value")
- * registry_fallback(plugin[, "addr"]) registry_snapshot("file")
+ * transport(plugin[, "addr"]) broker(plugin[, "addr"]) codec("content/type")
+ * ttl(s) interval(s) weight(n) flag("name", "help", &variable) wrap_handler(fn,
+ * arg) wrap_call(fn, arg) wrap_stream_handler(fn, arg) wrap_open(fn, arg)
+ * wrap_publish(fn, arg) wrap_subscribe(fn, arg) tls("cert", "key", "ca")
+ * log_level(str) config("file") registry_tls("cert", "key", "ca")
+ * registry_option("key", "value") registry_fallback(plugin[, "addr"])
+ * registry_snapshot("file")
  *
  * tls() names PEM files: a certificate, its key, and the CAs that peers must be
  * certified by. A program that only calls may give NULL for the first two;
@@ -166,7 +166,10 @@ typedef svc_err (*svc_handler)(struct svc_call *call,
  * metadata("key", "value") types(&request_descriptor, &response_descriptor)
  * (protobuf-c descriptors, published with the endpoint).
  * `endpoint` is "Type.Method". Before svc_start.
- * Errors: SVC_E_INVAL, SVC_E_EXISTS, SVC_E_PRECONDITION (started), SVC_E_NOMEM
+ * Errors: SVC_E_INVAL, SVC_E_EXISTS, SVC_E_PRECONDITION (started),
+ * SVC_E_NOMEM; the text is svc_error_text, and svc_start logs the first one
+ * (service.refused) for who does not look
+ * Threads: one, as for svc_init
  */
 #ifndef __cplusplus
 #define svc_handle(service, endpoint, fn, ...) \
@@ -181,13 +184,21 @@ SVC_API svc_err svc_handle_options(struct svc_service *service,
     const char *endpoint, svc_handler fn, void *arg,
     const struct svc_option *options);
 
-/** Memory that lives as long as the call; NULL when memory ran out. */
+/** Memory that lives as long as the call, not zeroed, aligned for any type;
+ * NULL when memory ran out. Threads: of those that follow, only the handler's.
+ */
 SVC_API void *svc_alloc_in(struct svc_call *call, size_t size);
+/** A text of that memory; NULL when it ran out. */
 SVC_API char *svc_printf(struct svc_call *call, const char *format, ...)
     SVC_PRINTF(2, 3);
+/** Fill `rsp` with a printed text, without its NUL, and a content type (NULL:
+ * that of the request), both copied. Its headers stay.
+ * Errors: SVC_E_NOMEM, with the call's text set: return what this returns */
 SVC_API svc_err svc_reply_text(struct svc_call *call, struct svc_message *rsp,
     const char *content_type, const char *format, ...) SVC_PRINTF(4, 5);
-/** An error the caller will read; returns `code`. */
+/** An error the caller will read: `return svc_fail(call, SVC_E_INVAL, "...")`.
+ * Returns `code`. The text is one line of up to 247 bytes; what is longer is
+ * cut. */
 SVC_API svc_err svc_fail(struct svc_call *call, svc_err code,
     const char *format, ...) SVC_PRINTF(3, 4);
 /** Decode the request into a new message of this type by the codec of its
@@ -231,14 +242,20 @@ typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
  * reply_headers(map) within(call).
  *
  * A retry goes to another node, only when the request certainly did not run or
- * the endpoint is idempotent, and within the deadline. On SVC_OK `rsp` must be
- * freed with svc_message_free; on failure it is empty. `req` and `rsp` may be
- * NULL. What the handler failed with is what is returned; its text is in
- * detail. reply_headers() names a struct svc_headers that is cleared and gets
- * the headers of the reply, those of a failure too (rsp->headers has them on
+ * the endpoint is idempotent, and within the deadline, which is timeout_ms()
+ * from now (at least 1, or SVC_FOREVER), else --client_request_timeout, for all
+ * tries together. On SVC_OK `rsp` must be freed with svc_message_free, and its
+ * data have a NUL behind them that `len` does not count; on failure it is
+ * empty. `req` is borrowed for the call. `req` and `rsp` may be NULL. What the
+ * handler failed with is what is returned; its text is in detail.
+ * reply_headers() names a struct svc_headers that is cleared and gets the
+ * headers of the reply, those of a failure too (rsp->headers has them on
  * success). within(call) is for a handler: the call gets no more time than the
  * handler's caller still waits, none begins when it has gone, and when it
  * leaves before the handler has returned, the call ends with SVC_E_CANCELLED.
+ *
+ * It is a macro, as all that take options: an argument with commas of its own
+ * goes into parentheses, as in (&(struct svc_message){"text/plain", "Ada", 3}).
  * Errors: SVC_E_NOT_FOUND "service not found: NAME", SVC_E_UNAVAILABLE,
  * SVC_E_TIMEDOUT, SVC_E_EXHAUSTED (a limit), SVC_E_AGAIN (too much waits to be
  * sent), SVC_E_UNIMPLEMENTED (no such endpoint), what the handler returned, ...
