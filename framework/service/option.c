@@ -119,6 +119,15 @@ static void
 take_plugin(struct svc_service *service, char **field, char **address,
     const char *option, const struct svc_option *from)
 {
+	if (from->text != NULL && from->text[0] == '"') {
+		int len = (int)strcspn(from->text + 1, "\"");
+		reject(service, SVC_E_INVAL,
+		    "option %s(%s): a plugin is a bare word, %s(%.*s); one "
+		    "that is chosen at run time is given by --%s or by "
+		    "svc_new_options",
+		    option, from->text, option, len, from->text + 1, option);
+		return;
+	}
 	take_text(service, field, option, from->text);
 	if (from->text2 == NULL)
 		return;

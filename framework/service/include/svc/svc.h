@@ -37,15 +37,32 @@ struct svc_event;
  *
  *     svc_new(name("student"), registry(etcd), ttl(10))
  *
- * name(str) version(str) id(str) address("host:port") advertise(str)
- * metadata("key", "value") registry(plugin[, "addr,addr"]) selector(strategy)
- * transport(plugin[, "addr"]) broker(plugin[, "addr"]) codec("content/type")
- * ttl(s) interval(s) weight(n) flag("name", "help", &variable) wrap_handler(fn,
- * arg) wrap_call(fn, arg) wrap_stream_handler(fn, arg) wrap_open(fn, arg)
- * wrap_publish(fn, arg) wrap_subscribe(fn, arg) tls("cert", "key", "ca")
- * log_level(str) config("file") registry_tls("cert", "key", "ca")
- * registry_option("key", "value") registry_fallback(plugin[, "addr"])
- * registry_snapshot("file")
+ *     name(str) version(str) id(str)    "svc.server", "latest", the name and a
+ *                                       random UUID
+ *     address("host:port")              to listen on; ":0": any, a free port
+ *     advertise(str)                    to register: a host, an IP address or
+ *                                       an interface; the one that fits best
+ *     metadata("key", "value")          of the node, any number
+ *     weight(n)                         1 to 1,000,000; 1
+ *     registry(plugin[, "addr,addr"])   mdns
+ *     registry_tls("cert", "key", "ca") registry_option("key", "value")
+ *     registry_fallback(plugin[, "addr"]) registry_snapshot("file")
+ *     ttl(s) interval(s)                whole seconds; 30, and a third of it
+ *     transport(plugin[, "addr"])       tcp; the address is that of address()
+ *     tls("cert", "key", "ca")          none
+ *     selector(strategy)                random
+ *     broker(plugin[, "addr"])          p2p
+ *     codec("content/type")             of messages that do not say theirs;
+ *                                       application/json
+ *     wrap_handler(fn, arg) wrap_stream_handler(fn, arg) wrap_call(fn, arg)
+ *     wrap_open(fn, arg) wrap_publish(fn, arg) wrap_subscribe(fn, arg)
+ *     flag("name", "help", &variable)   a flag of the program's own: an int,
+ *                                       long, long long, double, bool or const
+ *                                       char *, with its default in it
+ *     log_level(str) config("file")     "info"; none
+ *
+ * What stands behind them is what counts without the option. Plugins are bare
+ * words; up to 48 options are taken.
  *
  * tls() names PEM files: a certificate, its key, and the CAs that peers must be
  * certified by. A program that only calls may give NULL for the first two;
@@ -218,7 +235,9 @@ SVC_API const char *svc_call_header(
     const struct svc_call *call, const char *name);
 /** Milliseconds the caller still waits; SVC_FOREVER without a deadline. */
 SVC_API int64_t svc_call_remaining_ms(const struct svc_call *call);
-/** The caller has gone or its deadline has passed. */
+/** The caller has gone or its deadline has passed: give up and return an error,
+ * as SVC_E_CANCELLED. Mostly nobody reads it, but an SVC_OK might just be in
+ * time for a caller who would take it for the answer. */
 SVC_API bool svc_call_cancelled(const struct svc_call *call);
 /** "host:port" of the caller; "" when the transport has none. */
 SVC_API const char *svc_call_peer(const struct svc_call *call);
