@@ -330,6 +330,8 @@ struct svc_call {
 	struct svc_stream_handle *stream;
 	const struct svc_message *req;
 	int64_t deadline_at_ms;
+	/* svc_call_cancelled has said that the deadline passed. */
+	_Atomic bool late;
 	struct svc_headers *spare; /* the map given to the handler to fill */
 	struct svc_error fail;     /* what svc_fail said; only code and text */
 	char *at, *end;            /* what is left of the newest block */

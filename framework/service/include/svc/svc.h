@@ -235,9 +235,8 @@ SVC_API const char *svc_call_header(
     const struct svc_call *call, const char *name);
 /** Milliseconds the caller still waits; SVC_FOREVER without a deadline. */
 SVC_API int64_t svc_call_remaining_ms(const struct svc_call *call);
-/** The caller has gone or its deadline has passed: give up and return an error,
- * as SVC_E_CANCELLED. Mostly nobody reads it, but an SVC_OK might just be in
- * time for a caller who would take it for the answer. */
+/** The caller has gone or its deadline has passed: give up. What the handler
+ * returns then is not taken for an answer. */
 SVC_API bool svc_call_cancelled(const struct svc_call *call);
 /** "host:port" of the caller; "" when the transport has none. */
 SVC_API const char *svc_call_peer(const struct svc_call *call);
