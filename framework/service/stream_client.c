@@ -420,8 +420,8 @@ open_stream(struct svc_client *of, const char *service, const char *endpoint,
 	plan.detail = NULL;
 	client->connect_ms = of->service->values.request_timeout_ms;
 	svc_buf_init(&client->remembered, MAX_REMEMBERED);
-	svc_err code = svc_stream_init(
-	    &client->base, of->service, false, svc_deadline(timeout_ms));
+	svc_err code = svc_stream_init(&client->base, of->service, false,
+	    svc_call_plan_deadline(&plan, svc_now_ms()));
 	if (code != SVC_OK)
 		svc_error_set(err, code, "out of memory");
 	else

@@ -430,10 +430,11 @@ SVC_API svc_err svc_handle_stream_options(struct svc_service *service,
  * when it certainly did not run, and takes the messages sent so far with it,
  * as long as they are no more than 64 KiB.
  *
- * timeout_ms(n) bounds the whole life of the stream, at both sides; without it
- * there is no deadline. Connecting is bounded by --client_request_timeout.
- * content_type(str) is that of all messages sent; without it the service's
- * default. Streams must be freed before the service is.
+ * timeout_ms(n) bounds the whole life of the stream, at both sides, and so does
+ * the deadline of the call in within(call); without them there is none.
+ * Connecting is bounded by --client_request_timeout. content_type(str) is that
+ * of all messages sent; without it the service's default. Streams must be freed
+ * before the service is.
  *
  * NULL on failure, with the reason in detail(&err): SVC_E_NOT_FOUND,
  * SVC_E_UNAVAILABLE, SVC_E_INVAL (an option), SVC_E_NOMEM, ...
