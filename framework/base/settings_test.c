@@ -249,9 +249,11 @@ bad_flags_are_explained(void **state)
 	    "1h");
 	refuses(v, "--retries=11",
 	    "--retries: \"11\" is out of range; allowed: 0 to 10");
-	refuses(v, "--retries=+1", "--retries: \"+1\" is no whole number");
+	refuses(v, "--retries=+1",
+	    "--retries: \"+1\" is no whole number; allowed: 0 to 10");
 	refuses(v, "--retries=99999999999999999999",
-	    "--retries: \"99999999999999999999\" is no whole number");
+	    "--retries: \"99999999999999999999\" is no whole number; "
+	    "allowed: 0 to 10");
 	refuses(v, "--size_limit=5t",
 	    "--size_limit: \"5t\" is no size; allowed: a number of "
 	    "bytes, or as in 64k, 4m, 1g");
@@ -377,7 +379,8 @@ a_bad_file_is_explained(void **state)
 	    "mean registry_ttl?");
 	file_refused(v, "zzz: [1]\n", "my.yaml line 1: unknown key \"zzz\"");
 	file_refused(v, "name: a\n\nretries: many\n",
-	    "my.yaml line 3: retries: \"many\" is no whole number");
+	    "my.yaml line 3: retries: \"many\" is no whole number; "
+	    "allowed: 0 to 10");
 	file_refused(v, "name: a\nserver_name: b\n",
 	    "my.yaml line 2: name is set again, first in line 1");
 	file_refused(v, "registry_ttl: 5\nregistry: {ttl: 6}\n",

@@ -283,15 +283,18 @@ check_choice(
 	return failed;
 }
 
-/* The bounds, written like the value itself. */
+static bool
+is_bounded(const struct setting *setting)
+{
+	return setting->is.min != 0 || setting->is.max != 0;
+}
+
+/* With the bounds, written like the value itself. */
 static svc_err
-check_range(const struct setting *setting, const char *text, double number,
-    struct svc_error *err)
+refuse_number(const struct setting *setting, const char *text,
+    const char *problem, struct svc_error *err)
 {
 	int64_t min = setting->is.min, max = setting->is.max;
-	if ((min == 0 && max == 0) ||
-	    (number >= (double)min && number <= (double)max))
-		return SVC_OK;
 	struct svc_buf allowed;
 	svc_buf_init(&allowed, sizeof(err->text));
 	for (int i = 0; i < 2; i++) {
@@ -305,10 +308,20 @@ check_range(const struct setting *setting, const char *text, double number,
 		else
 			svc_buf_printf(&allowed, "%lld", (long long)bound);
 	}
-	svc_err failed = refuse(
-	    setting, text, "is out of range", (const char *)allowed.data, err);
+	svc_err failed =
+	    refuse(setting, text, problem, (const char *)allowed.data, err);
 	svc_buf_fini(&allowed);
 	return failed;
+}
+
+static svc_err
+check_range(const struct setting *setting, const char *text, double number,
+    struct svc_error *err)
+{
+	if (!is_bounded(setting) || (number >= (double)setting->is.min &&
+					number <= (double)setting->is.max))
+		return SVC_OK;
+	return refuse_number(setting, text, "is out of range", err);
 }
 
 /* Assignment, by kind */
@@ -350,7 +363,8 @@ assign_number(
 {
 	int64_t number;
 	bool good;
-	const char *problem = "is no whole number", *allowed = NULL;
+	const char *problem = "is no whole number";
+	const char *allowed = "as in 3 or -5";
 	char hint[96];
 	switch (setting->is.kind) {
 	case SVC_SETTING_DURATION:
@@ -369,6 +383,8 @@ assign_number(
 		break;
 	default:
 		good = read_int(text, &number);
+		if (!good && is_bounded(setting))
+			return refuse_number(setting, text, problem, err);
 		break;
 	}
 	if (!good)

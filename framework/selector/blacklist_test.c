@@ -102,6 +102,13 @@ test_blacklist(void **state)
 	count_picks(selector, &pick, 300, counts, 3);
 	assert_true(counts[0] > 50);
 
+	/* One that gives no sign of life is out at once. */
+	end_one(selector, "a-0000", SVC_OUTCOME_OK);
+	end_one(selector, "a-0000", SVC_OUTCOME_SILENT);
+	assert_int_equal(blacklisted(selector), 1);
+	count_picks(selector, &pick, 300, counts, 3);
+	assert_int_equal(counts[0], 0);
+
 	svc_selector_destroy(selector);
 	svc_registry_destroy(registry);
 	svc_clock_real();

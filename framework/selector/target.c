@@ -228,7 +228,7 @@ succeeded(struct svc_peer *peer)
 
 /* True when the node goes out by this. */
 static bool
-failed(struct svc_peer *peer)
+failed(struct svc_peer *peer, bool at_once)
 {
 	const struct svc_selector *selector = peer->entry->selector;
 	int64_t now_ms = svc_now_ms();
@@ -246,9 +246,9 @@ failed(struct svc_peer *peer)
 			peer->n_failed++;
 		else
 			peer->oldest = (peer->oldest + 1) % selector->failures;
-		if (peer->n_failed == selector->failures &&
-		    now_ms - peer->failed_at_ms[peer->oldest] <=
-			selector->window_ms) {
+		if (at_once || (peer->n_failed == selector->failures &&
+				   now_ms - peer->failed_at_ms[peer->oldest] <=
+				       selector->window_ms)) {
 			goes_out = true;
 			atomic_store(&peer->probing, false);
 			atomic_fetch_add(&peer->entry->n_out, 1);
@@ -278,6 +278,7 @@ svc_target_done(struct svc_target *target, svc_outcome outcome)
 	struct svc_held_target *held = svc_held(target);
 	struct svc_peer *peer = held->peer;
 	char quoted[128];
+	bool silent;
 
 	switch (outcome) {
 	case SVC_OUTCOME_OK:
@@ -285,13 +286,16 @@ svc_target_done(struct svc_target *target, svc_outcome outcome)
 			succeeded(peer);
 		break;
 	case SVC_OUTCOME_FAILED:
-		if (failed(peer) && svc_log_enabled(SVC_LOG_WARN))
+	case SVC_OUTCOME_SILENT:
+		silent = outcome == SVC_OUTCOME_SILENT;
+		if (failed(peer, silent) && svc_log_enabled(SVC_LOG_WARN))
 			svc_log(SVC_LOG_WARN, "selector.out",
-			    "node %s of \"%s\" keeps failing and is left out",
+			    "node %s of \"%s\" %s and is left out",
 			    svc_log_quote(target->node->id,
 				strlen(target->node->id), quoted,
 				sizeof(quoted)),
-			    target->record->name);
+			    target->record->name,
+			    silent ? "gives no sign of life" : "keeps failing");
 		break;
 	case SVC_OUTCOME_NEUTRAL:
 		if (atomic_load_explicit(&peer->probing, memory_order_relaxed))

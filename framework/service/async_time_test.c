@@ -45,6 +45,46 @@ a_deadline_ends_a_call(void **state)
 	svc_free(s);
 }
 
+static svc_err
+gives_up(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req;
+	(void)arg;
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	pthread_cond_t never;
+	svc_cond_init(&never);
+	pthread_mutex_lock(&lock);
+	while (!svc_call_cancelled(call))
+		svc_cond_wait(&never, &lock, svc_deadline(1));
+	pthread_mutex_unlock(&lock);
+	pthread_cond_destroy(&never);
+	return svc_reply_text(call, rsp, NULL, "half of it");
+}
+
+/* The handler knows of the deadline at the same time as the caller, or a moment
+ * earlier. */
+static void
+half_an_answer_is_none(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL), *c = make_client();
+	svc_handle(s, "Student.Half", gives_up, NULL);
+	must_start(s);
+	struct ends ends;
+	ends_init(&ends);
+	for (int i = 1; i <= 10; i++) {
+		assert_int_equal(
+		    svc_call_async(svc_client_of(c), "student", "Student.Half",
+			NULL, on_end, &ends, timeout_ms(20)),
+		    SVC_OK);
+		gate_wait(&ends.gate, i);
+		assert_int_equal(ends.code, SVC_E_TIMEDOUT);
+	}
+	svc_free(c);
+	svc_free(s);
+}
+
 static int
 use_manual_clock(void **state)
 {
@@ -266,6 +306,7 @@ main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	    TEST(a_deadline_ends_a_call),
+	    TEST(half_an_answer_is_none),
 	    cmocka_unit_test_setup_teardown(
 		deadlines_keep_the_clock, use_manual_clock, use_real_clock),
 	    cmocka_unit_test_setup_teardown(each_call_has_its_own_deadline,

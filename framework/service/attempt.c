@@ -187,7 +187,7 @@ svc_call_plan_headers(const struct svc_option *option,
 		if (code != SVC_OK)
 			svc_error_set(err, code, "header(\"%s\"): %s",
 			    option->text != NULL ? option->text : "",
-			    svc_err_text(code));
+			    svc_pair_rule(code));
 	}
 	if (code == SVC_OK)
 		*ret_made = made;
@@ -240,16 +240,25 @@ svc_attempts_begin_again(
 	budget_earn(at->client);
 }
 
+bool
+svc_call_is_named(
+    const char *service, const char *endpoint, struct svc_error *err)
+{
+	if (service != NULL && endpoint != NULL && endpoint[0] != '\0')
+		return true;
+	svc_error_set(err, SVC_E_INVAL,
+	    "a call needs the names of a service and an endpoint");
+	return false;
+}
+
 SVC_HOT svc_err
 svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
     const struct svc_call_plan *plan, const struct svc_outgoing *out,
     int64_t now_ms, int64_t deadline_at_ms, struct svc_error *err)
 {
 	const struct svc_values *v = &client->service->values;
-	if (out->service == NULL || out->endpoint == NULL ||
-	    out->endpoint[0] == '\0')
-		return svc_error_set(err, SVC_E_INVAL,
-		    "a call needs the names of a service and an endpoint");
+	if (!svc_call_is_named(out->service, out->endpoint, err))
+		return SVC_E_INVAL;
 	if (out->req->len > (uint64_t)v->max_message_size)
 		return svc_error_set(err, SVC_E_EXHAUSTED,
 		    "the request has %zu bytes, more than max_message_size "
@@ -416,6 +425,8 @@ judge(const struct svc_exchange *exchange)
 {
 	if (exchange->code == SVC_OK)
 		return SVC_OUTCOME_OK;
+	if (exchange->silent)
+		return SVC_OUTCOME_SILENT;
 	if (exchange->replied)
 		/* It answers, so it lives; but a node that says that another
 		 * service lives there is no use to anybody. */

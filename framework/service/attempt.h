@@ -54,6 +54,9 @@ struct svc_attempts {
 svc_err svc_call_plan_parse(const struct svc_client *client,
     const struct svc_option *option, struct svc_call_plan *ret_plan,
     struct svc_error *err);
+/* False, with SVC_E_INVAL, when a name is missing. */
+bool svc_call_is_named(
+    const char *service, const char *endpoint, struct svc_error *err);
 /* Where options ask for the detail of a failure; NULL when they do not. */
 struct svc_error *svc_call_plan_detail(const struct svc_option *option);
 /* A copy of `headers` with those of the options.

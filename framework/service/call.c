@@ -90,6 +90,7 @@ svc_call_begin(
 	call->endpoint = "";
 	call->req = NULL;
 	call->deadline_at_ms = INT64_MAX;
+	atomic_init(&call->late, false);
 	call->fail.code = SVC_OK;
 	call->fail.text[0] = '\0';
 	call->at = call->space;
@@ -363,8 +364,16 @@ bool
 svc_call_cancelled(const struct svc_call *call)
 {
 	const struct svc_transport_ops *ops = call->stream->ops;
-	return (SVC_OPS_HAS(ops, cancelled) && ops->cancelled(call->stream)) ||
-	       svc_remaining(call->deadline_at_ms) == 0;
+	if (SVC_OPS_HAS(ops, cancelled) && ops->cancelled(call->stream))
+		return true;
+	if (svc_remaining(call->deadline_at_ms) != 0)
+		return false;
+	union {
+		const struct svc_call *in;
+		struct svc_call *out;
+	} u = {call};
+	atomic_store_explicit(&u.out->late, true, memory_order_relaxed);
+	return true;
 }
 
 const char *

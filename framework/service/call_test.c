@@ -188,7 +188,9 @@ headers_pass_both_ways(void **state)
 	assert_int_equal(svc_call(client, "student", "Student.Headers", NULL,
 			     &rsp, header("a b", "c"), detail(&err)),
 	    SVC_E_INVAL);
-	assert_string_equal(err.text, "header(\"a b\"): invalid argument");
+	assert_string_equal(err.text,
+	    "header(\"a b\"): a name has 1 to 255 printable characters "
+	    "without space, ':' and '=', a value is one line");
 	svc_free(s);
 }
 
@@ -300,11 +302,22 @@ bad_call_options(void **state)
 	svc_free(s);
 }
 
+static struct svc_error refused;
+
+static void
+see_refused(const struct svc_log_line *line, void *arg)
+{
+	(void)arg;
+	if (strcmp(line->id, "service.refused") == 0)
+		svc_error_set(&refused, SVC_E_INVAL, "%s", line->text);
+}
+
 static void
 bad_endpoints(void **state)
 {
 	(void)state;
-	struct svc_service *s = make("student", NULL);
+	svc_log_set_sink(see_refused, NULL);
+	struct svc_service *s = make("student", MORE(log_level("warn")));
 	const char *const bad[] = {
 	    "", "Get", ".Get", "Student.", "Stu dent.Get", NULL};
 	for (size_t i = 0; i < 6; i++)
@@ -322,7 +335,13 @@ bad_endpoints(void **state)
 	assert_int_equal(svc_handle(s, "A.Get", echo, NULL), SVC_E_EXISTS);
 	assert_string_equal(
 	    svc_error_text(s), "endpoint \"A.Get\" has a handler already");
+	/* Who has not looked learns of the first one at the start. */
 	must_start(s);
+	assert_string_equal(refused.text,
+	    "the service starts without what it was given: endpoint \"\" must "
+	    "be \"Type.Method\": up to 255 of [A-Za-z0-9._-] with a dot "
+	    "inside");
+	svc_log_set_sink(NULL, NULL);
 	assert_int_equal(
 	    svc_handle(s, "A.Put", echo, NULL), SVC_E_PRECONDITION);
 	assert_int_equal(svc_start(s), SVC_E_PRECONDITION);

@@ -150,8 +150,8 @@ run_wrap(const struct svc_outgoing *out, void *arg)
 	return code == SVC_OK ? go(client, &plan, out) : code;
 }
 
-/* Options that no call can have never reach a wrapper. `out` has everything
- * but the headers of the options. */
+/* Names and options that no call can have never reach a wrapper. `out` has
+ * everything but the headers of the options. */
 static SVC_HOT svc_err
 start(struct svc_client *client, struct svc_outgoing *out,
     struct svc_message *request)
@@ -160,6 +160,8 @@ start(struct svc_client *client, struct svc_outgoing *out,
 	if (client == NULL)
 		return svc_error_set(out->err, SVC_E_PRECONDITION,
 		    "there is no client: svc_init has not succeeded");
+	if (!svc_call_is_named(out->service, out->endpoint, out->err))
+		return SVC_E_INVAL;
 	svc_err code =
 	    svc_call_plan_parse(client, out->options, &plan, out->err);
 	struct svc_headers *made = NULL;
@@ -259,7 +261,24 @@ struct then {
 	void *arg;
 	svc_done_cb done;
 	void *done_arg;
+	struct svc_error *detail; /* of the caller, by an option */
 };
+
+/* As the caller is to have it. */
+static void
+then_tell(svc_err code, const struct svc_message *rsp, struct svc_error *err,
+    const struct then *then)
+{
+	struct svc_message headers = {.headers = rsp->headers};
+	err->code = code;
+	if (code == SVC_OK)
+		err->text[0] = '\0';
+	else if (err->text[0] == '\0')
+		svc_error_set(err, code, "%s", svc_err_text(code));
+	if (code != SVC_OK && then->detail != NULL)
+		*then->detail = *err;
+	then->done(code, code == SVC_OK ? rsp : &headers, err, then->done_arg);
+}
 
 static void
 then_done(svc_err code, const struct svc_message *rsp,
@@ -269,8 +288,7 @@ then_done(svc_err code, const struct svc_message *rsp,
 	svc_mem_free(arg);
 	struct svc_error err = *detail;
 	code = then.end(code, rsp, &err, then.arg);
-	err.code = code;
-	then.done(code, rsp, &err, then.done_arg);
+	then_tell(code, rsp, &err, &then);
 }
 
 svc_err
@@ -288,7 +306,8 @@ svc_call_then(const struct svc_outgoing *out, svc_call_next next,
 	if (then == NULL) {
 		code = svc_error_set(out->err, SVC_E_NOMEM, "out of memory");
 	} else {
-		*then = (struct then){end, arg, out->done, out->done_arg};
+		*then = (struct then){end, arg, out->done, out->done_arg,
+		    svc_call_plan_detail(out->options)};
 		struct svc_outgoing chained = *out;
 		chained.done = then_done;
 		chained.done_arg = then;

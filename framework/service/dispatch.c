@@ -244,6 +244,12 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 		svc_admission_leave(server, shard);
 		counts = SVC_COUNT_CALL;
 	}
+	/* Who was told to give up has not finished, and the caller's clock may
+	 * be a moment behind. */
+	if (code == SVC_OK &&
+	    atomic_load_explicit(&call.late, memory_order_relaxed))
+		code = svc_fail(&call, SVC_E_TIMEDOUT,
+		    "the deadline passed while %s ran", endpoint->name);
 	int64_t most = server->service->values.max_message_size;
 	if (code == SVC_OK && rsp.len > (uint64_t)most)
 		code = svc_fail(&call, SVC_E_EXHAUSTED,

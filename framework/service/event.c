@@ -224,7 +224,7 @@ svc_subscribe_options(struct svc_service *service, const char *topic,
 			    option->kind);
 	}
 	if (code != SVC_OK)
-		return svc_service_fail(service, code, "%s", err.text);
+		return svc_service_refuse(service, code, err.text);
 
 	struct svc_subscriber *made = svc_mem_calloc(1, sizeof(*made));
 	if (made == NULL)

@@ -385,6 +385,54 @@ only_what_is_idempotent_runs_twice(void **state)
 	assert_int_equal(after, 1);
 }
 
+/* It takes connections, for its system does that, and says nothing. */
+static void
+a_frozen_node_costs_one_call(void **state)
+{
+	(void)state;
+	if (strcmp(transport_name, "tcp") != 0) {
+		test_lacks("other processes");
+		return;
+	}
+	char address[64];
+	pid_t pid = start_child(address);
+	struct svc_service *s = make("student", MORE(id("alive")));
+	svc_handle(s, "Student.Name", name_of_node, NULL);
+	must_start(s);
+	struct svc_service *c = make("caller", NULL);
+	/* Long enough that a busy machine does not look dead. */
+	char program[] = "caller", keepalive[] = "--keepalive=2s";
+	char *argv[] = {program, keepalive, NULL};
+	assert_int_equal(svc_init(c, 2, argv), SVC_OK);
+	announce(c, "student", "frozen", address, false);
+	struct svc_client *client = svc_client_of(c);
+	assert_int_equal(svc_call(client, "student", "Student.Name", NULL, NULL,
+			     node("frozen"), timeout_ms(PATIENCE_MS)),
+	    SVC_OK);
+	kill(pid, SIGSTOP);
+	int status;
+	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+	assert_true(WIFSTOPPED(status));
+	struct svc_error err = {0};
+	assert_int_equal(
+	    svc_call(client, "student", "Student.Name", NULL, NULL,
+		node("frozen"), timeout_ms(PATIENCE_MS), detail(&err)),
+	    SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(err.text, "no sign of life"));
+	for (int i = 0; i < 30; i++) {
+		struct svc_message rsp;
+		assert_int_equal(svc_call(client, "student", "Student.Name",
+				     NULL, &rsp, timeout_ms(PATIENCE_MS)),
+		    SVC_OK);
+		assert_string_equal(rsp.data, "alive");
+		svc_message_free(&rsp);
+	}
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	svc_free(c);
+	svc_free(s);
+}
+
 int
 main(void)
 {
@@ -392,6 +440,7 @@ main(void)
 	    /* First: it forks, and threads do not follow. */
 	    TEST(no_call_fails_when_a_node_is_killed),
 	    TEST(only_what_is_idempotent_runs_twice),
+	    TEST(a_frozen_node_costs_one_call),
 	    TEST(calls_go_on_beside_a_dead_node),
 	    TEST(a_node_of_another_service_is_passed_over),
 	    TEST(what_a_handler_answers_is_not_tried_again),

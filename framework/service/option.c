@@ -31,6 +31,7 @@ svc_values_init(struct svc_values *values)
 	    .busy_poll_us = SVC_BUSY_POLL_US,
 	    .max_handlers = -1, /* as many as the threads allow */
 	    .queue_timeout_ms = 100,
+	    .weight = 1,
 	    .drain_timeout_ms = 10000,
 	};
 	const struct {
@@ -119,6 +120,15 @@ static void
 take_plugin(struct svc_service *service, char **field, char **address,
     const char *option, const struct svc_option *from)
 {
+	if (from->text != NULL && from->text[0] == '"') {
+		int len = (int)strcspn(from->text + 1, "\"");
+		reject(service, SVC_E_INVAL,
+		    "option %s(%s): a plugin is a bare word, %s(%.*s); one "
+		    "that is chosen at run time is given by --%s or by "
+		    "svc_new_options",
+		    option, from->text, option, len, from->text + 1, option);
+		return;
+	}
 	take_text(service, field, option, from->text);
 	if (from->text2 == NULL)
 		return;
@@ -241,6 +251,20 @@ take_wrap(struct svc_service *service, const struct svc_option *from)
 	    (struct svc_wrap){from->function, from->pointer};
 }
 
+const char *
+svc_pair_rule(svc_err code)
+{
+	switch (code) {
+	case SVC_E_INVAL:
+		return "a name has 1 to 255 printable characters without "
+		       "space, ':' and '=', a value is one line";
+	case SVC_E_EXHAUSTED:
+		return "there are 256 already, which is all there may be";
+	default:
+		return svc_err_text(code);
+	}
+}
+
 static void
 take_pair(struct svc_service *service, struct svc_headers *pairs,
     const char *option, const struct svc_option *from)
@@ -248,16 +272,11 @@ take_pair(struct svc_service *service, struct svc_headers *pairs,
 	svc_err code = from->text == NULL || from->text2 == NULL
 			   ? SVC_E_INVAL
 			   : svc_headers_set(pairs, from->text, from->text2);
-	if (code == SVC_E_INVAL)
-		reject(service, code,
-		    "option %s(\"%s\", \"%s\"): a name has 1 to 255 "
-		    "printable characters without space, ':' and '=', a value "
-		    "is one line",
-		    option, from->text != NULL ? from->text : "",
-		    from->text2 != NULL ? from->text2 : "");
-	else if (code != SVC_OK)
-		reject(service, code, "option %s(\"%s\"): %s", option,
-		    from->text, svc_err_text(code));
+	if (code != SVC_OK)
+		reject(service, code, "option %s(\"%s\", \"%s\"): %s", option,
+		    from->text != NULL ? from->text : "",
+		    from->text2 != NULL ? from->text2 : "",
+		    svc_pair_rule(code));
 }
 
 /* A certificate with its key, a CA, or all three. */

@@ -198,6 +198,10 @@ bad_options_are_told_by_init(void **state)
 	    {SVC_OPT_selector(random, "x"), SVC_E_INVAL,
 		"option selector(random) takes no address, but \"x\" was "
 		"given"},
+	    {SVC_OPT_registry("etcd", "x"), SVC_E_INVAL,
+		"option registry(\"etcd\"): a plugin is a bare word, "
+		"registry(etcd); one that is chosen at run time is given by "
+		"--registry or by svc_new_options"},
 	    {SVC_OPT_tls("a", NULL, "c"), SVC_E_INVAL,
 		"option tls(cert, key, ca) needs a certificate with its key, "
 		"or both NULL and a CA for a program that only calls"},

@@ -220,7 +220,7 @@ add_node(struct svc_service *service, struct svc_record_built *built)
 	    {"broker", v->broker},
 	    {"svc", "1"},
 	    {"tls", svc_tls_served(service) ? "true" : NULL},
-	    {"weight", v->weight > 0 ? weight : NULL},
+	    {"weight", v->weight != 1 ? weight : NULL},
 	    {SVC_DRAINING,
 		atomic_load(&service->registrar.draining) ? "true" : NULL},
 	};

@@ -243,6 +243,7 @@ svc_reply_closed(struct svc_reply *reply, const struct svc_stream_end *end)
 	reply->result.code =
 	    end->code != SVC_OK ? end->code : SVC_E_UNAVAILABLE;
 	reply->result.not_run = end->not_run;
+	reply->result.silent = end->silent;
 	svc_error_set(reply->err, reply->result.code, "%s",
 	    end->text != NULL && end->text[0] != '\0'
 		? end->text

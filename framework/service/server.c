@@ -174,7 +174,7 @@ take_option(struct svc_server_endpoint *endpoint,
 		return svc_error_set(err, code,
 		    "endpoint \"%s\": metadata(\"%s\"): %s", endpoint->name,
 		    option->text != NULL ? option->text : "",
-		    svc_err_text(code));
+		    svc_pair_rule(code));
 	return SVC_OK;
 }
 
@@ -278,9 +278,8 @@ svc_handle_options(struct svc_service *service, const char *endpoint,
 		return code;
 	code = svc_server_add(
 	    service->server, endpoint, fn, arg, options, false, &err);
-	if (code != SVC_OK)
-		svc_service_fail(service, code, "%s", err.text);
-	return code;
+	return code == SVC_OK ? code
+			      : svc_service_refuse(service, code, err.text);
 }
 
 svc_err
@@ -295,9 +294,8 @@ svc_handle_stream_options(struct svc_service *service, const char *endpoint,
 		return code;
 	code = svc_server_add_stream(
 	    service->server, endpoint, fn, arg, options, &err);
-	if (code != SVC_OK)
-		svc_service_fail(service, code, "%s", err.text);
-	return code;
+	return code == SVC_OK ? code
+			      : svc_service_refuse(service, code, err.text);
 }
 
 /* ---------------------------------------------------------------- wrappers */

@@ -26,6 +26,15 @@ svc_service_fail(
 	return code;
 }
 
+svc_err
+svc_service_refuse(struct svc_service *service, svc_err code, const char *text)
+{
+	if (service->refused.code == SVC_OK &&
+	    service->state <= SVC_SERVICE_READY)
+		svc_error_set(&service->refused, code, "%s", text);
+	return svc_service_fail(service, code, "%s", text);
+}
+
 /* ---------------------------------------------------------- build and free */
 
 struct svc_service *
@@ -305,7 +314,7 @@ show_options(struct svc_service *service)
 	    .busy_poll_us = (int)v->busy_poll_us,
 	    .max_handlers = v->max_handlers,
 	    .queue_timeout_ms = v->queue_timeout_ms,
-	    .weight = v->weight > 0 ? (int)v->weight : 1,
+	    .weight = (int)v->weight,
 	};
 }
 
@@ -380,6 +389,10 @@ svc_start(struct svc_service *service)
 		    service->state == SVC_SERVICE_STARTED
 			? "the service has been started before"
 			: "the service has ended; make a new one");
+	if (service->refused.code != SVC_OK)
+		svc_log(SVC_LOG_WARN, "service.refused",
+		    "the service starts without what it was given: %s",
+		    service->refused.text);
 	/* What fails half-way is undone by svc_free. */
 	struct svc_error err = {0};
 	code = start(service, &err);

@@ -18,7 +18,7 @@
 struct svc_values {
 	char *name, *version, *id, *address, *advertise;
 	struct svc_headers *metadata;
-	int64_t weight; /* 0: not set */
+	int64_t weight;
 	char *registry, *registry_address;
 	char *registry_username, *registry_password;
 	char *registry_tls_cert, *registry_tls_key, *registry_tls_ca;
@@ -83,6 +83,8 @@ enum svc_wrap_kind { /* as the options from SVC_OPTION_WRAP_HANDLER on */
 /* Takes the list over into the service; the first bad option is remembered. */
 void svc_options_take(
     struct svc_service *service, const struct svc_option *options);
+/* What is allowed, for why a header or metadata was not taken. */
+const char *svc_pair_rule(svc_err code);
 
 /* -------------------------------------------------------------------- TLS */
 
@@ -129,6 +131,7 @@ struct svc_exchange {
 	svc_err code;
 	bool replied; /* `code` is what the peer answered */
 	bool not_run; /* certain: no handler has seen it */
+	bool silent;  /* the node gave no sign of life */
 };
 /* The header by which a server says that no handler has seen the call. */
 #define SVC_NOT_RUN_HEADER "Svc-Not-Run"
@@ -328,6 +331,8 @@ struct svc_call {
 	struct svc_stream_handle *stream;
 	const struct svc_message *req;
 	int64_t deadline_at_ms;
+	/* svc_call_cancelled has said that the deadline passed. */
+	_Atomic bool late;
 	struct svc_headers *spare; /* the map given to the handler to fill */
 	struct svc_error fail;     /* what svc_fail said; only code and text */
 	char *at, *end;            /* what is left of the newest block */
@@ -474,8 +479,11 @@ struct svc_service {
 	struct svc_values values;
 	struct svc_settings *settings;
 	struct svc_error bad_option; /* the first one */
-	struct svc_error error;      /* what svc_error_text says */
-	struct svc_options options;  /* what svc_options_of shows */
+	/* Why svc_handle or svc_subscribe first failed: told at the start, for
+	 * who has not looked. */
+	struct svc_error refused;
+	struct svc_error error;     /* what svc_error_text says */
+	struct svc_options options; /* what svc_options_of shows */
 	/* Their texts are those of `values`. */
 	bool has_tls, registry_has_tls;
 	struct svc_tls_config tls, registry_tls;
@@ -500,6 +508,10 @@ struct svc_service {
 /* Fills the service's error and returns the code. */
 svc_err svc_service_fail(struct svc_service *service, svc_err code,
     const char *format, ...) SVC_PRINTF(3, 4);
+/* The same for what is added to a service, and it is told again at the start.
+ */
+svc_err svc_service_refuse(
+    struct svc_service *service, svc_err code, const char *text);
 svc_err svc_service_codecs(struct svc_service *service,
     const struct svc_codecs **ret_codecs, struct svc_error *err);
 /* The value of `address` (bound) as others reach it, or as is `wanted`: a host,

@@ -576,7 +576,7 @@ send(struct svc_stream *stream, const struct svc_message *message,
 	for (;;) {
 		/* A mistake of the caller's, whether or not the peer has
 		 * ended the stream meanwhile. */
-		if (stream->sent_end)
+		if (stream->sent_end && !stream->sent_status)
 			return svc_stream_fail(stream, SVC_E_INVAL,
 			    "the sending side was closed by "
 			    "svc_stream_close_send");

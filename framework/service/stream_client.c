@@ -43,12 +43,11 @@ may_move(const struct client_stream *client)
 }
 
 static void
-lose(struct client_stream *client, svc_err code, bool replied, bool not_run,
-    const char *text)
+lose(struct client_stream *client, struct svc_exchange how, const char *text)
 {
 	struct svc_stream *stream = &client->base;
-	client->at.last = (struct svc_exchange){
-	    .code = code, .replied = replied, .not_run = not_run};
+	svc_err code = how.code;
+	client->at.last = how;
 	if (!may_move(client)) {
 		svc_stream_end(stream, code, text, false);
 		return;
@@ -83,7 +82,10 @@ on_part(struct svc_stream_handle *handle, const struct svc_part *part)
 	pthread_mutex_lock(&stream->lock);
 	if (!stream->heard && (part->flags & SVC_PART_END) != 0 &&
 	    svc_headers_get(part->headers, SVC_NOT_RUN_HEADER) != NULL) {
-		lose(client, part->status, true, true, part->status_text);
+		lose(client,
+		    (struct svc_exchange){
+			.code = part->status, .replied = true, .not_run = true},
+		    part->status_text);
 		pthread_mutex_unlock(&stream->lock);
 		return;
 	}
@@ -123,7 +125,11 @@ on_closed(struct svc_stream_handle *handle, const struct svc_stream_end *end)
 	pthread_mutex_lock(&stream->lock);
 	/* A refused stream is also reset, which says no more. */
 	if (!stream->ended && !stream->lost)
-		lose(client_of(stream), code, false, end->not_run, end->text);
+		lose(client_of(stream),
+		    (struct svc_exchange){.code = code,
+			.not_run = end->not_run,
+			.silent = end->silent},
+		    end->text);
 	pthread_mutex_unlock(&stream->lock);
 }
 
@@ -414,8 +420,8 @@ open_stream(struct svc_client *of, const char *service, const char *endpoint,
 	plan.detail = NULL;
 	client->connect_ms = of->service->values.request_timeout_ms;
 	svc_buf_init(&client->remembered, MAX_REMEMBERED);
-	svc_err code = svc_stream_init(
-	    &client->base, of->service, false, svc_deadline(timeout_ms));
+	svc_err code = svc_stream_init(&client->base, of->service, false,
+	    svc_call_plan_deadline(&plan, svc_now_ms()));
 	if (code != SVC_OK)
 		svc_error_set(err, code, "out of memory");
 	else
@@ -458,7 +464,9 @@ svc_open_options(struct svc_client *client, const char *service,
 	struct svc_error *detail = svc_call_plan_detail(options);
 	struct svc_opening opening = {service, endpoint, options, &err};
 	struct open_step first = {client, 0};
-	struct svc_stream *stream = run_open_wrap(&opening, &first);
+	struct svc_stream *stream = NULL;
+	if (svc_call_is_named(service, endpoint, &err))
+		stream = run_open_wrap(&opening, &first);
 	if (stream == NULL && detail != NULL) {
 		*detail = err;
 		if (err.text[0] == '\0')

@@ -62,15 +62,15 @@ a_client_cancels(void **state)
 static svc_err
 cancels(struct svc_stream *stream, void *arg)
 {
-	(void)arg;
+	struct seen *seen = arg;
 	send_text(stream, "one");
 	svc_stream_cancel(stream);
 	svc_stream_free(stream); /* does nothing */
 	struct svc_message m;
-	if (svc_stream_recv(stream, &m) != SVC_E_CANCELLED ||
-	    send_text(stream, "two") != SVC_E_CANCELLED ||
-	    svc_call_peer(svc_stream_call(stream))[0] == '\0')
-		return SVC_E_INTERNAL;
+	seen->recv = svc_stream_recv(stream, &m);
+	seen->send = send_text(stream, "two");
+	svc_stream_error(stream, &seen->err);
+	gate_add(&seen->out);
 	return SVC_OK;
 }
 
@@ -87,7 +87,9 @@ a_handler_ends_before_its_client(void **state)
 {
 	(void)state;
 	struct svc_service *s = make("student", NULL), *c;
-	svc_handle_stream(s, "Student.Cancels", cancels, NULL);
+	struct seen seen;
+	seen_init(&seen);
+	svc_handle_stream(s, "Student.Cancels", cancels, &seen);
 	svc_handle_stream(s, "Student.Ends", ends_at_once, NULL);
 	must_start(s);
 	struct svc_client *client = client_of(&c);
@@ -96,6 +98,10 @@ a_handler_ends_before_its_client(void **state)
 	must_receive(stream, "one");
 	must_end(stream, SVC_E_CANCELLED, "svc_stream_cancel was called");
 	svc_stream_free(stream);
+	gate_wait(&seen.out, 1);
+	assert_int_equal(seen.recv, SVC_E_CANCELLED);
+	assert_int_equal(seen.send, SVC_E_CANCELLED);
+	assert_string_equal(seen.err.text, "svc_stream_cancel was called");
 
 	/* A client that only sends learns it too, though nobody takes
 	 * what it sends. */
@@ -109,6 +115,58 @@ a_handler_ends_before_its_client(void **state)
 	svc_stream_free(stream);
 	svc_free(c);
 	svc_free(s);
+}
+
+static svc_err
+tells_what_is_left(struct svc_stream *stream, void *arg)
+{
+	(void)arg;
+	return send_text(stream,
+	    svc_call_remaining_ms(svc_stream_call(stream)) == SVC_FOREVER
+		? "for ever"
+		: "less");
+}
+
+static svc_err
+asks_what_is_left(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req;
+	struct svc_message m;
+	struct svc_stream *stream =
+	    svc_open(arg, "student", "Student.Left", within(call));
+	svc_err code = svc_stream_recv(stream, &m);
+	if (code == SVC_OK)
+		code =
+		    svc_reply_text(call, rsp, NULL, "%s", (const char *)m.data);
+	svc_stream_free(stream);
+	return code;
+}
+
+static void
+a_stream_within_a_call_has_its_deadline(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL), *c;
+	struct svc_client *client = client_of(&c);
+	svc_handle_stream(s, "Student.Left", tells_what_is_left, NULL);
+	svc_handle(s, "Student.Ask", asks_what_is_left, client);
+	must_start(s);
+	static const struct {
+		int64_t timeout_ms;
+		const char *left;
+	} rows[] = {{PATIENCE_MS, "less"}, {SVC_FOREVER, "for ever"}};
+	for (size_t i = 0; i < 2; i++) {
+		struct svc_message rsp;
+		assert_int_equal(
+		    svc_call(client, "student", "Student.Ask", NULL, &rsp,
+			timeout_ms(rows[i].timeout_ms)),
+		    SVC_OK);
+		assert_string_equal(rsp.data, rows[i].left);
+		svc_message_free(&rsp);
+	}
+	svc_free(s);
+	svc_free(c);
 }
 
 static void
@@ -211,6 +269,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    TEST(a_client_cancels),
+	    TEST(a_stream_within_a_call_has_its_deadline),
 	    TEST(a_handler_ends_before_its_client),
 	    TEST(a_deadline_ends_both_sides),
 	    TEST(a_stopping_service_ends_its_streams),

@@ -21,7 +21,7 @@ set(struct svc_stream *stream, struct svc_headers **headers, const char *what,
 	return svc_stream_fail(stream, code, "%s %s: %s", what,
 	    svc_log_quote(name != NULL ? name : "",
 		name != NULL ? strlen(name) : 0, quoted, sizeof(quoted)),
-	    svc_err_text(code));
+	    svc_pair_rule(code));
 }
 
 svc_err

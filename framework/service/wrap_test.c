@@ -39,8 +39,9 @@ echo(struct svc_call *call, const struct svc_message *req,
 {
 	(void)arg;
 	add_order("*");
-	if (svc_call_header(call, "fail") != NULL)
-		return svc_fail(call, SVC_E_ABORTED, "as was asked");
+	const char *text = svc_call_header(call, "fail");
+	if (text != NULL)
+		return svc_fail(call, SVC_E_ABORTED, "%s", text);
 	const char *token = svc_call_header(call, "token");
 	if (token != NULL)
 		return svc_reply_text(call, rsp, NULL, "%s", token);
@@ -58,11 +59,12 @@ trace_end(svc_err code, const struct svc_message *rsp, struct svc_error *err,
 {
 	(void)rsp;
 	add_order(arg);
-	if (code == SVC_E_ABORTED && ((const char *)arg)[0] == 'y') {
-		/* It may change what the caller hears. */
-		return svc_error_set(err, SVC_E_RANGE, "changed by y");
-	}
-	return code;
+	if (code != SVC_E_ABORTED || ((const char *)arg)[0] != 'y')
+		return code;
+	/* It may change what the caller hears. */
+	return strcmp(err->text, "nothing") == 0
+		   ? SVC_OK
+		   : svc_error_set(err, SVC_E_RANGE, "changed by y");
 }
 
 static svc_err
@@ -138,13 +140,23 @@ wrappers_see_both_kinds_of_calls(void **state)
 	assert_string_equal(err.text, "changed by y");
 	assert_string_equal(order, "yz*zy");
 	order[0] = '\0';
+	err.text[0] = '\0';
 	assert_int_equal(svc_call_async(client, "student", "Student.Echo", NULL,
-			     on_end, &end, header("fail", "1")),
+			     on_end, &end, header("fail", "1"), detail(&err)),
 	    SVC_OK);
 	gate_wait(&end.gate, 2);
 	assert_int_equal(end.code, SVC_E_RANGE);
 	assert_string_equal(end.text, "changed by y");
+	assert_string_equal(err.text, "changed by y");
+	assert_int_equal(err.code, SVC_E_RANGE);
 	assert_string_equal(order, "yz*zy!");
+	/* Also to the better. */
+	assert_int_equal(svc_call_async(client, "student", "Student.Echo", NULL,
+			     on_end, &end, header("fail", "nothing")),
+	    SVC_OK);
+	gate_wait(&end.gate, 3);
+	assert_int_equal(end.code, SVC_OK);
+	assert_string_equal(end.text, "");
 
 	/* What is stopped has ended for those further out, and `done` of the
 	 * call never runs. */
@@ -161,8 +173,16 @@ wrappers_see_both_kinds_of_calls(void **state)
 	    SVC_E_DENIED);
 	assert_string_equal(err.text, "stopped on its way");
 	assert_string_equal(order, "yzzy");
+	/* What is no call at all does not come to them. */
+	order[0] = '\0';
+	assert_int_equal(
+	    svc_call(client, "student", NULL, NULL, NULL), SVC_E_INVAL);
+	assert_int_equal(
+	    svc_call_async(client, NULL, "Student.Echo", NULL, on_end, &end),
+	    SVC_E_INVAL);
+	assert_string_equal(order, "");
 	svc_free(c);
-	assert_int_equal(gate_count(&end.gate), 2);
+	assert_int_equal(gate_count(&end.gate), 3);
 	svc_free(s);
 }
 

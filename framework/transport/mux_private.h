@@ -116,7 +116,7 @@ struct svc_mux_stream {
 	struct svc_mux_node assembly_node;
 	pthread_cond_t cond; /* only with `sleeps` */
 	struct svc_stream_end end;
-	char end_text[120];
+	char end_text[sizeof(((struct svc_error *)0)->text)];
 };
 #define MUX_ZEROED_FROM offsetof(struct svc_mux_stream, runner)
 #define MUX_ZEROED_TO offsetof(struct svc_mux_stream, id)

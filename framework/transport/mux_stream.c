@@ -495,6 +495,7 @@ set_end(struct svc_mux_stream *stream, svc_err code, bool not_run,
 	stream->end_text[len] = 0;
 	stream->end.code = code;
 	stream->end.not_run = not_run;
+	stream->end.silent = stream->mux->silent;
 	stream->end.text = stream->end_text;
 	return true;
 }

@@ -704,6 +704,29 @@ every_allocation_may_fail(void **state)
 	assert_true(ended_well < count / 2);
 }
 
+/* As long as an error's text may be: why a handshake failed names a peer and
+ * what to do. */
+static void
+a_reason_is_told_whole(void **state)
+{
+	(void)state;
+	struct end client, server;
+	struct seen mine;
+	char reason[sizeof(((struct svc_error *)0)->text)];
+	memset(reason, 'r', sizeof(reason) - 1);
+	reason[sizeof(reason) - 1] = '\0';
+	pair(&client, &server, NULL);
+	assert_int_equal(
+	    open_with(&client, &mine, &events, 0, NULL, 0), SVC_OK);
+	svc_mux_fail(&client.mux, SVC_E_UNAVAILABLE, reason);
+	svc_mux_close_streams(&client.mux);
+	assert_true(mine.closed);
+	assert_string_equal(mine.text, reason);
+	let_go(&mine);
+	end_finish(&client);
+	end_finish(&server);
+}
+
 int
 main(void)
 {
@@ -717,6 +740,7 @@ main(void)
 	    cmocka_unit_test(both_ways_at_once_with_slow_readers),
 	    cmocka_unit_test(a_small_call_passes_a_huge_one),
 	    cmocka_unit_test(answers_with_trailers),
+	    cmocka_unit_test(a_reason_is_told_whole),
 	    cmocka_unit_test(every_allocation_may_fail),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

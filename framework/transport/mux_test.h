@@ -36,7 +36,7 @@ struct seen {
 	uint8_t last_byte;
 	bool ended, closed, not_run, answers;
 	svc_err code;
-	char text[160], trailer[32], header[32];
+	char text[256], trailer[32], header[32];
 };
 static struct seen served[64]; /* of streams that were accepted, in order */
 static size_t n_served;

@@ -84,6 +84,7 @@ look_for_life(struct svc_mux *mux)
 		snprintf(text, sizeof(text),
 		    "no sign of life from %s for %lld ms", mux->peer,
 		    (long long)mux->config.limits.keepalive_ms);
+		mux->silent = true;
 		mux_fail(mux, SVC_E_UNAVAILABLE, text);
 	} else if (mux->stuck >= TICKS) {
 		snprintf(text, sizeof(text),

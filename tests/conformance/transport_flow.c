@@ -42,7 +42,7 @@ struct side {
 	uint64_t bytes;
 	size_t largest;
 	size_t uncredited;
-	bool room, ended, closed, not_run;
+	bool room, ended, closed, not_run, silent;
 	svc_err code;
 	char text[256], trailer[64];
 };
@@ -85,6 +85,7 @@ side_closed(struct svc_stream_handle *stream, const struct svc_stream_end *end)
 	pthread_mutex_lock(&here.mutex);
 	side->closed = true;
 	side->not_run = end->not_run;
+	side->silent = end->silent;
 	side->code = end->code;
 	snprintf(side->text, sizeof(side->text), "%s", end->text);
 	pthread_cond_broadcast(&here.changed);
@@ -618,6 +619,7 @@ a_peer_that_falls_silent_is_noticed(void **state)
 	AWAIT(mine.closed);
 	assert_int_equal(mine.code, SVC_E_UNAVAILABLE);
 	assert_false(mine.not_run);
+	assert_true(mine.silent);
 	assert_non_null(strstr(mine.text, "no sign of life from 127.0.0.1"));
 	assert_non_null(strstr(mine.text, "1000 ms"));
 	assert_true(is_closed(frozen));

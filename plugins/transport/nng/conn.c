@@ -116,24 +116,32 @@ static void
 lose(struct conn *conn, int rv)
 {
 	static struct svc_log_limit limit;
-	char text[160];
+	char text[240];
+	bool shaking = conn->tls && !conn->mux.greeted;
+	bool closed = rv == NNG_ECONNSHUT || rv == NNG_ECLOSED;
 	/* Of what is wrong with a certificate nng tells no more than that. */
 	if (rv == NNG_EPEERAUTH)
 		snprintf(text, sizeof(text),
-		    "certificate of %s was refused, or it refused ours",
+		    "certificate of %s was refused, or it refused ours; nng "
+		    "does not say why: see tls_ca, tls_name and the dates",
 		    conn->mux.peer);
 	else if (rv == NNG_ECRYPTO)
 		snprintf(text, sizeof(text),
 		    "TLS with %s failed: it has none, or one side refused the "
-		    "other's certificate",
+		    "other's certificate; nng does not say why: see tls_ca, "
+		    "tls_name and the dates",
+		    conn->mux.peer);
+	else if (shaking && closed && conn->listener == NULL)
+		snprintf(text, sizeof(text),
+		    "%s closed the connection before its hello: it may demand "
+		    "a certificate (tls_cert, tls_key) or refuse ours",
 		    conn->mux.peer);
 	else
 		snprintf(text, sizeof(text), "connection to %s lost: %s",
 		    conn->mux.peer,
-		    rv == NNG_ECONNSHUT || rv == NNG_ECLOSED
-			? "closed by the peer"
-			: nng_strerror(rv));
-	if (conn->tls && conn->listener != NULL && !conn->mux.greeted &&
+		    closed ? "closed by the peer" : nng_strerror(rv));
+	/* Reading and writing both find it out. */
+	if (shaking && conn->listener != NULL && !svc_mux_failed(&conn->mux) &&
 	    (rv == NNG_EPEERAUTH || rv == NNG_ECRYPTO))
 		svc_log_limited(
 		    &limit, SVC_LOG_WARN, "tls.refused", "%s", text);

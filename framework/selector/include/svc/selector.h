@@ -116,6 +116,8 @@ typedef enum svc_outcome {
 	SVC_OUTCOME_OK,
 	SVC_OUTCOME_FAILED,  /* the node failed, not the application */
 	SVC_OUTCOME_NEUTRAL, /* says nothing of the node */
+	SVC_OUTCOME_SILENT,  /* it is frozen or cut off: left out at once, for
+			      * each call that finds that out waits long */
 } svc_outcome;
 /** Say how it went and give the hold back. */
 SVC_API void svc_target_done(struct svc_target *target, svc_outcome outcome);

@@ -37,15 +37,32 @@ struct svc_event;
  *
  *     svc_new(name("student"), registry(etcd), ttl(10))
  *
- * name(str) version(str) id(str) address("host:port") advertise(str)
- * metadata("key", "value") registry(plugin[, "addr,addr"]) selector(strategy)
- * transport(plugin) broker(plugin[, "addr"]) codec("content/type") ttl(s)
- * interval(s) weight(n) flag("name", "help", &variable)
- * wrap_handler(fn, arg) wrap_call(fn, arg) wrap_stream_handler(fn, arg)
- * wrap_open(fn, arg) wrap_publish(fn, arg) wrap_subscribe(fn, arg)
- * tls("cert", "key", "ca") log_level(str) config("file")
- * registry_tls("cert", "key", "ca") registry_option("key", "value")
- * registry_fallback(plugin[, "addr"]) registry_snapshot("file")
+ *     name(str) version(str) id(str)    "svc.server", "latest", the name and a
+ *                                       random UUID
+ *     address("host:port")              to listen on; ":0": any, a free port
+ *     advertise(str)                    to register: a host, an IP address or
+ *                                       an interface; the one that fits best
+ *     metadata("key", "value")          of the node, any number
+ *     weight(n)                         1 to 1,000,000; 1
+ *     registry(plugin[, "addr,addr"])   mdns
+ *     registry_tls("cert", "key", "ca") registry_option("key", "value")
+ *     registry_fallback(plugin[, "addr"]) registry_snapshot("file")
+ *     ttl(s) interval(s)                whole seconds; 30, and a third of it
+ *     transport(plugin[, "addr"])       tcp; the address is that of address()
+ *     tls("cert", "key", "ca")          none
+ *     selector(strategy)                random
+ *     broker(plugin[, "addr"])          p2p
+ *     codec("content/type")             of messages that do not say theirs;
+ *                                       application/json
+ *     wrap_handler(fn, arg) wrap_stream_handler(fn, arg) wrap_call(fn, arg)
+ *     wrap_open(fn, arg) wrap_publish(fn, arg) wrap_subscribe(fn, arg)
+ *     flag("name", "help", &variable)   a flag of the program's own: an int,
+ *                                       long, long long, double, bool or const
+ *                                       char *, with its default in it
+ *     log_level(str) config("file")     "info"; none
+ *
+ * What stands behind them is what counts without the option. Plugins are bare
+ * words; up to 48 options are taken.
  *
  * tls() names PEM files: a certificate, its key, and the CAs that peers must be
  * certified by. A program that only calls may give NULL for the first two;
@@ -167,7 +184,10 @@ typedef svc_err (*svc_handler)(struct svc_call *call,
  * metadata("key", "value") types(&request_descriptor, &response_descriptor)
  * (protobuf-c descriptors, published with the endpoint).
  * `endpoint` is "Type.Method". Before svc_start.
- * Errors: SVC_E_INVAL, SVC_E_EXISTS, SVC_E_PRECONDITION (started), SVC_E_NOMEM
+ * Errors: SVC_E_INVAL, SVC_E_EXISTS, SVC_E_PRECONDITION (started),
+ * SVC_E_NOMEM; the text is svc_error_text, and svc_start logs the first one
+ * (service.refused) for who does not look
+ * Threads: one, as for svc_init
  */
 #ifndef __cplusplus
 #define svc_handle(service, endpoint, fn, ...) \
@@ -182,13 +202,21 @@ SVC_API svc_err svc_handle_options(struct svc_service *service,
     const char *endpoint, svc_handler fn, void *arg,
     const struct svc_option *options);
 
-/** Memory that lives as long as the call; NULL when memory ran out. */
+/** Memory that lives as long as the call, not zeroed, aligned for any type;
+ * NULL when memory ran out. Threads: of those that follow, only the handler's.
+ */
 SVC_API void *svc_alloc_in(struct svc_call *call, size_t size);
+/** A text of that memory; NULL when it ran out. */
 SVC_API char *svc_printf(struct svc_call *call, const char *format, ...)
     SVC_PRINTF(2, 3);
+/** Fill `rsp` with a printed text, without its NUL, and a content type (NULL:
+ * that of the request), both copied. Its headers stay.
+ * Errors: SVC_E_NOMEM, with the call's text set: return what this returns */
 SVC_API svc_err svc_reply_text(struct svc_call *call, struct svc_message *rsp,
     const char *content_type, const char *format, ...) SVC_PRINTF(4, 5);
-/** An error the caller will read; returns `code`. */
+/** An error the caller will read: `return svc_fail(call, SVC_E_INVAL, "...")`.
+ * Returns `code`. The text is one line of up to 247 bytes; what is longer is
+ * cut. */
 SVC_API svc_err svc_fail(struct svc_call *call, svc_err code,
     const char *format, ...) SVC_PRINTF(3, 4);
 /** Decode the request into a new message of this type by the codec of its
@@ -208,7 +236,8 @@ SVC_API const char *svc_call_header(
     const struct svc_call *call, const char *name);
 /** Milliseconds the caller still waits; SVC_FOREVER without a deadline. */
 SVC_API int64_t svc_call_remaining_ms(const struct svc_call *call);
-/** The caller has gone or its deadline has passed. */
+/** The caller has gone or its deadline has passed: give up. What the handler
+ * returns then is not taken for an answer. */
 SVC_API bool svc_call_cancelled(const struct svc_call *call);
 /** "host:port" of the caller; "" when the transport has none. */
 SVC_API const char *svc_call_peer(const struct svc_call *call);
@@ -232,14 +261,20 @@ typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
  * reply_headers(map) within(call).
  *
  * A retry goes to another node, only when the request certainly did not run or
- * the endpoint is idempotent, and within the deadline. On SVC_OK `rsp` must be
- * freed with svc_message_free; on failure it is empty. `req` and `rsp` may be
- * NULL. What the handler failed with is what is returned; its text is in
- * detail. reply_headers() names a struct svc_headers that is cleared and gets
- * the headers of the reply, those of a failure too (rsp->headers has them on
+ * the endpoint is idempotent, and within the deadline, which is timeout_ms()
+ * from now (at least 1, or SVC_FOREVER), else --client_request_timeout, for all
+ * tries together. On SVC_OK `rsp` must be freed with svc_message_free, and its
+ * data have a NUL behind them that `len` does not count; on failure it is
+ * empty. `req` is borrowed for the call. `req` and `rsp` may be NULL. What the
+ * handler failed with is what is returned; its text is in detail.
+ * reply_headers() names a struct svc_headers that is cleared and gets the
+ * headers of the reply, those of a failure too (rsp->headers has them on
  * success). within(call) is for a handler: the call gets no more time than the
  * handler's caller still waits, none begins when it has gone, and when it
  * leaves before the handler has returned, the call ends with SVC_E_CANCELLED.
+ *
+ * It is a macro, as all that take options: an argument with commas of its own
+ * goes into parentheses, as in (&(struct svc_message){"text/plain", "Ada", 3}).
  * Errors: SVC_E_NOT_FOUND "service not found: NAME", SVC_E_UNAVAILABLE,
  * SVC_E_TIMEDOUT, SVC_E_EXHAUSTED (a limit), SVC_E_AGAIN (too much waits to be
  * sent), SVC_E_UNIMPLEMENTED (no such endpoint), what the handler returned, ...
@@ -396,10 +431,11 @@ SVC_API svc_err svc_handle_stream_options(struct svc_service *service,
  * when it certainly did not run, and takes the messages sent so far with it,
  * as long as they are no more than 64 KiB.
  *
- * timeout_ms(n) bounds the whole life of the stream, at both sides; without it
- * there is no deadline. Connecting is bounded by --client_request_timeout.
- * content_type(str) is that of all messages sent; without it the service's
- * default. Streams must be freed before the service is.
+ * timeout_ms(n) bounds the whole life of the stream, at both sides, and so does
+ * the deadline of the call in within(call); without them there is none.
+ * Connecting is bounded by --client_request_timeout. content_type(str) is that
+ * of all messages sent; without it the service's default. Streams must be freed
+ * before the service is.
  *
  * NULL on failure, with the reason in detail(&err): SVC_E_NOT_FOUND,
  * SVC_E_UNAVAILABLE, SVC_E_INVAL (an option), SVC_E_NOMEM, ...

@@ -78,6 +78,7 @@ struct svc_mux {
 	bool closing;   /* close() when the last stream ends */
 	bool close_due; /* whoever unlocks calls close() */
 	bool failed;    /* atomic */
+	bool silent;    /* it failed because the peer said nothing */
 	bool foreign;   /* the peer is no svc service */
 	bool heard;     /* the peer's hello */
 	struct svc_error failure;

@@ -54,6 +54,8 @@ struct svc_stream_end {
 			   * the peer reset it; SVC_E_EXHAUSTED: a limit; ... */
 	bool not_run;     /* certain: the peer's handler has not seen it */
 	const char *text; /* borrowed for the call */
+	bool silent;      /* the peer was asked and gave no sign of life for
+			   * keepalive_ms: it is frozen or cut off */
 };
 
 struct svc_span {
@@ -143,7 +145,7 @@ typedef void (*svc_answer_cb)(const struct svc_part *answer, void *user);
 
 #define SVC_OPEN_WAIT 1u /* the caller will call `wait` at once */
 
-#define SVC_TRANSPORT_ABI SVC_ABI(4, 3)
+#define SVC_TRANSPORT_ABI SVC_ABI(4, 4)
 
 /**
  * What a transport plugin provides: static const, never freed.
