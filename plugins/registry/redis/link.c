@@ -425,15 +425,22 @@ connect_any(struct link *link, int64_t deadline_at_ms, struct svc_error *err)
 	if (failed != 0)
 		return lost(link, err, gai_strerror(failed), 0);
 	svc_err rc = SVC_E_UNAVAILABLE;
+	int64_t patience_ms = link->patience_ms, n = 0;
+	for (const struct addrinfo *to = list; to != NULL; to = to->ai_next)
+		n++;
+	/* They share the time, so that one which is silent, as IPv6 behind a
+	 * router that drops it, leaves some for the next. */
+	link->patience_ms = n > 1 ? patience_ms / n : patience_ms;
 	for (const struct addrinfo *to = list; to != NULL; to = to->ai_next) {
 		if (link->fd >= 0)
 			close(link->fd);
 		link->fd = -1;
 		link->bad = false;
 		rc = connect_one(link, to, deadline_at_ms, err);
-		if (rc != SVC_E_UNAVAILABLE)
+		if (rc == SVC_OK || rc == SVC_E_CANCELLED)
 			break;
 	}
+	link->patience_ms = patience_ms;
 	freeaddrinfo(list);
 	return rc;
 }
