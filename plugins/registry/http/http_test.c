@@ -398,7 +398,7 @@ bad_addresses_and_files_are_told(void **state)
 	    {"a/b", NULL, "has a path"},
 	    {"[::1", NULL, "has no valid host"},
 	    {"https://", NULL, "has no valid host"},
-	    {"a:1:2", NULL, "has no port"},
+	    {"a:1:2", NULL, "lacks the brackets"},
 	    {"http://a", &tls,
 		"is without the TLS that registry_tls_* asks for"},
 	    {"a", &no_file,
