@@ -189,9 +189,12 @@ judge(const char *url, int status, const struct svc_buf *answer,
 	svc_err rc = message_error(
 	    status, json, text, answer->len, quoted, sizeof(quoted));
 	if (rc != SVC_OK) {
+		bool login = rc == SVC_E_DENIED || rc == SVC_E_UNAUTHENTICATED;
 		svc_error_set(err, rc,
-		    "etcd at %s refused: %s (HTTP status %d)", url, quoted,
-		    status);
+		    "etcd at %s refused: %s (HTTP status %d)%s", url, quoted,
+		    status,
+		    login ? ": see registry_username and registry_password"
+			  : "");
 		if (err != NULL)
 			err->sys = status;
 	} else if (!cJSON_IsObject(json)) {
