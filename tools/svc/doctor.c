@@ -160,6 +160,11 @@ advise_tls(const char *text)
 	    {"self-signed",
 		"name by --registry_tls_ca the file of the CA that issued the "
 		"server's certificate."},
+	    {"use rediss://", "write rediss:// before the address, or set "
+			      "--registry_tls_ca."},
+	    {"if it speaks none", "the server speaks no TLS: leave rediss:// "
+				  "and --registry_tls_* out, or turn its TLS "
+				  "on."},
 	    {"use https://",
 		"write https:// before the address, or set --registry_tls_ca."},
 	    {"use http://", "the server speaks no TLS: leave https:// and "
@@ -178,8 +183,9 @@ advise(const struct doctor *doctor, const char *room, svc_err code,
 {
 	bool registry = strcmp(room, "registry") == 0;
 
-	if (registry && (code == SVC_E_UNAVAILABLE || code == SVC_E_INVAL) &&
-	    advise_tls(text) != NULL)
+	bool about_tls = code == SVC_E_UNAVAILABLE || code == SVC_E_INVAL ||
+			 code == SVC_E_TIMEDOUT;
+	if (registry && about_tls && advise_tls(text) != NULL)
 		return advise_tls(text);
 	if (registry && strcmp(doctor->options->registry, "mdns") == 0)
 		snprintf(out, size,
