@@ -148,6 +148,12 @@ says '^ok       clock: within a second'
 for check in announce watch lookup withdraw gone; do
 	says "^ok       registry $check: "
 done
+# What is there is something else.
+doctor 1 --registry=etcd "--registry_address=127.0.0.1:$port" --broker=memory
+says '^failed   registry announce: .*does not answer as etcd does (HTTP status 404'
+says '^         -> name the client port of an etcd'
+doctor 1 --registry=redis "--registry_address=127.0.0.1:$port" --broker=memory
+says '^         -> name the port of a redis'
 doctor 1 "${flags[@]}" --registry_password=wrong
 says '^failed   registry announce: .*ACL not found'
 says '^         -> give an ACL token that may write services'

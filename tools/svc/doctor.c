@@ -115,9 +115,10 @@ text_of(svc_err code, const struct svc_error *err)
 	return err->text[0] != '\0' ? err->text : svc_err_text(code);
 }
 
-/* What the text of a failure points at, when it comes from TLS; else NULL. */
+/* What the text of a failure points at, when it is one of TLS or of another
+ * program at the address; else NULL. */
 static const char *
-advise_tls(const char *text)
+advise_connection(const char *text)
 {
 	static const struct {
 		const char *part, *advice;
@@ -160,6 +161,12 @@ advise_tls(const char *text)
 	    {"self-signed",
 		"name by --registry_tls_ca the file of the CA that issued the "
 		"server's certificate."},
+	    {"is it etcd 3.4",
+		"name the client port of an etcd 3.4 or later (2379 unless it "
+		"was set): something else answers at this one."},
+	    {"no reply of redis",
+		"name the port of a redis (6379 unless it was set): something "
+		"else answers at this one."},
 	    {"use rediss://", "write rediss:// before the address, or set "
 			      "--registry_tls_ca."},
 	    {"if it speaks none", "the server speaks no TLS: leave rediss:// "
@@ -183,10 +190,10 @@ advise(const struct doctor *doctor, const char *room, svc_err code,
 {
 	bool registry = strcmp(room, "registry") == 0;
 
-	bool about_tls = code == SVC_E_UNAVAILABLE || code == SVC_E_INVAL ||
-			 code == SVC_E_TIMEDOUT;
-	if (registry && about_tls && advise_tls(text) != NULL)
-		return advise_tls(text);
+	bool connection = code == SVC_E_UNAVAILABLE || code == SVC_E_INVAL ||
+			  code == SVC_E_TIMEDOUT;
+	if (registry && connection && advise_connection(text) != NULL)
+		return advise_connection(text);
 	if (registry && strcmp(doctor->options->registry, "mdns") == 0)
 		snprintf(out, size,
 		    "see the lines about mdns above, and that UDP 5353 is "
