@@ -133,7 +133,11 @@ fallback_away(struct svc_registry *registry, const char *why)
 	if (atomic_exchange(&registry->away_at_ms, now_ms > 0 ? now_ms : 1) !=
 	    0)
 		return;
-	if (registry->snapshot != NULL) {
+	bool known = registry->snapshot != NULL &&
+		     snapshot_count(registry->snapshot) > 0;
+	const char *other =
+	    registry->fallback != NULL ? registry->fallback->ops->name : NULL;
+	if (known) {
 		int64_t saved = snapshot_saved_unix_ms(registry->snapshot);
 		put_age(age, sizeof(age), saved);
 		snprintf(snapshot, sizeof(snapshot),
@@ -142,13 +146,11 @@ fallback_away(struct svc_registry *registry, const char *why)
 		    saved != 0 ? " before the start)" : "");
 	}
 	svc_log(SVC_LOG_WARN, "registry.away",
-	    "registry %s does not answer, going on with %s%s%s%s: %s",
-	    registry->ops->name, snapshot,
-	    registry->snapshot != NULL && registry->fallback != NULL ? " and "
-								     : "",
-	    registry->fallback != NULL ? "registry " : "",
-	    registry->fallback != NULL ? registry->fallback->ops->name : "",
-	    why);
+	    "registry %s does not answer, %s%s%s%s%s: %s", registry->ops->name,
+	    known || other != NULL ? "going on with "
+				   : "and nothing is known of it",
+	    snapshot, known && other != NULL ? " and " : "",
+	    other != NULL ? "registry " : "", other != NULL ? other : "", why);
 }
 
 void

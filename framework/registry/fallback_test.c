@@ -487,8 +487,7 @@ a_file_that_cannot_be_used_is_told_and_replaced(void **state)
 	static const struct {
 		const char *text, *says;
 	} cases[] = {
-	    {"", "it has 0 bytes"},
-	    {"rubbish\n", "its first line is not that of a snapshot"},
+	    {"", "there is nothing in it"},
 	    {"{\"svc_snapshot\":2,\"registry\":\"distant at %s\"}\n",
 		"it is of version 2, this release reads version 1"},
 	    {"{\"svc_snapshot\":1,\"registry\":\"other\"}\n",
@@ -513,6 +512,9 @@ a_file_that_cannot_be_used_is_told_and_replaced(void **state)
 		assert_int_equal(lookup(f, "s", &nodes), SVC_E_UNAVAILABLE);
 		if (logged(cases[i].says) != 1)
 			fail_msg("%s: %s", cases[i].says, log_text);
+		assert_int_equal(logged("does not answer, and nothing is known "
+					"of it: it is away"),
+		    i + 1);
 		set_away(false);
 		expect_nodes(f, "s", 1);
 		end_client(f);
@@ -521,6 +523,43 @@ a_file_that_cannot_be_used_is_told_and_replaced(void **state)
 		expect_nodes(f, "s", 1);
 		end_client(f);
 	}
+}
+
+static void
+expect_file(const struct fixture *f, const char *text)
+{
+	char has[64] = "";
+	FILE *file = fopen(f->path, "r");
+	assert_non_null(file);
+	size_t n = fread(has, 1, sizeof(has) - 1, file);
+	fclose(file);
+	has[n] = '\0';
+	assert_string_equal(has, text);
+}
+
+/* The path of something else, given by mistake. */
+static void
+a_file_that_is_no_snapshot_is_left_alone(void **state)
+{
+	struct fixture *f = *state;
+	static const char nodes[] = "s: [10.0.0.1:8080]\n";
+	put_file(f, nodes);
+	announce(f->truth, &f->a);
+	make_client(f, WITH_SNAPSHOT);
+	assert_int_equal(logged("is not used, and none is kept: name another "
+				"file, or remove this one: its first line is "
+				"not that of a snapshot"),
+	    1);
+	expect_nodes(f, "s", 1);
+	end_client(f);
+	expect_file(f, nodes);
+	/* Nor is what is no file. */
+	assert_int_equal(unlink(f->path), 0);
+	assert_int_equal(mkdir(f->path, 0700), 0);
+	make_client(f, WITH_SNAPSHOT);
+	expect_nodes(f, "s", 1);
+	end_client(f);
+	assert_int_equal(rmdir(f->path), 0);
 }
 
 static void
@@ -724,6 +763,7 @@ main(void)
 	    TEST(changes_are_in_the_file_a_second_later),
 	    TEST(lookups_alone_keep_it_as_well),
 	    TEST(a_file_that_cannot_be_used_is_told_and_replaced),
+	    TEST(a_file_that_is_no_snapshot_is_left_alone),
 	    TEST(what_cannot_be_kept_is_an_error),
 	    TEST(another_registry_is_asked),
 	    TEST(what_is_known_counts_more_than_the_fallback),

@@ -44,6 +44,7 @@ struct snapshot {
 	pthread_cond_t cond;
 	pthread_t thread;
 	bool has_thread, ending, changed;
+	bool foreign; /* the file is somebody else's; constant */
 	struct kept_service *services;
 	size_t n_nodes;
 };
@@ -288,6 +289,15 @@ snapshot_has(struct snapshot *snapshot, const char *service)
 	return has;
 }
 
+size_t
+snapshot_count(struct snapshot *snapshot)
+{
+	pthread_mutex_lock(&snapshot->lock);
+	size_t n = snapshot->n_nodes;
+	pthread_mutex_unlock(&snapshot->lock);
+	return n;
+}
+
 int64_t
 snapshot_saved_unix_ms(const struct snapshot *snapshot)
 {
@@ -405,6 +415,10 @@ run(void *arg)
 			continue;
 		}
 		struct svc_error err = {0};
+		if (snapshot->foreign) {
+			snapshot->changed = false;
+			continue;
+		}
 		bool ok = save(snapshot, &err) == SVC_OK;
 		at_ms = svc_deadline(ok ? SNAPSHOT_WRITE_MS : AGAIN_MS);
 		/* At the end one attempt has to do. */
@@ -445,11 +459,12 @@ parse_head(const char *of, const char *line, size_t len,
 		svc_error_set(
 		    err, rc, "its first line is not that of a snapshot");
 	else if (version->valueint != VERSION)
-		svc_error_set(err, rc,
+		rc = svc_error_set(err, SVC_E_PRECONDITION,
 		    "it is of version %d, this release reads version %d",
 		    version->valueint, VERSION);
 	else if (strcmp(from->valuestring, of) != 0)
-		svc_error_set(err, rc, "it is of the registry %s, not of %s",
+		rc = svc_error_set(err, SVC_E_PRECONDITION,
+		    "it is of the registry %s, not of %s",
 		    svc_log_quote(from->valuestring, strlen(from->valuestring),
 			quoted, sizeof(quoted)),
 		    svc_log_quote(of, strlen(of), wanted, sizeof(wanted)));
@@ -471,10 +486,12 @@ snapshot_parse(const char *of, const void *data, size_t len,
 {
 	const char *at = data, *end = at + len;
 	size_t skipped = 0;
-	if (len == 0 || len > SNAPSHOT_MAX_BYTES)
-		return svc_error_set(err, SVC_E_INVAL,
-		    "it has %zu bytes: 1 to %d are possible", len,
-		    SNAPSHOT_MAX_BYTES);
+	if (len == 0)
+		return svc_error_set(
+		    err, SVC_E_PRECONDITION, "there is nothing in it");
+	if (len > SNAPSHOT_MAX_BYTES)
+		return svc_error_set(
+		    err, SVC_E_INVAL, "it has more than 64 MiB");
 	const char *stop = line_end(at, end);
 	/* A head is short; what is longer is none. */
 	size_t head_len = (size_t)(stop - at) < 65536 ? (size_t)(stop - at) : 0;
@@ -622,9 +639,16 @@ snapshot_open(const char *path, const char *of, struct snapshot **ret_snapshot,
 		rc = load(snapshot, &why);
 	/* A file that is good would be replaced by what is left of it. */
 	if (rc != SVC_E_NOMEM) {
+		/* Whoever gave the wrong path would lose what he has there. */
+		snapshot->foreign = rc == SVC_E_INVAL;
 		if (rc != SVC_OK)
 			svc_log(SVC_LOG_WARN, "registry.snapshot",
-			    "the snapshot %s is not used: %s", path, why.text);
+			    "the snapshot %s is not used%s: %s", path,
+			    snapshot->foreign
+				? ", and none is kept: name another file, or "
+				  "remove this one"
+				: "",
+			    why.text);
 		rc = svc_thread_start(
 		    &snapshot->thread, "svc-snapshot", run, snapshot);
 	}

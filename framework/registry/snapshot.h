@@ -19,8 +19,9 @@ enum {
 };
 
 /**
- * Read what is there. A file that cannot be used is logged and ignored, and
- * replaced later.
+ * Read what is there. A file that cannot be used is logged and ignored. It is
+ * replaced later when it is a snapshot of another registry or version, or
+ * empty; what is something else is left as it is, and nothing is kept.
  *
  * of  which registry it is of: what another one left is not used
  *
@@ -50,12 +51,15 @@ void snapshot_sweep(struct snapshot *snapshot, const char *service,
 svc_err snapshot_read(struct snapshot *snapshot, const char *service,
     svc_record_sink sink, void *arg, size_t *ret_n);
 bool snapshot_has(struct snapshot *snapshot, const char *service);
+/** How many nodes it has. */
+size_t snapshot_count(struct snapshot *snapshot);
 /** When what was read from the file was saved; 0 when there was none. */
 int64_t snapshot_saved_unix_ms(const struct snapshot *snapshot);
 
 /** The lines of a file. Those that do not decode are left out; returns how
- * many did. Errors: SVC_E_INVAL when the first line is none of this version
- * for this registry, SVC_E_NOMEM */
+ * many did. Errors: SVC_E_PRECONDITION when the first line is that of another
+ * version or registry, or there is none, SVC_E_INVAL when it is no snapshot's,
+ * SVC_E_NOMEM */
 svc_err snapshot_parse(const char *of, const void *data, size_t len,
     svc_record_sink sink, void *arg, int64_t *ret_saved_unix_ms,
     size_t *ret_skipped, struct svc_error *err);

@@ -4,7 +4,8 @@
  * each second after a failure, and says once that the registry is lost and once
  * that it is back. Whatever was lost meanwhile is there again within a second
  * of the registry's return, and a thousand services that have waited for it
- * come spread over that second.
+ * come spread over that second. A registry that answers, and says no, is not
+ * asked as often: to check a password costs it more than all else.
  *
  * `lock` guards every member. No op of the registry runs under it: `busy`
  * keeps a second one out meanwhile.
@@ -15,6 +16,7 @@
 
 #define FIRST_RETRY_MS INT64_C(100)
 #define LAST_RETRY_MS INT64_C(1000)
+#define LAST_REFUSED_MS INT64_C(10000)
 #define SEEN_WAIT_MS INT64_C(500)
 
 void
@@ -39,15 +41,32 @@ jitter(int64_t ms)
 	return ms - (int64_t)svc_random_below((uint64_t)ms / 10 + 1);
 }
 
+/* It has answered, and will not answer anything else by itself. */
+static bool
+is_refusal(svc_err code)
+{
+	return code == SVC_E_INVAL || code == SVC_E_DENIED ||
+	       code == SVC_E_UNAUTHENTICATED;
+}
+
+static bool
+is_final(svc_err code)
+{
+	return is_refusal(code) || code == SVC_E_NOMEM;
+}
+
 /* Before the next attempt after so many failures and one: a random part of
  * what grows to a second, so that those who wait for the same do not ask at the
  * same time. */
 static int64_t
-retry_wait(int failures, int64_t interval_ms)
+retry_wait(int failures, svc_err code, int64_t interval_ms)
 {
-	int64_t most_ms = LAST_RETRY_MS;
-	if (failures < 4)
+	int64_t last_ms = is_refusal(code) ? LAST_REFUSED_MS : LAST_RETRY_MS;
+	int64_t most_ms = last_ms;
+	if (failures < 7)
 		most_ms = FIRST_RETRY_MS << failures;
+	if (most_ms > last_ms)
+		most_ms = last_ms;
 	if (most_ms > interval_ms)
 		most_ms = interval_ms;
 	int64_t half_ms = most_ms / 2;
@@ -85,7 +104,7 @@ note(struct svc_registrar *registrar, svc_err code, int64_t since_ms)
 		registrar->next_at_ms = since_ms + jitter(interval_ms);
 	} else {
 		registrar->next_at_ms = svc_deadline(
-		    retry_wait(registrar->failures++, interval_ms));
+		    retry_wait(registrar->failures++, code, interval_ms));
 		if (!registrar->lost)
 			id = "registry.lost";
 		registrar->lost = true;
@@ -94,9 +113,11 @@ note(struct svc_registrar *registrar, svc_err code, int64_t since_ms)
 	return id;
 }
 
-/* One announcement; the lock is held, but not during it. */
+/* One announcement; the lock is held, but not during it. What ends the start
+ * is told by the start. */
 static svc_err
-announce_locked(struct svc_registrar *registrar, struct svc_error *err)
+announce_locked(
+    struct svc_registrar *registrar, bool starting, struct svc_error *err)
 {
 	struct svc_service *service = registrar->service;
 	while (registrar->busy)
@@ -109,7 +130,7 @@ announce_locked(struct svc_registrar *registrar, struct svc_error *err)
 	registrar->busy = false;
 	const char *id = note(registrar, code, since_ms);
 	pthread_cond_broadcast(&registrar->changed);
-	if (id == NULL)
+	if (id == NULL || (starting && is_final(code)))
 		return code;
 	pthread_mutex_unlock(&registrar->lock);
 	if (code == SVC_OK)
@@ -136,17 +157,10 @@ run(void *arg)
 			continue;
 		}
 		struct svc_error err = {0};
-		announce_locked(registrar, &err);
+		announce_locked(registrar, false, &err);
 	}
 	pthread_mutex_unlock(&registrar->lock);
 	return NULL;
-}
-
-static bool
-is_final(svc_err code)
-{
-	return code == SVC_E_INVAL || code == SVC_E_DENIED ||
-	       code == SVC_E_UNAUTHENTICATED || code == SVC_E_NOMEM;
 }
 
 svc_err
@@ -154,7 +168,7 @@ svc_registrar_start(struct svc_registrar *registrar, struct svc_error *err)
 {
 	struct svc_error why = {0};
 	pthread_mutex_lock(&registrar->lock);
-	svc_err code = announce_locked(registrar, &why);
+	svc_err code = announce_locked(registrar, true, &why);
 	if (is_final(code)) {
 		pthread_mutex_unlock(&registrar->lock);
 		if (err != NULL)
@@ -179,7 +193,7 @@ svc_registrar_again(struct svc_registrar *registrar)
 	struct svc_error err = {0};
 	pthread_mutex_lock(&registrar->lock);
 	if (registrar->running && !registrar->stopping)
-		announce_locked(registrar, &err);
+		announce_locked(registrar, false, &err);
 	pthread_mutex_unlock(&registrar->lock);
 }
 

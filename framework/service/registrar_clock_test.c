@@ -5,7 +5,8 @@
 #include "service_test.h"
 
 static atomic_bool registry_down;
-static atomic_int announced;
+static _Atomic svc_err down_code = SVC_E_UNAVAILABLE;
+static atomic_int announced, told;
 
 static svc_err
 flaky_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
@@ -13,7 +14,8 @@ flaky_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
 {
 	atomic_fetch_add(&announced, 1);
 	if (atomic_load(&registry_down))
-		return svc_error_set(err, SVC_E_UNAVAILABLE, "nobody answers");
+		return svc_error_set(
+		    err, atomic_load(&down_code), "nobody answers");
 	return svc_registry_memory.announce(self, record, ttl_ms, err);
 }
 
@@ -83,6 +85,58 @@ those_who_come_back_are_spread_over_a_second(void **state)
 			sched_yield();
 	for (int i = 0; i < SERVICES; i++)
 		svc_free(services[i]);
+	svc_clock_real();
+}
+
+static void
+sink(const struct svc_log_line *line, void *arg)
+{
+	(void)arg;
+	if (strncmp(line->id, "registry.", 9) == 0)
+		atomic_fetch_add(&told, 1);
+}
+
+/* Each attempt of each service costs the registry the check of a password. */
+static void
+who_is_refused_asks_less_and_less(void **state)
+{
+	(void)state;
+	enum { SECONDS = 100 };
+	svc_clock_manual();
+	svc_log_set_sink(sink, NULL);
+	svc_log_set_level(SVC_LOG_INFO);
+	atomic_store(&registry_down, false);
+	struct svc_service *s = svc_new(name("refused"), registry(flaky, "no"),
+	    transport(memory), broker(memory), ttl(30));
+	must_start(s);
+	atomic_store(&down_code, SVC_E_DENIED);
+	atomic_store(&registry_down, true);
+	atomic_store(&announced, 0);
+	for (int i = 0; i < SECONDS * 10; i++) {
+		svc_clock_advance(100);
+		while (due_at_ms(s) <= svc_now_ms())
+			sched_yield();
+	}
+	assert_false(svc_registered(s));
+	/* Seven within the first 13 s, then one every 5 to 10 s. */
+	assert_in_range(atomic_load(&announced), 12, 28);
+	assert_int_equal(atomic_load(&told), 1);
+	atomic_store(&registry_down, false);
+	svc_clock_advance(10000);
+	while (!svc_registered(s))
+		sched_yield();
+	svc_free(s);
+	/* What ends a start is told by it and not logged besides. */
+	atomic_store(&told, 0);
+	atomic_store(&registry_down, true);
+	s = svc_new(name("refused"), registry(flaky, "no"), transport(memory),
+	    broker(memory));
+	assert_int_equal(svc_start(s), SVC_E_DENIED);
+	assert_string_equal(svc_error_text(s), "nobody answers");
+	assert_int_equal(atomic_load(&told), 0);
+	svc_free(s);
+	atomic_store(&down_code, SVC_E_UNAVAILABLE);
+	svc_log_set_sink(NULL, NULL);
 	svc_clock_real();
 }
 
@@ -175,6 +229,7 @@ main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(those_who_come_back_are_spread_over_a_second),
+	    cmocka_unit_test(who_is_refused_asks_less_and_less),
 	    cmocka_unit_test(intervals_count_from_where_an_announcement_began),
 	    cmocka_unit_test(a_registry_that_shows_nobody_is_not_waited_for),
 	};

@@ -2,10 +2,11 @@
 /*
  * What ends svc_run: signals and svc_stop.
  *
- * The first SIGINT or SIGTERM wakes every running service and puts the
- * default action back, so that a second one ends the process at once whatever
- * the drain waits for. `lock` guards `runners` and the old actions; the handler
- * takes no lock and reads only `fds`.
+ * The first SIGINT or SIGTERM wakes every running service. A second one ends
+ * the process at once, whatever the drain waits for; one that comes right
+ * behind the first is the same wish told twice, as by timeout(1), which signals
+ * the process and its group, and by wrappers that pass on what both were sent.
+ * `lock` guards `runners` and the old actions; the handler takes no lock.
  */
 #include "service.h"
 
@@ -15,12 +16,15 @@
 #include <unistd.h>
 
 #define MAX_RUNNERS 64
+#define TWICE_MS 500
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int runners;
 static struct sigaction old_int, old_term;
 /* Descriptor + 1 of each running service; 0 is an empty place. */
 static atomic_int fds[MAX_RUNNERS];
+/* When the first signal came; 0: none. */
+static _Atomic int64_t first_at_ms;
 
 static void
 wake(int fd)
@@ -35,10 +39,16 @@ wake(int fd)
 static void
 on_signal(int number)
 {
-	(void)number;
-	struct sigaction plain = {.sa_handler = SIG_DFL};
-	sigaction(SIGINT, &plain, NULL);
-	sigaction(SIGTERM, &plain, NULL);
+	int64_t now_ms = svc_now_ms(), first_ms = atomic_load(&first_at_ms);
+	if (first_ms != 0) {
+		struct sigaction plain = {.sa_handler = SIG_DFL};
+		if (now_ms - first_ms < TWICE_MS)
+			return;
+		sigaction(number, &plain, NULL);
+		raise(number);
+		return;
+	}
+	atomic_store(&first_at_ms, now_ms != 0 ? now_ms : 1);
 	for (size_t i = 0; i < MAX_RUNNERS; i++) {
 		int fd = atomic_load(&fds[i]);
 		if (fd != 0)
@@ -60,6 +70,7 @@ svc_run_begin(struct svc_service *service)
 	}
 	atomic_store(&fds[place], service->wake_fd + 1);
 	if (runners++ == 0) {
+		atomic_store(&first_at_ms, 0);
 		struct sigaction action = {
 		    .sa_handler = on_signal, .sa_flags = SA_RESTART};
 		sigemptyset(&action.sa_mask);

@@ -222,7 +222,6 @@ a_second_signal_ends_it_at_once(void **state)
 	struct program program = start_program(flags, true, true);
 	wait_up(&program); /* the handler that never returns */
 	assert_int_equal(kill(program.pid, SIGTERM), 0);
-	/* The first has been taken when its default action is back. */
 	int status = 0;
 	int64_t deadline = svc_deadline(PATIENCE_MS);
 	while (waitpid(program.pid, &status, WNOHANG) == 0 &&
@@ -232,6 +231,24 @@ a_second_signal_ends_it_at_once(void **state)
 	assert_int_equal(WTERMSIG(status), SIGTERM);
 	close(program.err_fd);
 	close(program.up_fd);
+}
+
+/* As timeout(1) sends it: the node would stay in the registry. */
+static void
+a_signal_that_comes_twice_is_one(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		struct program program = start_program(NULL, true, false);
+		wait_up(&program);
+		/* Two, for of one kind they could become one on the way. */
+		assert_int_equal(kill(program.pid, SIGINT), 0);
+		kill(program.pid, SIGTERM);
+		char text[1024];
+		int status = end_program(&program, text, sizeof(text));
+		assert_true(WIFEXITED(status));
+		assert_int_equal(WEXITSTATUS(status), 0);
+	}
 }
 
 static void
@@ -398,6 +415,7 @@ main(void)
 	    TEST(usage_errors_are_one_line_and_status_2),
 	    TEST(a_signal_ends_it_with_status_0),
 	    TEST(a_second_signal_ends_it_at_once),
+	    TEST(a_signal_that_comes_twice_is_one),
 	    TEST(a_handler_that_hangs_does_not_keep_the_process),
 	    TEST(an_address_in_use_is_told),
 	    TEST(svc_stop_ends_svc_run),

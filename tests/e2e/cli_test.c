@@ -253,6 +253,35 @@ test_nobody(void **state)
 	    "svc: service not found: nobody\n");
 }
 
+/* Why, and what to do, where nobody listens. */
+static void
+test_away(void **state)
+{
+	struct program p;
+
+	(void)state;
+	snprintf(where[0], sizeof(where[0]), "--registry=redis");
+	snprintf(where[1], sizeof(where[1]), "--registry_address=127.0.0.1:%d",
+	    test_free_port());
+	expect_part(WORDS("list"), 1, "", "Connection refused; `svc doctor`");
+	expect_part(WORDS("get", "nobody"), 1, "", "; `svc doctor` with");
+	expect_part(WORDS("health", "nobody"), 1, "", "; `svc doctor` with");
+	/* A call waits for somebody to come, and says why nobody did. */
+	p = start_tool(NULL, WORDS("call", "nobody", "A.B", "--timeout=300ms"));
+	end_tool(&p, 1);
+	assert_non_null(strstr(text_of(&p, 1), "redis.lost: "));
+	free_tool(&p);
+	p = start_tool(NULL, WORDS("watch"));
+	read_until(&p, 1, "Connection refused");
+	kill(p.pid, SIGTERM);
+	end_tool(&p, 0);
+	free_tool(&p);
+	/* Unless another level is asked for. */
+	expect_part(WORDS("call", "nobody", "A.B", "--timeout=300ms",
+			"--log_level=off"),
+	    1, "", "svc: registry redis");
+}
+
 /* ------------------------------------------------------------ with a service
  */
 
@@ -678,6 +707,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_usage),
 	    cmocka_unit_test(test_nobody),
+	    cmocka_unit_test(test_away),
 	    cmocka_unit_test(test_mdns),
 	    cmocka_unit_test(test_etcd),
 	    cmocka_unit_test(test_consul),

@@ -114,7 +114,7 @@ run_list(struct tool *tool)
 	if (out_table_end(&listing.table, 0) != SVC_OK)
 		return tool_no_memory();
 	if (rc != SVC_OK)
-		return tool_failed(rc, &err);
+		return tool_registry_failed(rc, &err);
 	if (!listing.any)
 		fprintf(stderr, "no services in the registry %s\n",
 		    svc_registry_name(svc_registry_of(tool->service)));
@@ -248,7 +248,7 @@ run_get(struct tool *tool)
 		    &err, rc, "service not found: %s", tool->words[0]);
 	if (rc != SVC_OK) {
 		svc_record_list_fini(&list);
-		tool_failed(rc, &err);
+		tool_registry_failed(rc, &err);
 		return svc_exit_status(rc);
 	}
 	if (tool->json) {
@@ -365,7 +365,7 @@ run_watch(struct tool *tool)
 	    tool->n_words > 0 ? tool->words[0] : NULL, on_change, &watching,
 	    &watch, &err);
 	if (rc != SVC_OK) {
-		tool_failed(rc, &err);
+		tool_registry_failed(rc, &err);
 		return svc_exit_status(rc);
 	}
 	sigwait(&ends, &number);

@@ -115,13 +115,21 @@ text_of(svc_err code, const struct svc_error *err)
 	return err->text[0] != '\0' ? err->text : svc_err_text(code);
 }
 
-/* What the text of a failure points at, when it comes from TLS; else NULL. */
+/* What the text of a failure points at, when it is one of TLS or of another
+ * program at the address; else NULL. */
 static const char *
-advise_tls(const char *text)
+advise_connection(const char *text)
 {
 	static const struct {
 		const char *part, *advice;
 	} known[] = {
+	    {"rivate key",
+		"give the key that belongs to --registry_tls_cert: a PEM file "
+		"without a passphrase, which this user may read."},
+	    {"PEM client certificate",
+		"give --registry_tls_cert a PEM file, the certificate first."},
+	    {"error setting certificate",
+		"give --registry_tls_ca a PEM file of CA certificates."},
 	    {"has expired",
 		"issue a new certificate for the server; if its dates are "
 		"right, set the clock of this host (date; timedatectl)."},
@@ -153,6 +161,17 @@ advise_tls(const char *text)
 	    {"self-signed",
 		"name by --registry_tls_ca the file of the CA that issued the "
 		"server's certificate."},
+	    {"is it etcd 3.4",
+		"name the client port of an etcd 3.4 or later (2379 unless it "
+		"was set): something else answers at this one."},
+	    {"no reply of redis",
+		"name the port of a redis (6379 unless it was set): something "
+		"else answers at this one."},
+	    {"use rediss://", "write rediss:// before the address, or set "
+			      "--registry_tls_ca."},
+	    {"if it speaks none", "the server speaks no TLS: leave rediss:// "
+				  "and --registry_tls_* out, or turn its TLS "
+				  "on."},
 	    {"use https://",
 		"write https:// before the address, or set --registry_tls_ca."},
 	    {"use http://", "the server speaks no TLS: leave https:// and "
@@ -171,8 +190,10 @@ advise(const struct doctor *doctor, const char *room, svc_err code,
 {
 	bool registry = strcmp(room, "registry") == 0;
 
-	if (registry && code == SVC_E_UNAVAILABLE && advise_tls(text) != NULL)
-		return advise_tls(text);
+	bool connection = code == SVC_E_UNAVAILABLE || code == SVC_E_INVAL ||
+			  code == SVC_E_TIMEDOUT;
+	if (registry && connection && advise_connection(text) != NULL)
+		return advise_connection(text);
 	if (registry && strcmp(doctor->options->registry, "mdns") == 0)
 		snprintf(out, size,
 		    "see the lines about mdns above, and that UDP 5353 is "
@@ -184,6 +205,13 @@ advise(const struct doctor *doctor, const char *room, svc_err code,
 		    "and services (service_prefix \"\" { policy = \"write\" } "
 		    "node_prefix \"\" { policy = \"read\" }), best in "
 		    "SVC_REGISTRY_PASSWORD.");
+	else if (registry && code == SVC_E_EXHAUSTED &&
+		 strcmp(doctor->options->registry, "etcd") == 0)
+		snprintf(out, size,
+		    "make room (etcdctl compact REVISION; etcdctl defrag) or "
+		    "raise --quota-backend-bytes of etcd, and then etcdctl "
+		    "alarm disarm: it refuses until then; what is registered "
+		    "goes on being found.");
 	else if (registry && code == SVC_E_EXHAUSTED)
 		snprintf(out, size,
 		    "give the server more memory or disk, or free some; what "
@@ -193,6 +221,9 @@ advise(const struct doctor *doctor, const char *room, svc_err code,
 		    "check --%s_username and the password, best given in "
 		    "SVC_%s_PASSWORD, and what the server lets this user do.",
 		    room, registry ? "REGISTRY" : "BROKER");
+	else if (code == SVC_E_INVAL)
+		snprintf(out, size,
+		    "correct the setting or the file that is named.");
 	else if (code == SVC_E_TIMEDOUT)
 		snprintf(out, size,
 		    "the server is slow or hangs: look at its log; more time "
@@ -563,6 +594,7 @@ examine(struct doctor *doctor)
 {
 	const struct svc_options *o = doctor->options;
 	bool p2p = strcmp(o->broker, "p2p") == 0, registry_well;
+	bool reached = true;
 
 	check_settings(doctor);
 	doctor_say(doctor, DOCTOR_OK, "plugins", -1, NULL,
@@ -575,9 +607,12 @@ examine(struct doctor *doctor)
 		    "take --registry=mdns, or one with a server.",
 		    "services are found within one process only");
 	else if (strcmp(o->registry, "static") != 0)
-		doctor_addresses(
+		reached = doctor_addresses(
 		    doctor, "registry", o->registry, o->registry_address);
-	if (!interrupted)
+	if (!reached && !interrupted)
+		doctor_say(doctor, DOCTOR_SKIPPED, "registry announce", -1,
+		    NULL, "not tried: none of its addresses is reached");
+	else if (!interrupted)
 		check_registry(doctor);
 	registry_well = doctor->n_failed == 0;
 	if (!interrupted)

@@ -33,8 +33,9 @@ void doctor_say(struct doctor *doctor, enum doctor_state state,
     SVC_PRINTF(6, 7);
 double doctor_since_ms(int64_t from_us);
 /** Dials each address of a list for `plugin`, one check each; `room` is
- * "registry" or "broker". Of a registry that speaks HTTP the clock too. */
-void doctor_addresses(struct doctor *doctor, const char *room,
+ * "registry" or "broker". Of a registry that speaks HTTP the clock too. False
+ * when none can be reached. */
+bool doctor_addresses(struct doctor *doctor, const char *room,
     const char *plugin, const char *list);
 /** Whether HOST:PORT can be dialled, and why not. */
 bool doctor_dial(const char *address, char *why, size_t size, double *ret_ms);

@@ -285,7 +285,7 @@ check_clock(struct doctor *doctor, const struct target *target)
 		    "within a second of the registry's");
 }
 
-void
+bool
 doctor_addresses(struct doctor *doctor, const char *room, const char *plugin,
     const char *list)
 {
@@ -330,4 +330,5 @@ doctor_addresses(struct doctor *doctor, const char *room, const char *plugin,
 	for (size_t i = 0; i < n; i++)
 		if (targets[i].fd >= 0)
 			close(targets[i].fd);
+	return n == 0 || first != NULL;
 }

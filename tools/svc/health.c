@@ -98,7 +98,7 @@ run_health(struct tool *tool)
 		svc_error_set(
 		    &err, rc, "service not found: %s", asking.service);
 	if (rc != SVC_OK) {
-		tool_failed(rc, &err);
+		tool_registry_failed(rc, &err);
 		return svc_exit_status(rc);
 	}
 	svc_buf_init(&asking.line, LINE_MAX_LEN);

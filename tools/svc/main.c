@@ -109,6 +109,17 @@ tool_failed(svc_err code, const struct svc_error *err)
 }
 
 int
+tool_registry_failed(svc_err code, const struct svc_error *err)
+{
+	if (code == SVC_E_NOT_FOUND || code == SVC_E_INVAL ||
+	    code == SVC_E_NOMEM)
+		return tool_failed(code, err);
+	out_error("%s; `svc doctor` with the same flags says what to do",
+	    err->text[0] != '\0' ? err->text : svc_err_text(code));
+	return EXIT_FAILED;
+}
+
+int
 tool_no_memory(void)
 {
 	out_error("%s", svc_err_text(SVC_E_NOMEM));
@@ -416,6 +427,19 @@ help(int argc, char *argv[], struct svc_settings *settings)
 	return EXIT_OK;
 }
 
+/* Why nothing is found may be in the log alone: a registry that does not
+ * answer, a record that does not decode. Who watches is told also when it goes
+ * on; the doctor says it all himself. */
+static void
+set_log(const struct command *command, struct svc_settings *settings)
+{
+	if (command->run == run_doctor ||
+	    svc_settings_source(settings, "log_level") != SVC_SOURCE_CODE)
+		return;
+	svc_log_set_level(
+	    command->run == run_watch ? SVC_LOG_INFO : SVC_LOG_WARN);
+}
+
 /* The words are taken out of the arguments, which then are flags only. */
 static int
 take_words_out(int argc, char *argv[], char *words[], int n_words)
@@ -469,6 +493,7 @@ run(struct tool *tool, int argc, char *argv[], char *words[])
 	}
 	if (rc != SVC_OK)
 		tool->unfit = svc_error_text(tool->service);
+	set_log(command, settings);
 	tool->words = &words[2];
 	tool->n_words = n_words - 2;
 	status = command->run(tool);

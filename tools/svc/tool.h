@@ -31,6 +31,8 @@ char *tool_body(
     const struct tool *tool, int at, size_t *ret_len, int *ret_status);
 /** Prints the failure and returns the exit status. */
 int tool_failed(svc_err code, const struct svc_error *err);
+/** The same when the registry was asked, and where to look further. */
+int tool_registry_failed(svc_err code, const struct svc_error *err);
 int tool_no_memory(void);
 /** Prints the line and frees it. */
 int tool_print_line(struct svc_buf *line);

@@ -20,10 +20,15 @@ static const struct scheme {
     {"wss://", 443, true},
 };
 
+/* What may hold a password, up to the end of the list, is not repeated. */
 static svc_err
 refuse(const char *text, size_t len, const char *reason, struct svc_error *err)
 {
 	char quoted[64];
+	if (strchr(text, '@') != NULL) {
+		text = "...";
+		len = 3;
+	}
 	return svc_error_set(err, SVC_E_INVAL,
 	    "MQTT address %s %s; allowed is [tcp://, ssl://, ws:// or wss://]"
 	    "host[:port], several separated by commas",
@@ -73,6 +78,12 @@ parse_one(const char *text, size_t len, char **ret_uri, struct svc_error *err)
 		if (*p <= ' ' || *p > '~')
 			return refuse(text, len, "has a bad path", err);
 	}
+
+	if (memchr(at, '@', (size_t)(path - at)) != NULL)
+		return refuse(text, len,
+		    "holds a login, which belongs into broker_username and "
+		    "broker_password",
+		    err);
 
 	bool bracketed = at < path && *at == '[';
 	const char *host = bracketed ? at + 1 : at;

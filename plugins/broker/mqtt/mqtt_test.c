@@ -181,7 +181,9 @@ addresses_are_checked(void **state)
 	    "a:1, tcp://b:2 ,c", "mqtt://h", "h:65535"};
 	const char *bad[] = {"http://h", "tcp://", ":1883", "h:", "h:0",
 	    "h:65536", "h:99999999999", "h:1x", "h h", "a,,b", ",", "[::1",
-	    "[::1]x", "tcp://h/path", "ws://h/ x", "h:1:2", "u@h", "h?x"};
+	    "[::1]x", "tcp://h/path", "ws://h/ x", "h:1:2", "u@h", "h?x",
+	    "mqtt://u:secret@h", "mqtt://u:secret,x@h", "http://u:secret@h",
+	    "ws://u:secret/x@h"};
 	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
 		struct svc_broker_config config = {.address = good[i]};
 		struct svc_broker *broker = NULL;
@@ -200,6 +202,7 @@ addresses_are_checked(void **state)
 		assert_null(broker);
 		assert_non_null(strstr(err.text, "allowed is"));
 		assert_non_null(strstr(err.text, "tcp://"));
+		assert_null(strstr(err.text, "secret"));
 	}
 }
 

@@ -70,17 +70,17 @@ read_one(const struct address_form *form, const char *text, size_t len,
 	svc_err rc = read_scheme(form, text, len, &at, &address->secure, err);
 	if (rc != SVC_OK)
 		return rc;
-	/* Without it, for it is in the address. */
-	if (memchr(at, '@', (size_t)(end - at)) != NULL)
-		return bad(form, "...", 3,
-		    "holds a login, which belongs into registry_username and "
-		    "registry_password",
-		    err);
 	if (end > at && end[-1] == '/')
 		end--;
 	if (memchr(at, '/', (size_t)(end - at)) != NULL)
 		return bad(form, text, len, "has a path", err);
 	bool v6 = at < end && *at == '[';
+	const char *colon = memchr(at, ':', (size_t)(end - at));
+	if (!v6 && colon != NULL &&
+	    memchr(colon + 1, ':', (size_t)(end - colon - 1)) != NULL)
+		return bad(form, text, len,
+		    "lacks the brackets of an IPv6 address, \"[::1]:port\"",
+		    err);
 	const char *host = at + (v6 ? 1 : 0), *p = host;
 	while (p < end && is_host_char(*p, v6))
 		p++;
@@ -115,6 +115,13 @@ address_list_read(const struct address_form *form, const char *text,
 	svc_err rc = SVC_OK;
 	if (text == NULL || *text == '\0')
 		text = "127.0.0.1";
+	/* First of all, and without it: no text of an error is to have a
+	 * password, which may hold commas and slashes. */
+	if (strchr(text, '@') != NULL)
+		return bad(form, "...", 3,
+		    "holds a login, which belongs into registry_username and "
+		    "registry_password",
+		    err);
 	for (const char *p = text; *p != '\0'; p++)
 		count += *p == ',';
 	struct address *list = svc_mem_calloc(count, sizeof(*list));

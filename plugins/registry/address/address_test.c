@@ -70,7 +70,7 @@ what_is_no_address_is_told(void **state)
 	    {"a:1000000", "has no port"},
 	    {"a:x", "has no port"},
 	    {"a:", "has no port"},
-	    {"a:1:2", "has no port"},
+	    {"a:1:2", "lacks the brackets"},
 	    {":1", "has no valid host"},
 	    {"a b", "has no valid host"},
 	    {"[::1", "has no valid host"},
@@ -83,6 +83,12 @@ what_is_no_address_is_told(void **state)
 	    {"a,", "has an empty part"},
 	    {" ", "has an empty part"},
 	    {"redis://u:secret@a", "holds a login"},
+	    {"http://u:secret@a", "holds a login"},
+	    {"redis://u:secret,x@a", "holds a login"},
+	    {",redis://u:secret@a", "holds a login"},
+	    {"a/x,redis://u:secret@a", "holds a login"},
+	    {"::1", "\"::1\" lacks the brackets of an IPv6 address"},
+	    {"fd00::1:6379", "lacks the brackets"},
 	};
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		struct address *list = NULL;

@@ -188,16 +188,24 @@ judge(const char *url, int status, const struct svc_buf *answer,
 	cJSON *json = cJSON_ParseWithLength(text, answer->len);
 	svc_err rc = message_error(
 	    status, json, text, answer->len, quoted, sizeof(quoted));
-	if (rc != SVC_OK) {
+	/* Of another program at this address, or of an etcd before 3.4. */
+	bool strange =
+	    !cJSON_IsObject(json) &&
+	    (status == 200 || status == 404 || status == 405 || status == 501);
+	if (strange) {
+		rc = svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "%s does not answer as etcd does (HTTP status %d): is it "
+		    "etcd 3.4 or later?",
+		    url, status);
+	} else if (rc != SVC_OK) {
+		bool login = rc == SVC_E_DENIED || rc == SVC_E_UNAUTHENTICATED;
 		svc_error_set(err, rc,
-		    "etcd at %s refused: %s (HTTP status %d)", url, quoted,
-		    status);
+		    "etcd at %s refused: %s (HTTP status %d)%s", url, quoted,
+		    status,
+		    login ? ": see registry_username and registry_password"
+			  : "");
 		if (err != NULL)
 			err->sys = status;
-	} else if (!cJSON_IsObject(json)) {
-		rc = svc_error_set(err, SVC_E_UNAVAILABLE,
-		    "%s does not answer as etcd does: is it etcd 3.4 or later?",
-		    url);
 	}
 	if (rc == SVC_OK)
 		*ret_answer = json;

@@ -16,6 +16,13 @@ plugin_create(const struct svc_registry_config *config, void **ret_self,
     struct svc_error *err)
 {
 	struct etcd *etcd = NULL;
+	/* One alone would be no login, and a slip that nobody is told. */
+	if ((config->username == NULL) != (config->password == NULL))
+		return svc_error_set(err, SVC_E_INVAL,
+		    "registry etcd has a %s: give registry_%s as well",
+		    config->username != NULL ? "user name and no password"
+					     : "password and no user name",
+		    config->username != NULL ? "password" : "username");
 	svc_err rc = etcd_obtain(config, &etcd, err);
 	if (rc == SVC_OK)
 		*ret_self = etcd;

@@ -432,9 +432,11 @@ renew(struct keeper *keeper, struct lease *lease)
 	pthread_mutex_lock(&keeper->lock);
 	lease->renew_at_ms = since_ms + third_ms;
 	if (rc != SVC_OK) {
+		/* A login that is refused will be refused again, and costs
+		 * etcd more than all else. */
+		bool patient = rc == SVC_E_DENIED || third_ms < RETRY_MS;
 		lease->unsure = true;
-		lease->renew_at_ms =
-		    soon(third_ms < RETRY_MS ? third_ms : RETRY_MS);
+		lease->renew_at_ms = soon(patient ? third_ms : RETRY_MS);
 	} else if (alive) {
 		lease->unsure = false;
 	} else {

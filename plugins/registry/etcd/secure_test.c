@@ -87,6 +87,8 @@ users_are_known_by_their_password(void **state)
 	struct fixture *f = *state;
 	expect_denied(make(server->address), &f->a, "user name is empty");
 	expect_denied(login(server->address, "svc", "wrong"), &f->a,
+	    ": see registry_username and registry_password");
+	expect_denied(login(server->address, "svc", "wrong"), &f->a,
 	    "invalid user ID or password");
 	AS_ROOT(server->address, true, "user", "add", "nobody:pass");
 	expect_denied(login(server->address, "nobody", "pass"), &f->a,
@@ -129,6 +131,28 @@ tokens_are_renewed(void **state)
 	svc_registry_unwatch(f->watch);
 	f->watch = NULL;
 	svc_registry_destroy(registry);
+}
+
+static void
+half_a_login_is_refused(void **state)
+{
+	(void)state;
+	struct svc_registry *registry = NULL;
+	struct svc_error why = {0};
+	struct svc_registry_config config = {
+	    .address = server->address, .username = "svc"};
+	assert_int_equal(
+	    svc_registry_create("etcd", &config, &registry, &why), SVC_E_INVAL);
+	assert_string_equal(why.text,
+	    "registry etcd has a user name and no password: give "
+	    "registry_password as well");
+	config.username = NULL;
+	config.password = "pass";
+	assert_int_equal(
+	    svc_registry_create("etcd", &config, &registry, &why), SVC_E_INVAL);
+	assert_string_equal(why.text,
+	    "registry etcd has a password and no user name: give "
+	    "registry_username as well");
 }
 
 static void
@@ -260,6 +284,7 @@ main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin_etcd, end)
 	const struct CMUnitTest tests[] = {
 	    TEST(users_are_known_by_their_password),
+	    TEST(half_a_login_is_refused),
 	    TEST(tokens_are_renewed),
 	    TEST(users_may_be_switched_off_and_on),
 	    TEST(tls_with_certificates_of_both_and_a_login),

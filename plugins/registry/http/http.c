@@ -73,6 +73,16 @@ receive(char *data, size_t size, size_t count, void *arg)
 	return svc_buf_append(http->answer, data, len) == SVC_OK ? len : 0;
 }
 
+/* Not to be had by programs that this one starts, which would keep the
+ * connection, and what its peer takes for our presence. */
+static curl_socket_t
+open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *at)
+{
+	(void)arg;
+	(void)purpose;
+	return socket(at->family, at->socktype | SOCK_CLOEXEC, at->protocol);
+}
+
 /* A peer that is gone is noticed after 5 s + 3 x 2 s. */
 static int
 tune_socket(void *arg, curl_socket_t fd, curlsocktype purpose)
@@ -201,6 +211,7 @@ http_begin(struct http *http, const struct http_servers *servers, size_t server,
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPIDLE, 5L);
 	curl_easy_setopt(easy, CURLOPT_TCP_KEEPINTVL, 2L);
+	curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
 	curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, tune_socket);
 	/* A registry is never behind the proxy of the environment. */
 	curl_easy_setopt(easy, CURLOPT_PROXY, "");
@@ -260,6 +271,13 @@ translate(const struct http *http, CURLcode code, struct svc_error *err)
 	    http->reason[0] != '\0' ? http->reason : curl_easy_strerror(code);
 	const char *url = http_servers_url(http->servers, http->server);
 	const char *more = advice(url, code, reason);
+	/* Which the library keeps to itself: refused, no route, ... */
+	long sys = 0;
+	if (code == CURLE_COULDNT_CONNECT &&
+	    curl_easy_getinfo(http->easy, CURLINFO_OS_ERRNO, &sys) ==
+		CURLE_OK &&
+	    sys > 0)
+		more = strerror((int)sys);
 	svc_err rc = SVC_E_UNAVAILABLE;
 	if (code == CURLE_OPERATION_TIMEDOUT)
 		rc = SVC_E_TIMEDOUT;

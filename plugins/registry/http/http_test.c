@@ -10,12 +10,15 @@
 
 #include <svc/clock.h>
 
+#include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include <cmocka.h>
 
@@ -233,6 +236,7 @@ silence_and_absence_are_errors(void **state)
 	ask_begin(&asking, &(struct svc_registry_config){.address = text});
 	assert_int_equal(ASK(&asking, .method = "GET", .path = "/version"),
 	    SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(asking.err.text, ": Connection refused ("));
 	ask_end(&asking);
 }
 
@@ -330,6 +334,31 @@ a_server_may_demand_a_certificate(void **state)
 	test_server_stop(secure);
 }
 
+/* A program that this one starts has no connection to the registry. */
+static void
+connections_are_not_inherited(void **state)
+{
+	(void)state;
+	struct asking asking;
+	int found = 0;
+	ask_begin(
+	    &asking, &(struct svc_registry_config){.address = server->address});
+	assert_int_equal(
+	    ASK(&asking, .method = "GET", .path = "/version"), SVC_OK);
+	for (int fd = 3; fd < 1024; fd++) {
+		struct sockaddr_in peer = {0};
+		socklen_t len = sizeof(peer);
+		if (getpeername(fd, (struct sockaddr *)&peer, &len) != 0 ||
+		    peer.sin_family != AF_INET ||
+		    ntohs(peer.sin_port) != server->port)
+			continue;
+		found++;
+		assert_true((fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0);
+	}
+	assert_true(found > 0);
+	ask_end(&asking);
+}
+
 /* -------------------------------------------------------------- addresses */
 
 static void
@@ -398,7 +427,7 @@ bad_addresses_and_files_are_told(void **state)
 	    {"a/b", NULL, "has a path"},
 	    {"[::1", NULL, "has no valid host"},
 	    {"https://", NULL, "has no valid host"},
-	    {"a:1:2", NULL, "has no port"},
+	    {"a:1:2", NULL, "lacks the brackets"},
 	    {"http://a", &tls,
 		"is without the TLS that registry_tls_* asks for"},
 	    {"a", &no_file,
@@ -431,6 +460,7 @@ main(void)
 	    cmocka_unit_test(silence_and_absence_are_errors),
 	    cmocka_unit_test(tls_verifies_and_says_what_is_wrong),
 	    cmocka_unit_test(a_server_may_demand_a_certificate),
+	    cmocka_unit_test(connections_are_not_inherited),
 	};
 	static const struct test_certificate certificates[] = {
 	    {.name = "server", .issuer = "ca", .san = "IP:127.0.0.1"},

@@ -41,6 +41,7 @@ struct link {
 	struct svc_buf out;
 	int64_t patience_ms;
 	bool bad;
+	bool sent, heard;   /* anything at all */
 	size_t outstanding; /* commands whose reply has not come */
 };
 
@@ -50,15 +51,36 @@ text_of(const struct link *link)
 	return link->redis->servers[link->server].text;
 }
 
+/* What to do about it, where that can be told. */
+static const char *
+advice(const struct link *link, const char *why)
+{
+	if (strstr(why, "certificate required") != NULL ||
+	    strstr(why, "alert bad certificate") != NULL)
+		return "it demands a client certificate that it trusts: see "
+		       "registry_tls_cert: ";
+	if (strstr(why, "alert unknown ca") != NULL)
+		return "it does not trust the CA of our certificate: see "
+		       "registry_tls_cert: ";
+	/* What TLS has to say may be lost with the connection. */
+	if (link->ssl != NULL && !link->heard)
+		return "it hung up: if it demands a client certificate, see "
+		       "registry_tls_cert: ";
+	if (link->sent && !link->heard)
+		return "it hung up: if it speaks TLS, use rediss://: ";
+	return "";
+}
+
 static svc_err
 lost(struct link *link, struct svc_error *err, const char *why, int sys)
 {
+	const char *hint = advice(link, why);
 	link->bad = true;
 	if (sys != 0)
 		return svc_error_sys(err, SVC_E_UNAVAILABLE, sys,
-		    "redis at %s: %s", text_of(link), why);
-	return svc_error_set(
-	    err, SVC_E_UNAVAILABLE, "redis at %s: %s", text_of(link), why);
+		    "redis at %s: %s%s", text_of(link), hint, why);
+	return svc_error_set(err, SVC_E_UNAVAILABLE, "redis at %s: %s%s",
+	    text_of(link), hint, why);
 }
 
 /* ------------------------------------------------------------------ waiting */
@@ -166,6 +188,11 @@ tls_begin(struct link *link, int64_t deadline_at_ms, struct svc_error *err)
 			    name, tls_reason(link->ssl));
 		}
 		rc = wait_for(link, events, deadline_at_ms, err);
+		if (rc == SVC_E_TIMEDOUT)
+			svc_error_set(err, rc,
+			    "redis at %s does not answer to TLS: if it speaks "
+			    "none, leave out rediss:// and registry_tls_*",
+			    text_of(link));
 		if (rc != SVC_OK)
 			return rc;
 	}
@@ -183,6 +210,7 @@ read_some(struct link *link, char *data, size_t size, size_t *ret_len,
 		ERR_clear_error();
 		int n = SSL_read(link->ssl, data, (int)size);
 		if (n > 0) {
+			link->heard = true;
 			*ret_len = (size_t)n;
 			return SVC_OK;
 		}
@@ -193,6 +221,7 @@ read_some(struct link *link, char *data, size_t size, size_t *ret_len,
 	}
 	ssize_t n = recv(link->fd, data, size, 0);
 	if (n > 0) {
+		link->heard = true;
 		*ret_len = (size_t)n;
 		return SVC_OK;
 	}
@@ -224,6 +253,7 @@ write_some(struct link *link, size_t *ret_len, short *ret_events,
 	}
 	ssize_t n = send(link->fd, link->out.data, link->out.len, MSG_NOSIGNAL);
 	if (n >= 0) {
+		link->sent = true;
 		*ret_len = (size_t)n;
 		return SVC_OK;
 	}
@@ -425,15 +455,22 @@ connect_any(struct link *link, int64_t deadline_at_ms, struct svc_error *err)
 	if (failed != 0)
 		return lost(link, err, gai_strerror(failed), 0);
 	svc_err rc = SVC_E_UNAVAILABLE;
+	int64_t patience_ms = link->patience_ms, n = 0;
+	for (const struct addrinfo *to = list; to != NULL; to = to->ai_next)
+		n++;
+	/* They share the time, so that one which is silent, as IPv6 behind a
+	 * router that drops it, leaves some for the next. */
+	link->patience_ms = n > 1 ? patience_ms / n : patience_ms;
 	for (const struct addrinfo *to = list; to != NULL; to = to->ai_next) {
 		if (link->fd >= 0)
 			close(link->fd);
 		link->fd = -1;
 		link->bad = false;
 		rc = connect_one(link, to, deadline_at_ms, err);
-		if (rc != SVC_E_UNAVAILABLE)
+		if (rc == SVC_OK || rc == SVC_E_CANCELLED)
 			break;
 	}
+	link->patience_ms = patience_ms;
 	freeaddrinfo(list);
 	return rc;
 }

@@ -264,6 +264,29 @@ keep(struct file_reader *reader, const struct item *item,
 	return SVC_OK;
 }
 
+/* Why nobody could dial it, or NULL. With a slash it is of a transport that
+ * knows better, as "unix:/run/x". */
+static const char *
+address_fault(const char *address)
+{
+	const char *colon = strrchr(address, ':');
+	long port = 0;
+	if (strchr(address, '/') != NULL)
+		return colon != NULL ? NULL : "has no port";
+	if (colon == NULL)
+		return "has no port";
+	for (const char *p = colon + 1; *p != '\0' && port <= 65535; p++)
+		port = *p >= '0' && *p <= '9' ? port * 10 + (*p - '0') : 65536;
+	if (port < 1 || port > 65535)
+		return "has no port from 1 to 65535";
+	if (colon == address)
+		return "has no host";
+	if (memchr(address, ':', (size_t)(colon - address)) != NULL &&
+	    (address[0] != '[' || colon[-1] != ']'))
+		return "lacks the brackets of an IPv6 address";
+	return NULL;
+}
+
 /* An id that stays the same as long as the address does. */
 static void
 put_default_id(struct svc_buf *buf, const char *name, const char *address)
@@ -312,11 +335,12 @@ read_node(struct file_reader *reader, const char *name, const struct item *item)
 	    .name = name, .version = "x", .nodes = &node, .n_nodes = 1};
 	if (svc_record_check(&bare, &why) != SVC_OK)
 		return refuse(reader, item, "%s", why.text);
-	if (strchr(address, ':') == NULL) {
+	const char *fault = address_fault(address);
+	if (fault != NULL) {
 		char quoted[64];
 		return refuse(reader, item,
-		    "address %s has no port: write \"host:port\"",
-		    quote(address, quoted));
+		    "address %s %s: write \"host:port\"",
+		    quote(address, quoted), fault);
 	}
 	svc_buf_clear(buf);
 	svc_buf_append(buf, reader->head.data, reader->head.len);

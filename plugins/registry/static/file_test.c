@@ -137,6 +137,14 @@ what_is_wrong_is_named_with_its_line(void **state)
 	    {"# nothing\n", "there is nothing in it"},
 	    {"student", "nodes line 1: it must be a map"},
 	    {"a: x:1\n\nb: [x]\n", "nodes line 3: address \"x\" has no port"},
+	    {"a: x:1\nb: [y:1, x:99999]\n",
+		"nodes line 2: address \"x:99999\" has "
+		"no port from 1 to 65535"},
+	    {"a: x:0", "has no port from 1 to 65535"},
+	    {"a: \"x:\"", "has no port from 1 to 65535"},
+	    {"a: x:8o", "has no port from 1 to 65535"},
+	    {"a: \":1\"", "address \":1\" has no host"},
+	    {"a: \"fd00::1:80\"", "lacks the brackets of an IPv6 address"},
 	    {"a: [\"x y:1\"]", "nodes line 1: address \"x y:1\" has a "
 			       "character that is not allowed"},
 	    {"a:\n- x:1\n- y:1\n- x:1\n",
