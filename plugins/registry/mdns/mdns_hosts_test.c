@@ -47,7 +47,7 @@ hosts_find_each_other_within_a_second(void **state)
 		struct svc_watch *asking = seen_start(&late, newcomer, "ours");
 		assert_true(seen_wait(&late, SVC_CREATED, 1, PATIENCE_MS));
 		asked_ms = svc_now_ms() - from;
-		assert_int_equal(nodes_of(newcomer, "ours", true), 1);
+		assert_true(nodes_become(newcomer, "ours", true, 1));
 		svc_registry_unwatch(asking);
 		svc_registry_destroy(newcomer);
 
@@ -217,9 +217,7 @@ ipv6_alone_is_enough(void **state)
 	assert_seen(&seen, address, "[fd00:99::2]:4242");
 	/* One-shot questions are answered by IPv6 as well. */
 	struct svc_registry *newcomer = registry_at("v1");
-	int64_t deadline = svc_deadline(PATIENCE_MS);
-	while (nodes_of(newcomer, "ours", false) != 1)
-		assert_true(svc_remaining(deadline) > 0);
+	assert_true(nodes_become(newcomer, "ours", false, 1));
 	svc_registry_destroy(newcomer);
 	other_do(&other, 'b');
 	assert_true(seen_wait(&seen, SVC_UPDATED, 1, PATIENCE_MS));
