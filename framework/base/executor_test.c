@@ -88,7 +88,9 @@ struct reader {
 	struct count blocked; /* handlers that wait */
 	struct count detached;
 	struct count gate;
-	_Atomic int lost;
+	_Atomic int lost; /* loops, by handlers that blocked */
+	/* By others: on a busy machine any handler may look stuck. */
+	_Atomic int lost_by_chance;
 	bool says_so;
 };
 
@@ -114,7 +116,9 @@ reader_ready(struct svc_source *source, unsigned events)
 		assert_false(byte == 'b' && reader->says_so && held);
 		assert_false(svc_loop_held());
 		if (!owner)
-			atomic_fetch_add(&reader->lost, 1);
+			atomic_fetch_add(byte == 'b' ? &reader->lost
+						     : &reader->lost_by_chance,
+			    1);
 		count_up(&reader->done);
 		if (!owner)
 			return;
@@ -216,7 +220,8 @@ loops_come_back_when_no_thread_was_left(void **state)
 		svc_executor_count(executor, &counts);
 	while (counts.looks < before.looks + 20);
 	assert_int_equal(counts.threads, 3);
-	assert_int_equal(counts.takeovers, 2);
+	assert_int_equal(
+	    counts.takeovers, 2 + atomic_load(&reader.lost_by_chance));
 	assert_int_equal(svc_executor_off_loop(executor), 2);
 	count_up(&reader.gate);
 	count_await(&reader.done, 6);

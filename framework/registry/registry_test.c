@@ -14,6 +14,8 @@
 
 #include <cmocka.h>
 
+enum { WAIT_MS = 20000 };
+
 /* --------------------------------------- a plugin that does as it is told */
 
 /* Only faults that a real registry does not give on demand. */
@@ -157,7 +159,7 @@ a_watch_keeps_nodes_for_its_grace(void **state)
 	    SVC_OK);
 	full_state(&a, &b);
 	assert_true(
-	    recorder_wait(recorder, SVC_SYNCED, NULL, NULL, 5000, NULL));
+	    recorder_wait(recorder, SVC_SYNCED, NULL, NULL, WAIT_MS, NULL));
 	/* Empty, then one of the two announces itself again. */
 	full_state(NULL, NULL);
 	puppet.sink(SVC_WATCH_NODE, &a.record, puppet.arg);
@@ -165,10 +167,12 @@ a_watch_keeps_nodes_for_its_grace(void **state)
 	/* What comes after proves that nothing came before. */
 	svc_headers_set(a.node.metadata, "weight", "2");
 	puppet.sink(SVC_WATCH_NODE, &a.record, puppet.arg);
-	assert_true(recorder_wait(recorder, SVC_UPDATED, "s", "a", 5000, NULL));
+	assert_true(
+	    recorder_wait(recorder, SVC_UPDATED, "s", "a", WAIT_MS, NULL));
 	assert_int_equal(recorder_count(recorder, SVC_REMOVED, NULL, NULL), 0);
 	svc_clock_advance(1);
-	assert_true(recorder_wait(recorder, SVC_REMOVED, "s", "b", 5000, NULL));
+	assert_true(
+	    recorder_wait(recorder, SVC_REMOVED, "s", "b", WAIT_MS, NULL));
 	assert_int_equal(recorder_count(recorder, SVC_CREATED, NULL, NULL), 2);
 	assert_int_equal(recorder_count(recorder, SVC_REMOVED, NULL, NULL), 1);
 	/* A single GONE is immediate, and later breaks work as well. */
@@ -177,7 +181,8 @@ a_watch_keeps_nodes_for_its_grace(void **state)
 	full_state(&b, NULL);
 	full_state(NULL, NULL);
 	svc_clock_advance(300);
-	assert_true(recorder_wait(recorder, SVC_REMOVED, "s", "b", 5000, NULL));
+	assert_true(
+	    recorder_wait(recorder, SVC_REMOVED, "s", "b", WAIT_MS, NULL));
 	svc_registry_unwatch(watch);
 	assert_null(puppet.sink);
 	svc_registry_destroy(registry);
@@ -218,7 +223,8 @@ watches_of_one_service_share_what_they_hear_by(void **state)
 	/* One that comes within the first full state, and is told once what is
 	 * there and what is still to come. */
 	struct svc_watch *other = start(registry, "s", second);
-	assert_true(recorder_wait(second, SVC_CREATED, "s", "a", 5000, NULL));
+	assert_true(
+	    recorder_wait(second, SVC_CREATED, "s", "a", WAIT_MS, NULL));
 	assert_int_equal(puppet.watched, 1);
 	assert_int_equal(recorder_count(second, SVC_SYNCED, NULL, NULL), 0);
 	puppet.sink(SVC_WATCH_NODE, &b.record, puppet.arg);
@@ -238,7 +244,7 @@ watches_of_one_service_share_what_they_hear_by(void **state)
 	assert_int_equal(recorder_count(second, SVC_REMOVED, "s", "a"), 1);
 	/* One that comes later does not need the registry. */
 	watch = start(registry, "s", all);
-	assert_true(recorder_wait(all, SVC_SYNCED, NULL, NULL, 5000, NULL));
+	assert_true(recorder_wait(all, SVC_SYNCED, NULL, NULL, WAIT_MS, NULL));
 	assert_int_equal(recorder_count(all, SVC_CREATED, NULL, NULL), 1);
 	assert_int_equal(recorder_count(all, SVC_CREATED, "s", "b"), 1);
 	svc_registry_unwatch(other);
@@ -348,10 +354,11 @@ a_plugin_without_watch_is_asked(void **state)
 			     recorder, &watch, NULL),
 	    SVC_OK);
 	assert_true(
-	    recorder_wait(recorder, SVC_SYNCED, NULL, NULL, 5000, NULL));
+	    recorder_wait(recorder, SVC_SYNCED, NULL, NULL, WAIT_MS, NULL));
 	assert_int_equal(recorder_count(recorder, SVC_CREATED, NULL, NULL), 2);
 	set_node(0, NULL);
-	assert_true(recorder_wait(recorder, SVC_REMOVED, "s", "a", 5000, NULL));
+	assert_true(
+	    recorder_wait(recorder, SVC_REMOVED, "s", "a", WAIT_MS, NULL));
 	/* Down for some questions, then back and empty: b is kept. */
 	atomic_store(&puppet.down, true);
 	int asked = atomic_load(&puppet.asked);
@@ -369,7 +376,8 @@ a_plugin_without_watch_is_asked(void **state)
 	while (atomic_load(&puppet.asked) < asked + 2)
 		recorder_quiet(recorder, 50);
 	set_node(1, NULL);
-	assert_true(recorder_wait(recorder, SVC_REMOVED, "s", "b", 5000, NULL));
+	assert_true(
+	    recorder_wait(recorder, SVC_REMOVED, "s", "b", WAIT_MS, NULL));
 	assert_int_equal(recorder_count(recorder, SVC_CREATED, NULL, NULL), 2);
 	/* Ends the watch by itself. */
 	svc_registry_destroy(registry);

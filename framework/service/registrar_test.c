@@ -72,15 +72,20 @@ a_lost_registry_is_told_once_and_come_back_to(void **state)
 	atomic_store(&registry_down, false);
 	int64_t began = svc_now_ms();
 	wait_registered(s, true);
-	/* Within an interval, give or take a busy machine. */
-	assert_true(svc_now_ms() - began < 450 + 2000);
+	int64_t took_ms = svc_now_ms() - began;
 	for (int round = 1; round <= 2; round++) {
 		atomic_store(&registry_down, true);
 		wait_registered(s, false);
+		began = svc_now_ms();
 		atomic_store(&registry_down, false);
 		wait_registered(s, true);
+		if (svc_now_ms() - began < took_ms)
+			took_ms = svc_now_ms() - began;
 		assert_int_equal(atomic_load(&lost), 1 + round);
 	}
+	/* Within an interval. A busy machine is late at times; a service that
+	 * waits for longer is so each time. */
+	assert_true(took_ms < 450 + 2000);
 	struct svc_record_list list;
 	assert_int_equal(
 	    svc_registry_lookup(svc_registry_of(s), "student", &list, NULL),
@@ -92,10 +97,11 @@ a_lost_registry_is_told_once_and_come_back_to(void **state)
 	svc_log_set_sink(NULL, NULL);
 }
 
-static void
-a_registry_that_is_back_has_everybody_within_a_second(void **state)
+/* From the end of an outage until all are registered, whose interval is long.
+ */
+static int64_t
+time_to_come_back(void)
 {
-	(void)state;
 	enum { SERVICES = 4 };
 	struct svc_service *services[SERVICES];
 	char program[] = "program", interval[] = "--registry_interval=10m";
@@ -117,10 +123,22 @@ a_registry_that_is_back_has_everybody_within_a_second(void **state)
 	int64_t began = svc_now_ms();
 	for (int i = 0; i < SERVICES; i++)
 		wait_registered(services[i], true);
-	/* And not an interval; with room for a busy machine. */
-	assert_true(svc_now_ms() - began < 1000 + 4000);
+	int64_t took_ms = svc_now_ms() - began;
 	for (int i = 0; i < SERVICES; i++)
 		svc_free(services[i]);
+	return took_ms;
+}
+
+static void
+a_registry_that_is_back_has_everybody_within_a_second(void **state)
+{
+	(void)state;
+	int64_t took_ms = time_to_come_back();
+	/* And not within an interval. A busy machine is late at times; services
+	 * that wait for longer are so each time. */
+	for (int i = 0; i < 2 && took_ms >= 1000 + 4000; i++)
+		took_ms = time_to_come_back();
+	assert_true(took_ms < 1000 + 4000);
 }
 
 /* ------------------------------------------------------------------ health */

@@ -59,6 +59,9 @@ on_signal(int number)
 svc_err
 svc_run_begin(struct svc_service *service)
 {
+	/* Before there is a handler, because the thread sanitizer loses signals
+	 * that come when a thread waits for the first time. */
+	poll(NULL, 0, 0);
 	pthread_mutex_lock(&lock);
 	size_t place = 0;
 	while (place < MAX_RUNNERS && atomic_load(&fds[place]) != 0)

@@ -66,8 +66,14 @@ make(unsigned who)
 static void
 connect_to(struct svc_broker *broker)
 {
+	int64_t deadline = svc_deadline(WAIT_MS);
 	struct svc_error err = {0};
-	if (svc_broker_connect(broker, &err) != SVC_OK)
+	svc_err rc;
+	/* One whose time is short may need more of it on a busy machine. */
+	do
+		rc = svc_broker_connect(broker, &err);
+	while (rc == SVC_E_UNAVAILABLE && svc_remaining(deadline) > 0);
+	if (rc != SVC_OK)
 		fail_msg("connect: %s", err.text);
 }
 
@@ -822,16 +828,18 @@ foreign_payloads_are_skipped(void **state)
 	inbox_free(inbox);
 }
 
-/* Whether this text arrives within that time, among others. */
+/* Whether this text arrives so often within that time, among others. */
 static bool
-gets_event(struct inbox *inbox, const char *text, int64_t within_ms)
+gets_event(struct inbox *inbox, const char *text, int times, int64_t within_ms)
 {
 	int64_t deadline = svc_deadline(within_ms);
 	bool found = false;
 	pthread_mutex_lock(&inbox->lock);
 	for (;;) {
+		int n = 0;
 		for (size_t i = 0; i < inbox->n && i < MAX_EVENTS; i++)
-			found |= strcmp(inbox->got[i].text, text) == 0;
+			n += strcmp(inbox->got[i].text, text) == 0;
+		found = n >= times;
 		if (found || svc_remaining(deadline) == 0)
 			break;
 		(void)svc_cond_wait(&inbox->changed, &inbox->lock, deadline);
@@ -877,18 +885,17 @@ outlives_a_restart(void **state)
 			fail_msg("publish: %s", publishers[i].err.text);
 	}
 	/* "before" may come twice. */
-	expect(inbox, 4);
+	assert_true(gets_event(inbox, "late", 3, WAIT_MS));
 	if (!setup->no_queues && !setup->forgets_queues)
-		expect(queue, 4);
-	assert_string_equal(inbox->got[inbox->n - 1].text, "late");
+		assert_true(gets_event(queue, "late", 3, WAIT_MS));
 	publish(a, topic, "after");
-	assert_true(gets_event(inbox, "after", WAIT_MS));
+	assert_true(gets_event(inbox, "after", 1, WAIT_MS));
 	/* The queue is there again as well, sooner or later. */
 	bool found = setup->no_queues;
 	int64_t deadline = svc_deadline(WAIT_MS);
 	while (!found && svc_remaining(deadline) > 0) {
 		publish(a, topic, "again");
-		found = gets_event(queue, "again", 100);
+		found = gets_event(queue, "again", 1, 100);
 	}
 	assert_true(found);
 	after(state);

@@ -28,10 +28,13 @@ times=(--registry_ttl=10 --registry_interval=5)
 port=$("$root/tools/free-port")
 start first "$bin/student" "${flags[@]}" "${times[@]}" --id=student-1 \
 	--address=127.0.0.1:0
-start second "$bin/student" "${flags[@]}" "${times[@]}" --id=student-2 \
-	--address="127.0.0.1:$port"
-second=$!
-disown $second
+start_second() {
+	start second "$bin/student" "${flags[@]}" "${times[@]}" --id=student-2 \
+		--address="127.0.0.1:$port"
+	second=$!
+	disown $second
+}
+start_second
 # The one whose code names etcd and the ttl.
 start third "$bin/student_etcd" "${flags[1]}" --id=student-3 \
 	--address=127.0.0.1:0
@@ -46,10 +49,16 @@ start client "$bin/student_client" "${flags[@]}" --json --progress \
 client=$!
 within 20 has_done 100
 
-kill -KILL $second
-killed_ms=$(now_ms)
-within 20 no_key student-2
-took_ms=$(($(now_ms) - killed_ms))
+# A busy machine is late at times; a lease that is too long is so each time.
+for try in 1 2 3; do
+	kill -KILL $second
+	killed_ms=$(now_ms)
+	within 20 no_key student-2
+	took_ms=$(($(now_ms) - killed_ms))
+	[ $took_ms -gt 11000 ] && [ $try -lt 3 ] || break
+	start_second
+	within 20 has_key student-2
+done
 [ $took_ms -le 11000 ] || failed "the key was gone after $took_ms ms"
 has_key student-1 || failed "the key of a living instance is gone"
 

@@ -56,8 +56,9 @@ SVC_TLS_CA=$work/ca.pem SVC_TLS_CERT=$work/client.pem \
 refused() {
 	local text=$1
 	shift
-	! timeout 4 "$bin/svc" call student Student.Get "$somebody" "${flags[@]}" \
-		"$@" >"$work/refused" 2>&1 || failed "was not refused: $*"
+	! timeout 30 "$bin/svc" call student Student.Get "$somebody" "${flags[@]}" \
+		--client_request_timeout=300s "$@" >"$work/refused" 2>&1 ||
+		failed "was not refused: $*"
 	grep -q "$text" "$work/refused" || failed "$(cat "$work/refused")"
 }
 refused 'speaks TLS, this client does not: give --tls_ca'

@@ -3,6 +3,7 @@
 #include "out.h"
 #include "tool.h"
 
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -114,6 +115,7 @@ catch_signals(struct svc_service *service)
 
 	if (service != NULL)
 		to_stop = service;
+	poll(NULL, 0, 0); /* see svc_run_begin */
 	sigemptyset(&action.sa_mask);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGTERM, &action, NULL);

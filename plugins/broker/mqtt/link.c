@@ -18,7 +18,7 @@
 #define SETTLE_MS 500
 #define LONGEST_SETTLE_MS 2000
 #define END_MS 3000
-#define FIRST_NUDGE_MS 4
+#define FIRST_WAKE_MS 1
 
 /* CONNACK codes of both versions. */
 enum {
@@ -29,28 +29,6 @@ enum {
 	REFUSED_USER_5 = 0x86,
 	REFUSED_RIGHTS_5 = 0x87,
 };
-
-static pthread_once_t paho_once = PTHREAD_ONCE_INIT;
-
-/* A client that is never connected keeps paho's threads alive: ending them with
- * the last client would take a second, and races with making the next one. */
-static MQTTAsync guard;
-
-static void
-make_guard(void)
-{
-	MQTTAsync_init_options options = MQTTAsync_init_options_initializer;
-	MQTTAsync_global_init(&options);
-	(void)MQTTAsync_create(&guard, "tcp://127.0.0.1:1883", "svc",
-	    MQTTCLIENT_PERSISTENCE_NONE, NULL);
-}
-
-bool
-mqtt_start_paho(void)
-{
-	(void)pthread_once(&paho_once, make_guard);
-	return guard != NULL;
-}
 
 /* ------------------------------------------------------- paho's callbacks */
 
@@ -177,24 +155,6 @@ is_definite(int code)
 	return code > 0;
 }
 
-/* Paho's receiving thread looks at a new socket, and at what became of it, only
- * when another one has something to say, up to a second later. An answer on the
- * other connection is such a thing. Called with the lock, which is let go. */
-static void
-nudge(struct mqtt *mqtt)
-{
-	struct link *out = &mqtt->out;
-	if (out->state != LINK_UP || out->lost)
-		return;
-	MQTTAsync handle = out->handle;
-	out->n_users++;
-	pthread_mutex_unlock(&mqtt->lock);
-	(void)MQTTAsync_unsubscribe(handle, "svc/nudge", NULL);
-	pthread_mutex_lock(&mqtt->lock);
-	if (--out->n_users == 0)
-		pthread_cond_signal(&out->changed);
-}
-
 /* One connection to one address by one version. `clean` leaves no session. On
  * failure the reason is in err, and sys has the code. */
 static svc_err
@@ -261,27 +221,29 @@ attempt(struct link *link, const char *uri, int version, bool clean,
 	link->lost = false;
 	link->lost_reason[0] = '\0';
 	pthread_mutex_unlock(&mqtt->lock);
+	/* Before the first connection of all, so that there is who wakes it. */
+	mqtt_wake_paho();
 	rc = MQTTAsync_connect(handle, &options);
 	MQTTProperties_free(&properties);
 	if (rc != MQTTASYNC_SUCCESS)
 		answer(link, rc, MQTTAsync_strerror(rc));
 
 	int64_t deadline_at_ms = svc_deadline(timeout_ms);
-	int64_t nudge_ms = FIRST_NUDGE_MS;
+	int64_t wake_ms = FIRST_WAKE_MS;
 	char reason[sizeof(link->reason)] = "";
 	int code = MQTTASYNC_FAILURE;
 	pthread_mutex_lock(&mqtt->lock);
 	while (
 	    !link->answered && !*give_up && svc_remaining(deadline_at_ms) > 0) {
-		int64_t at_ms = svc_deadline(nudge_ms);
-		if (at_ms > deadline_at_ms || !link->inbound)
+		int64_t at_ms = svc_deadline(wake_ms);
+		if (at_ms > deadline_at_ms)
 			at_ms = deadline_at_ms;
-		if (svc_cond_wait(&link->changed, &mqtt->lock, at_ms) !=
-			SVC_OK &&
-		    link->inbound) {
-			nudge(mqtt);
-			nudge_ms *= 2;
-		}
+		if (svc_cond_wait(&link->changed, &mqtt->lock, at_ms) == SVC_OK)
+			continue;
+		pthread_mutex_unlock(&mqtt->lock);
+		mqtt_wake_paho();
+		pthread_mutex_lock(&mqtt->lock);
+		wake_ms *= 2;
 	}
 	if (link->answered) {
 		code = link->code;

@@ -140,6 +140,8 @@ bool mqtt_has_subscriptions(struct mqtt *mqtt);
 /* Before anything else of paho's, without any lock. False when there is no
  * memory. */
 bool mqtt_start_paho(void);
+/* Makes paho look at its sockets now. Called without any lock. */
+void mqtt_wake_paho(void);
 /* Called with the lock. */
 void mqtt_wake_pendings(struct mqtt *mqtt);
 /* Whether it is connected. Called with the lock. */

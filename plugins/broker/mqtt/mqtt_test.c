@@ -97,6 +97,26 @@ broker_make(const char *address, int64_t timeout_ms)
 	return broker;
 }
 
+/* Instead of the server of all tests one that takes any number of events and
+ * saves them once a second: at each change, all of them, that takes half a
+ * minute. */
+static struct test_server *
+roomy_server(void)
+{
+	struct test_server *shared = server;
+	server = start_mosquitto(
+	    "max_queued_messages 0\nautosave_on_changes false\n");
+	assert_non_null(server);
+	return shared;
+}
+
+static void
+back_to(struct test_server *shared)
+{
+	test_server_stop(server);
+	server = shared;
+}
+
 static struct svc_broker *
 broker_connected(void)
 {
@@ -291,6 +311,7 @@ slow_handlers_stop_the_flow(void **state)
 {
 	(void)state;
 	enum { N = 3000 };
+	struct test_server *shared = roomy_server();
 	struct svc_broker *broker = broker_connected();
 	struct reader reader;
 	reader_init(&reader);
@@ -310,6 +331,7 @@ slow_handlers_stop_the_flow(void **state)
 	pthread_mutex_unlock(&reader.lock);
 	wait_reader(&reader, N);
 	svc_broker_destroy(broker);
+	back_to(shared);
 }
 
 static void
@@ -349,6 +371,27 @@ the_next_address_is_tried(void **state)
 	svc_broker_destroy(broker);
 }
 
+/* Paho by itself looks at a new connection once a second, and twice until it is
+ * made. The first of a process is seen sooner. */
+static void
+paho_is_woken_for_new_connections(void **state)
+{
+	(void)state;
+	int64_t least_ms = INT64_MAX;
+	struct svc_broker *idle = broker_connected();
+	for (int i = 0; i < 10; i++) {
+		int64_t began_ms = svc_now_ms();
+		struct svc_broker *broker = broker_connected();
+		int64_t took_ms = svc_now_ms() - began_ms;
+		svc_broker_destroy(broker);
+		if (took_ms < least_ms)
+			least_ms = took_ms;
+	}
+	svc_broker_destroy(idle);
+	/* A busy machine is late at times, but not each time. */
+	assert_true(least_ms < 500);
+}
+
 /* A server that is there but says nothing. */
 static void
 a_frozen_server_times_out(void **state)
@@ -381,27 +424,29 @@ wrong_passwords_are_named(void **state)
 	test_server_stop(closed);
 }
 
+/* Waits for so many messages of a topic; the first as a number. */
 static int
-count_sessions(void)
+number_of(const char *topic, const char *n_messages)
 {
-	const char *argv[] = {"timeout", "10", "mosquitto_sub", "-h",
-	    "127.0.0.1", "-p", port(), "-t", "$SYS/broker/clients/disconnected",
-	    "-C", "1", NULL};
+	const char *argv[] = {"timeout", "14", "mosquitto_sub", "-h",
+	    "127.0.0.1", "-p", port(), "-t", topic, "-C", n_messages, NULL};
 	int status = -1;
 	char *out = test_run(argv, &status);
 	assert_non_null(out);
 	assert_int_equal(status, 0);
-	int n = (int)strtol(out, NULL, 10);
+	int number = (int)strtol(out, NULL, 10);
 	free(out);
-	return n;
+	return number;
 }
 
-/* The server publishes its counts every second. */
+/* The server publishes its counts every second, those that have changed. Two
+ * times after the one that is known already what it says is new. */
 static bool
 sessions_become(int n)
 {
 	int64_t deadline = svc_deadline(WAIT_MS);
-	while (count_sessions() != n) {
+	number_of("$SYS/broker/uptime", "3");
+	while (number_of("$SYS/broker/clients/disconnected", "1") != n) {
 		if (svc_remaining(deadline) == 0)
 			return false;
 	}
@@ -414,9 +459,7 @@ static void
 sessions_end_with_us(void **state)
 {
 	(void)state;
-	struct test_server *shared = server;
-	server = start_mosquitto("max_queued_messages 0\n");
-	assert_non_null(server);
+	struct test_server *shared = roomy_server();
 	struct svc_broker *broker = broker_connected();
 	struct reader reader;
 	reader_init(&reader);
@@ -440,8 +483,7 @@ sessions_end_with_us(void **state)
 	pthread_mutex_unlock(&reader.lock);
 	svc_broker_destroy(broker);
 	assert_true(sessions_become(0));
-	test_server_stop(server);
-	server = shared;
+	back_to(shared);
 }
 
 /* ---------------------------------------------- a server without MQTT 5 */
@@ -629,8 +671,7 @@ old_servers_do(bool hangs_up)
 	svc_broker_destroy(broker);
 	assert_true(sessions_become(0));
 	doorman_stop(&doorman);
-	test_server_stop(server);
-	server = shared;
+	back_to(shared);
 }
 
 static void
@@ -675,6 +716,7 @@ main(void)
 	    cmocka_unit_test(slow_handlers_stop_the_flow),
 	    cmocka_unit_test(topics_of_the_server_are_refused),
 	    cmocka_unit_test(the_next_address_is_tried),
+	    cmocka_unit_test(paho_is_woken_for_new_connections),
 	    cmocka_unit_test(a_frozen_server_times_out),
 	    cmocka_unit_test(wrong_passwords_are_named),
 	    cmocka_unit_test(sessions_end_with_us),

@@ -25,11 +25,6 @@
 
 #define TIMEOUT_MS 5000
 #define RETRY_MS 1000 /* to look for interfaces, while something is wrong */
-/* How long a lookup waits for answers. When there were none it asks again, and
- * waits until the last figure. */
-#define SERVICE_WINDOW_MS 120
-#define ALL_WINDOW_MS 160
-#define LONG_WINDOW_MS 245
 #define PACKETS_AT_ONCE 1024
 
 enum command_kind { ANNOUNCE, WITHDRAW, LOOKUP, WATCH, UNWATCH };
@@ -277,21 +272,14 @@ run_lookup(struct mdns *mdns, struct command *command)
 		command_finish(mdns, command);
 		return;
 	}
-	int64_t window =
-	    command->service != NULL ? SERVICE_WINDOW_MS : ALL_WINDOW_MS;
+	int64_t window = command->service != NULL ? MDNS_SERVICE_WINDOW_MS
+						  : MDNS_ALL_WINDOW_MS;
 	int64_t most = mdns->timeout_ms * 3 / 4;
 	command->due_at_ms = now + (window < most ? window : most);
 	command->last_at_ms =
-	    now + (LONG_WINDOW_MS < most ? LONG_WINDOW_MS : most);
+	    now + (MDNS_LONG_WINDOW_MS < most ? MDNS_LONG_WINDOW_MS : most);
 	command->next = mdns->waiting;
 	mdns->waiting = command;
-}
-
-static void
-lookup_count(const struct svc_record *record, void *arg)
-{
-	(void)record;
-	++*(size_t *)arg;
 }
 
 static int64_t
@@ -302,10 +290,9 @@ lookups_tick(struct mdns *mdns)
 	while (*at != NULL) {
 		struct command *command = *at;
 		if (command->due_at_ms <= now) {
-			size_t n = 0;
-			mdns_table_each(&mdns->browser.table, command->service,
-			    lookup_count, &n);
-			if (n > 0 || command->last_at_ms <= now) {
+			if (command->last_at_ms <= now ||
+			    mdns_browser_count(
+				&mdns->browser, command->service) > 0) {
 				*at = command->next;
 				lookup_finish(mdns, command);
 				continue;

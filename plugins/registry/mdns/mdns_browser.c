@@ -7,9 +7,6 @@
 
 #include <string.h>
 
-/* How long answers are waited for. */
-#define SERVICE_WINDOW_MS 120
-#define ALL_WINDOW_MS 160
 /* Questions are repeated after 1 s, 2 s, 4 s, ... */
 #define QUERY_FIRST_MS 1000
 #define QUERY_LAST_MS (60 * 60 * 1000)
@@ -175,10 +172,12 @@ mdns_browser_ask(struct mdns_browser *browser, struct mdns_browse *browse,
 		browse->query_at_ms = now + QUERY_FIRST_MS;
 		return rc;
 	}
-	if (browse->sync_at_ms == INT64_MAX)
+	if (browse->sync_at_ms == INT64_MAX) {
 		browse->sync_at_ms =
-		    now + (browse->service != NULL ? SERVICE_WINDOW_MS
-						   : ALL_WINDOW_MS);
+		    now + (browse->service != NULL ? MDNS_SERVICE_WINDOW_MS
+						   : MDNS_ALL_WINDOW_MS);
+		browse->last_at_ms = now + MDNS_LONG_WINDOW_MS;
+	}
 	browse->query_at_ms = now + browse->interval_ms;
 	browse->interval_ms *= 2;
 	if (browse->interval_ms > QUERY_LAST_MS)
@@ -198,6 +197,39 @@ ask_soon(struct mdns_browser *browser)
 			browse->query_at_ms = at_ms;
 }
 
+static void
+count_node(const struct svc_record *record, void *arg)
+{
+	(void)record;
+	++*(size_t *)arg;
+}
+
+size_t
+mdns_browser_count(struct mdns_browser *browser, const char *service)
+{
+	size_t n = 0;
+	mdns_table_each(&browser->table, service, count_node, &n);
+	return n;
+}
+
+/* Answers were waited for. For a watch without any it is asked once more: a
+ * packet may be lost, and a busy host be late. */
+static void
+sync_or_ask(struct mdns_browser *browser, struct mdns_browse *browse)
+{
+	bool watched = false;
+	for (struct mdns_watch *watch = browser->watches; watch != NULL;
+	     watch = watch->next)
+		watched = watched || watch->browse == browse;
+	if (!watched || browse->sync_at_ms == browse->last_at_ms ||
+	    mdns_browser_count(browser, browse->service) > 0) {
+		browse->synced = true;
+		return;
+	}
+	ask(browser, browse->name, NULL);
+	browse->sync_at_ms = browse->last_at_ms;
+}
+
 int64_t
 mdns_browser_tick(struct mdns_browser *browser)
 {
@@ -211,7 +243,7 @@ mdns_browser_tick(struct mdns_browser *browser)
 		if (browse->query_at_ms <= now)
 			mdns_browser_ask(browser, browse, NULL);
 		if (!browse->synced && browse->sync_at_ms <= now)
-			browse->synced = true;
+			sync_or_ask(browser, browse);
 		if (!browse->synced && browse->sync_at_ms < due)
 			due = browse->sync_at_ms;
 		if (browse->query_at_ms < due)

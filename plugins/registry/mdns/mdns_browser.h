@@ -11,6 +11,12 @@
  */
 struct owner;
 
+/** How long answers are waited for. When there were none it is asked again, and
+ * waited until the last figure. */
+#define MDNS_SERVICE_WINDOW_MS 120
+#define MDNS_ALL_WINDOW_MS 160
+#define MDNS_LONG_WINDOW_MS 245
+
 /** What somebody wants to know of: a service or all. */
 struct mdns_browse {
 	struct mdns_browse *next;
@@ -20,6 +26,7 @@ struct mdns_browse {
 	int64_t query_at_ms;
 	int64_t interval_ms;
 	int64_t sync_at_ms;   /* INT64_MAX until the question was asked */
+	int64_t last_at_ms;   /* when it is in sync without any answer */
 	bool synced;          /* the first answers are in, changes follow */
 	struct owner *owners; /* services that were listed; only of all */
 	size_t n_owners;
@@ -57,6 +64,9 @@ void mdns_browser_unref(
  * collected. Errors: of mdns_net_multicast, SVC_E_NOMEM */
 svc_err mdns_browser_ask(struct mdns_browser *browser,
     struct mdns_browse *browse, struct svc_error *err);
+
+/** How many nodes are known of a service, or of all when NULL. */
+size_t mdns_browser_count(struct mdns_browser *browser, const char *service);
 
 /** BEGIN and what is known are told at once. Errors: SVC_E_NOMEM */
 svc_err mdns_browser_watch(

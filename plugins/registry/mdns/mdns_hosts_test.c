@@ -47,7 +47,7 @@ hosts_find_each_other_within_a_second(void **state)
 		struct svc_watch *asking = seen_start(&late, newcomer, "ours");
 		assert_true(seen_wait(&late, SVC_CREATED, 1, PATIENCE_MS));
 		asked_ms = svc_now_ms() - from;
-		assert_int_equal(nodes_of(newcomer, "ours", true), 1);
+		assert_true(nodes_become(newcomer, "ours", true, 1));
 		svc_registry_unwatch(asking);
 		svc_registry_destroy(newcomer);
 
@@ -67,15 +67,12 @@ hosts_find_each_other_within_a_second(void **state)
 	assert_true(asked_ms <= 1000);
 }
 
-static void
-a_killed_process_is_gone_in_time(void **state)
+/* How long after its death a node of another host, with a TTL of two seconds,
+ * is said to be gone. */
+static int64_t
+time_to_go(struct svc_registry *registry)
 {
-	(void)state;
-	if (hosts_lack() != NULL)
-		LACKING(hosts_lack());
-	hosts_connect_settled(true);
 	struct seen seen;
-	struct svc_registry *registry = registry_at("");
 	struct svc_watch *watch = seen_start(&seen, registry, "ours");
 	struct other other = announcer_there("ours", "ours-1", "2000");
 	assert_true(seen_wait(&seen, SVC_CREATED, 1, PATIENCE_MS));
@@ -84,10 +81,25 @@ a_killed_process_is_gone_in_time(void **state)
 	other_end(&other, SIGKILL);
 	assert_true(seen_wait(&seen, SVC_REMOVED, 1, PATIENCE_MS));
 	int64_t gone_ms = svc_now_ms() - from;
+	svc_registry_unwatch(watch);
 	print_message(
 	    "gone %d ms after its death, its TTL was 2000 ms\n", (int)gone_ms);
+	return gone_ms;
+}
+
+static void
+a_killed_process_is_gone_in_time(void **state)
+{
+	(void)state;
+	if (hosts_lack() != NULL)
+		LACKING(hosts_lack());
+	hosts_connect_settled(true);
+	struct svc_registry *registry = registry_at("");
+	int64_t gone_ms = time_to_go(registry);
+	/* A busy machine may sleep through one second, but not three times. */
+	for (int i = 0; i < 2 && gone_ms > 3000; i++)
+		gone_ms = time_to_go(registry);
 	assert_true(gone_ms <= 3000);
-	svc_registry_unwatch(watch);
 	svc_registry_destroy(registry);
 }
 
@@ -205,9 +217,7 @@ ipv6_alone_is_enough(void **state)
 	assert_seen(&seen, address, "[fd00:99::2]:4242");
 	/* One-shot questions are answered by IPv6 as well. */
 	struct svc_registry *newcomer = registry_at("v1");
-	int64_t deadline = svc_deadline(PATIENCE_MS);
-	while (nodes_of(newcomer, "ours", false) != 1)
-		assert_true(svc_remaining(deadline) > 0);
+	assert_true(nodes_become(newcomer, "ours", false, 1));
 	svc_registry_destroy(newcomer);
 	other_do(&other, 'b');
 	assert_true(seen_wait(&seen, SVC_UPDATED, 1, PATIENCE_MS));

@@ -143,6 +143,17 @@ nodes_of(struct svc_registry *registry, const char *service, bool all)
 	return n;
 }
 
+bool
+nodes_become(
+    struct svc_registry *registry, const char *service, bool all, size_t n)
+{
+	int64_t deadline = svc_deadline(PATIENCE_MS);
+	while (nodes_of(registry, service, all) != n)
+		if (svc_remaining(deadline) == 0)
+			return false;
+	return true;
+}
+
 static void
 seen_change(svc_change change, const struct svc_record *record, void *arg)
 {
@@ -287,8 +298,12 @@ other_announces(
 		if (what == 's') /* stop renewing */
 			on = false;
 		if (what == 'l') { /* look for the others' service */
-			rc = svc_registry_lookup(
-			    registry, "theirs", &list, NULL);
+			int64_t deadline = svc_deadline(PATIENCE_MS);
+			do
+				rc = svc_registry_lookup(
+				    registry, "theirs", &list, NULL);
+			while (rc == SVC_E_NOT_FOUND &&
+			       svc_remaining(deadline) > 0);
 			svc_record_list_fini(&list);
 		}
 		if (on && rc == SVC_OK)

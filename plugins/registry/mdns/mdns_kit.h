@@ -48,6 +48,10 @@ svc_err withdraw(
     struct svc_registry *registry, const char *service, const char *id);
 /** Nodes of a service; with list instead of lookup when `all`. */
 size_t nodes_of(struct svc_registry *registry, const char *service, bool all);
+/** Whether there are so many in time: answers are waited for so briefly that on
+ * a busy machine some come after it. */
+bool nodes_become(
+    struct svc_registry *registry, const char *service, bool all, size_t n);
 
 /** What a watch has told so far. */
 struct seen {

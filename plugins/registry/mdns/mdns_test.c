@@ -85,17 +85,17 @@ processes_see_each_other(void **state)
 	struct other first = announcer("ours", "ours-1", "30000");
 	struct other second = announcer("ours", "ours-2", "30000");
 	struct other third = announcer("a.b.ours", "ours-1", "30000");
-	assert_int_equal(nodes_of(registry, "ours", false), 2);
-	assert_int_equal(nodes_of(registry, "a.b.ours", false), 1);
-	assert_int_equal(nodes_of(registry, "ours", true), 2);
-	assert_int_equal(nodes_of(registry, "a.b.ours", true), 1);
+	assert_true(nodes_become(registry, "ours", false, 2));
+	assert_true(nodes_become(registry, "a.b.ours", false, 1));
+	assert_true(nodes_become(registry, "ours", true, 2));
+	assert_true(nodes_become(registry, "a.b.ours", true, 1));
 	assert_int_equal(nodes_of(registry, "our", false), 0);
 	assert_int_equal(
 	    announce(registry, "theirs", "x", "red", 30000), SVC_OK);
 	other_do(&first, 'l');
 	other_do(&second, 'l');
 	other_do(&third, 'l');
-	assert_int_equal(nodes_of(registry, "theirs", false), 1);
+	assert_true(nodes_become(registry, "theirs", false, 1));
 	assert_int_equal(other_end(&first, 0), 0);
 	assert_int_equal(other_end(&second, 0), 0);
 	assert_int_equal(other_end(&third, 0), 0);
@@ -244,8 +244,8 @@ many_nodes_are_found(void **state)
 		assert_int_equal(
 		    announce(theirs, "many", id, "red", 60000), SVC_OK);
 	}
-	assert_int_equal(nodes_of(ours, "many", false), 100);
-	assert_int_equal(nodes_of(ours, "many", true), 100);
+	assert_true(nodes_become(ours, "many", false, 100));
+	assert_true(nodes_become(ours, "many", true, 100));
 	svc_registry_destroy(ours);
 	svc_registry_destroy(theirs);
 }

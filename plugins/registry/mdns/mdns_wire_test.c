@@ -172,6 +172,48 @@ go_micro_nodes_are_seen(void **state)
 	close(fd);
 }
 
+/* How long after its first question a watch asks again that nobody answers; and
+ * the answer to this question counts. */
+static int64_t
+time_to_ask_again(void)
+{
+	struct seen seen;
+	uint8_t question[9000], packet[9000];
+	struct sockaddr_in from;
+	int64_t asked_at[2];
+	size_t n = 0;
+	int fd = group_socket();
+	struct svc_registry *registry = registry_at(address);
+	struct svc_watch *watch = seen_start(&seen, registry, "student");
+	for (int i = 0; i < 2;) {
+		n = next_question(fd, question, sizeof(question), "\7student",
+		    &from, PATIENCE_MS);
+		assert_true(n > 12);
+		/* Each is asked from two ports. */
+		if (ntohs(from.sin_port) != port)
+			asked_at[i++] = svc_now_ms();
+	}
+	size_t len = go_answer(packet, question + 12, n - 12, 60);
+	send_to(fd, "127.0.0.1", ntohs(from.sin_port), packet, len);
+	assert_true(seen_wait(&seen, SVC_CREATED, 1, PATIENCE_MS));
+	assert_true(seen_wait(&seen, SVC_SYNCED, 1, PATIENCE_MS));
+	svc_registry_unwatch(watch);
+	svc_registry_destroy(registry);
+	close(fd);
+	return asked_at[1] - asked_at[0];
+}
+
+static void
+a_lost_question_is_asked_again_at_once(void **state)
+{
+	(void)state;
+	int64_t took_ms = time_to_ask_again();
+	/* A busy machine is late at times; the next in turn comes after 1 s. */
+	for (int i = 0; i < 2 && took_ms >= 900; i++)
+		took_ms = time_to_ask_again();
+	assert_true(took_ms < 900);
+}
+
 /* go-micro answers for two minutes and never speaks up again, so it is asked
  * when 80, 85, 90 and 95 percent of the TTL have passed. */
 static void
@@ -306,14 +348,12 @@ garbage_harms_nothing(void **state)
 		}
 		send_to(fd, GROUP, port, data, len);
 		if (i % 5000 == 0)
-			assert_int_equal(nodes_of(registry, "ours", false), 1);
+			assert_true(nodes_become(registry, "ours", false, 1));
 	}
 	/* What was known is known, and what comes is seen. */
-	assert_int_equal(nodes_of(registry, "ours", false), 1);
+	assert_true(nodes_become(registry, "ours", false, 1));
 	other_do(&other, 'w');
-	int64_t deadline = svc_deadline(PATIENCE_MS);
-	while (nodes_of(registry, "ours", false) != 0)
-		assert_true(svc_remaining(deadline) > 0);
+	assert_true(nodes_become(registry, "ours", false, 0));
 	svc_registry_unwatch(watch);
 	other_end(&other, 0);
 	svc_registry_destroy(registry);
@@ -326,6 +366,7 @@ main(int argc, char *argv[])
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(go_micro_clients_are_answered),
 	    cmocka_unit_test(go_micro_nodes_are_seen),
+	    cmocka_unit_test(a_lost_question_is_asked_again_at_once),
 	    cmocka_unit_test(what_is_about_to_expire_is_asked_for),
 	    cmocka_unit_test(listeners_hear_announcements),
 	    cmocka_unit_test(garbage_harms_nothing),
