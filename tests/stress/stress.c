@@ -15,6 +15,7 @@
 
 /* A round that takes longer hangs. */
 #define PATIENCE_S 60
+#define PROGRESS_MS 10000 /* between two lines about it */
 
 static struct {
 	uint64_t seed;
@@ -333,6 +334,7 @@ play(const struct stress_scene *scene)
 		of_scene = mix(of_scene ^ (unsigned char)*c);
 	stress.scene = scene;
 	int64_t began_ms = svc_now_ms();
+	int64_t told_at_ms = began_ms;
 	int64_t rounds = stress.rounds > 0 ? stress.rounds : scene->rounds;
 	for (int64_t i = 0; i < rounds; i++) {
 		int64_t round = stress.first + i;
@@ -346,6 +348,13 @@ play(const struct stress_scene *scene)
 		pthread_cond_broadcast(&stress.changed);
 		pthread_mutex_unlock(&stress.lock);
 		scene->round(&stress.actors[STRESS_WORKERS], scene);
+		if (svc_now_ms() - told_at_ms < PROGRESS_MS)
+			continue;
+		told_at_ms = svc_now_ms();
+		printf("scene %s: %lld of %lld rounds after %.0f s\n",
+		    scene->name, (long long)(i + 1), (long long)rounds,
+		    (double)(told_at_ms - began_ms) / 1000.0);
+		fflush(stdout);
 	}
 	printf("scene %s: %lld rounds in %.1f s\n", scene->name,
 	    (long long)rounds, (double)(svc_now_ms() - began_ms) / 1000.0);
