@@ -23,7 +23,8 @@
 #define SERVERS 2
 #define STREAMS 6
 #define GUESTS 2
-#define ACTIONS 8 /* of a worker, at least */
+#define ACTIONS 16 /* of a worker, at least */
+#define STAYING 3  /* workers that do more if need be */
 
 /* Of the scenes with TLS. */
 static struct test_pki pki;
@@ -188,13 +189,16 @@ static svc_err
 on_stream_source(struct svc_stream *stream, void *arg)
 {
 	struct server *server = arg;
-	char data[300];
-	struct svc_message m = {.data = data, .len = sizeof(data)};
+	char data[3000];
+	struct svc_message m = {.data = data};
 	svc_err code = SVC_OK;
 	enter(server);
 	memset(data, 'x', sizeof(data));
-	for (int i = 0; i < 3000 && code == SVC_OK; i++)
+	/* More than a stream's window: small ones, then large ones. */
+	for (int i = 0; i < 500 && code == SVC_OK; i++) {
+		m.len = i < 250 ? sizeof(data) / 10 : sizeof(data);
 		code = svc_stream_send(stream, &m);
+	}
 	return leave(server, code);
 }
 
@@ -650,12 +654,14 @@ ask(struct stress_actor *actor, struct town *town)
 	check("svc_subscribe", code, "");
 }
 
-/* For as long as there is something to be closed under them. */
+/* Some go on for as long as there is something to be closed under them. */
 static void
 work(struct stress_actor *actor, void *arg)
 {
 	struct town *town = arg;
-	for (int i = 0; i < ACTIONS || !atomic_load(&town->over); i++) {
+	bool stays = actor->index < STAYING;
+	for (int i = 0; i < ACTIONS || (stays && !atomic_load(&town->over));
+	     i++) {
 		stress_dither(actor);
 		uint64_t dice = stress_below(actor, 100);
 		if (dice < 35)
