@@ -376,11 +376,12 @@ usage(const struct stress_scene *scenes)
 {
 	fprintf(stderr,
 	    "usage: %s [--seed N] [--rounds N] [--first N] [SCENE...]\n"
+	    "       %s --list\n"
 	    "SVC_STRESS_SEED, SVC_STRESS_ROUNDS and SVC_STRESS_PATIENCE "
 	    "(seconds that one\nround may take) are read from the "
 	    "environment.\n"
 	    "Scenes:",
-	    stress.program);
+	    stress.program, stress.program);
 	for (; scenes->name != NULL; scenes++)
 		fprintf(stderr, " %s", scenes->name);
 	fputs("\n", stderr);
@@ -400,6 +401,11 @@ int
 stress_main(int argc, char *argv[], const struct stress_scene *scenes)
 {
 	stress.program = argv[0];
+	if (argc == 2 && strcmp(argv[1], "--list") == 0) {
+		for (; scenes->name != NULL; scenes++)
+			puts(scenes->name);
+		return 0;
+	}
 	int64_t seed = (int64_t)(svc_random() >> 32);
 	const char *env = getenv("SVC_STRESS_SEED");
 	if (env != NULL && !number(env, &seed))
