@@ -352,7 +352,7 @@ play(const struct stress_scene *scene)
 			continue;
 		told_at_ms = svc_now_ms();
 		printf("scene %s: %lld of %lld rounds after %.0f s\n",
-		    scene->name, (long long)(i + 1), (long long)rounds,
+		    scene->name, (long long)i + 1, (long long)rounds,
 		    (double)(told_at_ms - began_ms) / 1000.0);
 		fflush(stdout);
 	}
