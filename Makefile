@@ -10,6 +10,8 @@ BROKER ?=
 TESTS ?=
 BENCH ?= default
 FUZZ_SECONDS ?= 0
+ROUNDS ?= 200
+SCENES ?=
 PLUGIN ?=
 FAULT ?=
 REPORT ?=
@@ -23,7 +25,7 @@ run_tests = @tools/run-tests
 export JOBS
 
 .PHONY: all help demo test check chaos install clean bench scale format \
-	format-check lint asan tsan fuzz
+	format-check lint asan tsan stress fuzz
 
 all: ## build everything, optimised, into build/release
 	$(packages) build
@@ -94,6 +96,13 @@ tsan: ## all tests under the thread sanitizer
 	$(consul)
 	$(build) tsan
 	$(run_tests) tsan $(if $(TESTS),-R '$(TESTS)')
+
+stress: ## close what others use, ROUNDS=2000 times each scene; SCENES=regex
+	$(packages) build test
+	$(build) asan
+	$(build) tsan
+	@tools/run-stress asan '$(ROUNDS)' '$(SCENES)'
+	@tools/run-stress tsan '$(ROUNDS)' '$(SCENES)'
 
 fuzz: ## replay the fuzz corpora; FUZZ_SECONDS=60 to search for so long each
 	$(packages) build test check

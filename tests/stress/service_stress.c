@@ -23,7 +23,8 @@
 #define SERVERS 2
 #define STREAMS 6
 #define GUESTS 2
-#define ACTIONS 16
+#define ACTIONS 16 /* of a worker, at least */
+#define STAYING 3  /* workers that do more if need be */
 
 /* Of the scenes with TLS. */
 static struct test_pki pki;
@@ -37,6 +38,7 @@ struct town {
 	struct wraps *wraps; /* of the client */
 	struct svc_client *caller;
 	struct ending *started; /* of a client that is a service too */
+	_Atomic bool over;      /* the owner has closed what he will */
 	struct stress_slot *streams[STREAMS];
 	struct stress_slot *guests[GUESTS];
 };
@@ -187,13 +189,16 @@ static svc_err
 on_stream_source(struct svc_stream *stream, void *arg)
 {
 	struct server *server = arg;
-	char data[300];
-	struct svc_message m = {.data = data, .len = sizeof(data)};
+	char data[3000];
+	struct svc_message m = {.data = data};
 	svc_err code = SVC_OK;
 	enter(server);
 	memset(data, 'x', sizeof(data));
-	for (int i = 0; i < 3000 && code == SVC_OK; i++)
+	/* More than a stream's window: small ones, then large ones. */
+	for (int i = 0; i < 500 && code == SVC_OK; i++) {
+		m.len = i < 250 ? sizeof(data) / 10 : sizeof(data);
 		code = svc_stream_send(stream, &m);
+	}
 	return leave(server, code);
 }
 
@@ -649,11 +654,14 @@ ask(struct stress_actor *actor, struct town *town)
 	check("svc_subscribe", code, "");
 }
 
+/* Some go on for as long as there is something to be closed under them. */
 static void
 work(struct stress_actor *actor, void *arg)
 {
 	struct town *town = arg;
-	for (int i = 0; i < ACTIONS; i++) {
+	bool stays = actor->index < STAYING;
+	for (int i = 0; i < ACTIONS || (stays && !atomic_load(&town->over));
+	     i++) {
 		stress_dither(actor);
 		uint64_t dice = stress_below(actor, 100);
 		if (dice < 35)
@@ -684,6 +692,14 @@ prove(struct stress_actor *owner, struct town *town)
 	} while (code != SVC_OK && svc_remaining(until_ms) > 0);
 	if (code != SVC_OK)
 		stress_fail("no echo: %s", err.text);
+}
+
+static void
+pass_time(struct stress_actor *owner)
+{
+	stress_at(owner, "passes time");
+	for (uint64_t k = stress_below(owner, 60); k > 0; k--)
+		stress_dither(owner);
 }
 
 static void
@@ -722,15 +738,22 @@ play(struct stress_actor *owner, const struct stress_scene *scene)
 	stress_go(work, &town);
 	for (uint64_t n = stress_below(owner, 4); n > 0; n--) {
 		int i = (int)stress_below(owner, SERVERS);
-		for (uint64_t k = stress_below(owner, 60); k > 0; k--)
-			stress_dither(owner);
+		pass_time(owner);
 		close_server(owner, servers[i]);
 		servers[i] = open_server(owner, &town);
 	}
-	bool early = stress_chance(owner, 50);
-	if (early) /* with the workers' calls and streams */
-		for (int i = 0; i < SERVERS; i++)
-			close_server(owner, servers[i]);
+	int open = SERVERS;
+	if (stress_chance(owner, 50)) {
+		pass_time(owner);
+		while (open > 0)
+			close_server(owner, servers[--open]);
+		pass_time(owner);
+		/* Calls wait two seconds for a service that is gone, or until
+		 * it comes back. */
+		if (stress_chance(owner, 95))
+			servers[open++] = open_server(owner, &town);
+	}
+	atomic_store(&town.over, true);
 	stress_join(owner);
 
 	/* The client may end before the servers that its streams were at. */
@@ -754,9 +777,9 @@ play(struct stress_actor *owner, const struct stress_scene *scene)
 			atomic_store(&ending->over, true);
 			wraps_destroy(town.wraps);
 			svc_mem_free(ending);
-		} else if (!early) {
-			for (int i = 0; i < SERVERS; i++)
-				close_server(owner, servers[i]);
+		} else {
+			while (open > 0)
+				close_server(owner, servers[--open]);
 		}
 	}
 }

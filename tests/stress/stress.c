@@ -15,6 +15,7 @@
 
 /* A round that takes longer hangs. */
 #define PATIENCE_S 60
+#define PROGRESS_MS 10000 /* between two lines about it */
 
 static struct {
 	uint64_t seed;
@@ -333,6 +334,7 @@ play(const struct stress_scene *scene)
 		of_scene = mix(of_scene ^ (unsigned char)*c);
 	stress.scene = scene;
 	int64_t began_ms = svc_now_ms();
+	int64_t told_at_ms = began_ms;
 	int64_t rounds = stress.rounds > 0 ? stress.rounds : scene->rounds;
 	for (int64_t i = 0; i < rounds; i++) {
 		int64_t round = stress.first + i;
@@ -346,6 +348,13 @@ play(const struct stress_scene *scene)
 		pthread_cond_broadcast(&stress.changed);
 		pthread_mutex_unlock(&stress.lock);
 		scene->round(&stress.actors[STRESS_WORKERS], scene);
+		if (svc_now_ms() - told_at_ms < PROGRESS_MS)
+			continue;
+		told_at_ms = svc_now_ms();
+		printf("scene %s: %lld of %lld rounds after %.0f s\n",
+		    scene->name, (long long)i + 1, (long long)rounds,
+		    (double)(told_at_ms - began_ms) / 1000.0);
+		fflush(stdout);
 	}
 	printf("scene %s: %lld rounds in %.1f s\n", scene->name,
 	    (long long)rounds, (double)(svc_now_ms() - began_ms) / 1000.0);
@@ -367,11 +376,12 @@ usage(const struct stress_scene *scenes)
 {
 	fprintf(stderr,
 	    "usage: %s [--seed N] [--rounds N] [--first N] [SCENE...]\n"
+	    "       %s --list\n"
 	    "SVC_STRESS_SEED, SVC_STRESS_ROUNDS and SVC_STRESS_PATIENCE "
 	    "(seconds that one\nround may take) are read from the "
 	    "environment.\n"
 	    "Scenes:",
-	    stress.program);
+	    stress.program, stress.program);
 	for (; scenes->name != NULL; scenes++)
 		fprintf(stderr, " %s", scenes->name);
 	fputs("\n", stderr);
@@ -391,6 +401,11 @@ int
 stress_main(int argc, char *argv[], const struct stress_scene *scenes)
 {
 	stress.program = argv[0];
+	if (argc == 2 && strcmp(argv[1], "--list") == 0) {
+		for (; scenes->name != NULL; scenes++)
+			puts(scenes->name);
+		return 0;
+	}
 	int64_t seed = (int64_t)(svc_random() >> 32);
 	const char *env = getenv("SVC_STRESS_SEED");
 	if (env != NULL && !number(env, &seed))

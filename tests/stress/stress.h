@@ -38,7 +38,8 @@ struct stress_scene {
 };
 
 /** The list ends with a NULL name. Arguments: --seed N --rounds N --first N
- * SCENE... ; SVC_STRESS_SEED and SVC_STRESS_ROUNDS in the environment. */
+ * SCENE... , or --list, which names them; SVC_STRESS_SEED and SVC_STRESS_ROUNDS
+ * in the environment. */
 int stress_main(int argc, char *argv[], const struct stress_scene *scenes);
 
 /** Lets the workers run `work`; the owner goes on. */

@@ -408,7 +408,10 @@ listener_destroy(struct listener *listener)
 	while (listener->n_conns > 0)
 		pthread_cond_wait(&listener->changed, &listener->mutex);
 	unlock(listener);
-	nng_stream_listener_free(listener->listener);
+	if (listener->server != NULL)
+		websocket_listener_free(listener->listener);
+	else
+		nng_stream_listener_free(listener->listener);
 	nng_aio_free(listener->aio);
 	pthread_cond_destroy(&listener->changed);
 	pthread_mutex_destroy(&listener->mutex);

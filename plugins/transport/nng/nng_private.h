@@ -70,6 +70,9 @@ nng_http_server *websocket_server(
     nng_stream_listener *listener, const char *url);
 /* Waits until its handshakes have ended, and gives it back. */
 void websocket_server_stop(nng_http_server *server);
+/* Frees a listener of websockets, or leaves it to a thread of its own when that
+ * takes too long. */
+void websocket_listener_free(nng_stream_listener *listener);
 
 /* In the listener's list, under its mutex. */
 struct conn_link {

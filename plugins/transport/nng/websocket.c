@@ -5,11 +5,25 @@
  * it holds the listener's lock, and then waits for handshakes that need that
  * lock. An HTTP server stops once it was stopped as often as it was started. So
  * it is started once more, and what stops it is our call, without the lock.
+ *
+ * To free such a listener is to wait until the replies to its handshakes are
+ * out, and of one that fails while the listener waits nng 1.5 does not tell it.
+ * So that is waited for on a thread of its own, and not for ever.
  */
 #include "nng_private.h"
 
 #include <arpa/inet.h>
 #include <stdio.h>
+
+#define FREE_MS 5000
+
+/* A listener that is being freed. */
+struct ending {
+	nng_stream_listener *listener;
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	bool freed, left; /* by the one who waits */
+};
 
 nng_http_server *
 websocket_server(nng_stream_listener *listener, const char *given)
@@ -42,4 +56,66 @@ websocket_server_stop(nng_http_server *server)
 {
 	nng_http_server_stop(server);
 	nng_http_server_release(server);
+}
+
+static void
+ending_destroy(struct ending *ending)
+{
+	pthread_cond_destroy(&ending->changed);
+	pthread_mutex_destroy(&ending->mutex);
+	svc_mem_free(ending);
+}
+
+static void *
+end_listener(void *arg)
+{
+	struct ending *ending = arg;
+	nng_stream_listener_free(ending->listener);
+	pthread_mutex_lock(&ending->mutex);
+	ending->freed = true;
+	bool left = ending->left;
+	pthread_cond_signal(&ending->changed);
+	pthread_mutex_unlock(&ending->mutex);
+	if (left)
+		ending_destroy(ending);
+	return NULL;
+}
+
+void
+websocket_listener_free(nng_stream_listener *listener)
+{
+	struct ending *ending = svc_mem_calloc(1, sizeof(*ending));
+	if (ending == NULL) {
+		nng_stream_listener_free(listener);
+		return;
+	}
+	ending->listener = listener;
+	pthread_mutex_init(&ending->mutex, NULL);
+	svc_cond_init(&ending->changed);
+	pthread_t thread;
+	if (svc_thread_start(&thread, "svc-nng-end", end_listener, ending) !=
+	    SVC_OK) {
+		nng_stream_listener_free(listener);
+		ending_destroy(ending);
+		return;
+	}
+	int64_t until_ms = svc_deadline(FREE_MS);
+	svc_err code = SVC_OK;
+	pthread_mutex_lock(&ending->mutex);
+	while (!ending->freed && code == SVC_OK)
+		code =
+		    svc_cond_wait(&ending->changed, &ending->mutex, until_ms);
+	bool freed = ending->freed;
+	ending->left = !freed;
+	pthread_mutex_unlock(&ending->mutex);
+	if (freed) {
+		svc_thread_join(thread);
+		ending_destroy(ending);
+		return;
+	}
+	pthread_detach(thread);
+	svc_log(SVC_LOG_WARN, "nng.listener",
+	    "a listener of websockets could not be freed in %d ms: nng was not "
+	    "told how a handshake ended",
+	    FREE_MS);
 }
