@@ -567,13 +567,21 @@ ready(struct svc_source *source, unsigned events)
 		finish();
 }
 
+static struct svc_executor *executor;
+
+static void
+end_executor(void)
+{
+	svc_executor_destroy(executor);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static struct svc_executor *executor;
 	struct svc_executor_config config = {.loops = 1, .max_threads = 8};
 	if (executor == NULL) {
-		if (svc_executor_create(&config, &executor, NULL) != SVC_OK)
+		if (svc_executor_create(&config, &executor, NULL) != SVC_OK ||
+		    atexit(end_executor) != 0)
 			abort();
 		run.source.fd = -1;
 		run.source.ready = ready;
