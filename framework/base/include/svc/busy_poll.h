@@ -12,17 +12,17 @@ extern "C" {
  * Whether to look for input a moment longer before sleeping for it.
  *
  * To fall asleep and to be woken costs a thread, and whoever wakes it, more
- *than a short look does. So a wait that is mostly a short one is better spent
- *with looking: at most as long as sleeping would have cost (with that bound a
- *wrong guess costs twice the best choice, as competitive spinning of locks has
- *it: Karlin et al., "Empirical studies of competitive spinning", SOSP 1991).
+ * than a short look does. So a wait that is mostly a short one is better spent
+ * with looking: at most as long as sleeping would have cost. With that bound a
+ * wrong guess costs twice the best choice, as competitive spinning of locks has
+ * it (Karlin et al., "Empirical studies of competitive spinning", SOSP 1991).
+ *
  * Each place that waits learns from its own waits. It looks while most looks
  * find something within the limit; otherwise it sleeps at once, and tries again
  * only after waits that were short, more rarely each time it was wrong. So what
- * is idle, or waits for a distant peer, never looks. Of all threads of a
- *process at most half as many look at once as it has processors: the other half
- *is for those who are to send what is looked for. On one processor nobody
- *looks.
+ * is idle, or waits for a distant peer, never looks. At most half as many
+ * threads of a process look at once as it has processors: the other half is for
+ * those who are to send what is looked for. On one processor nobody looks.
  *
  *	int64_t now_us = svc_now_us();
  *	int64_t until_us = svc_busy_poll_begin(&poll, limit_us, now_us);
