@@ -72,7 +72,7 @@ read_one(const struct address_form *form, const char *text, size_t len,
 		return rc;
 	if (end > at && end[-1] == '/')
 		end--;
-	if (memchr(at, '/', (size_t)(end - at)) != NULL)
+	if (at < end && memchr(at, '/', (size_t)(end - at)) != NULL)
 		return bad(form, text, len, "has a path", err);
 	bool v6 = at < end && *at == '[';
 	const char *colon = memchr(at, ':', (size_t)(end - at));

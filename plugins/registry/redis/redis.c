@@ -95,7 +95,7 @@ take_database(struct redis *redis, const char *text, struct svc_error *err)
 	char quoted[64], *end = NULL;
 	long number = text != NULL ? strtol(text, &end, 10) : 0;
 	if (text != NULL && (end == text || *end != '\0' || *text < '0' ||
-				*text > '9' || number > 999999))
+				*text > '9' || number < 0 || number > 999999))
 		return svc_error_set(err, SVC_E_INVAL,
 		    "option database of registry redis is %s: use a number "
 		    "from 0 to 999999",

@@ -148,7 +148,7 @@ static svc_err
 put_value(struct file_reader *reader, const struct item *value, int depth)
 {
 	struct svc_buf *buf = &reader->head;
-	const char *name, *type;
+	const char *name = "", *type = "";
 	if (value->kind != ITEM_MAP)
 		return refuse(
 		    reader, value, "a value must be a map: %s", a_value);
@@ -187,7 +187,7 @@ put_endpoint(struct file_reader *reader, const struct item *endpoint)
 {
 	static const char *const sides[] = {"request", "response"};
 	struct svc_buf *buf = &reader->head;
-	const char *name;
+	const char *name = "";
 	if (endpoint->kind != ITEM_MAP)
 		return refuse(reader, endpoint, "an endpoint must be a map: %s",
 		    an_endpoint);
