@@ -87,7 +87,7 @@ svc_mux_init(
 		len = sizeof(mux->peer) - 1;
 	memcpy(mux->peer, peer, len);
 	mux->peer[len] = 0;
-	pthread_mutex_init(&mux->mutex, NULL);
+	svc_biased_lock_init(&mux->lock);
 	svc_cond_init(&mux->changed);
 	return SVC_OK;
 }
@@ -99,7 +99,7 @@ svc_mux_fini(struct svc_mux *mux)
 	svc_buf_fini(&mux->out);
 	svc_mem_free(mux->buckets);
 	pthread_cond_destroy(&mux->changed);
-	pthread_mutex_destroy(&mux->mutex);
+	svc_biased_lock_destroy(&mux->lock);
 }
 
 void
@@ -162,10 +162,10 @@ mux_unlock_and_flush(struct svc_mux *mux)
 	bool unref = mux->unref_due;
 	mux->close_due = false;
 	mux->unref_due = false;
-	/* Without the mutex the streams that hold the connection may go. */
+	/* Without the lock the streams that hold the connection may go. */
 	if ((flush || close) && !unref)
 		svc_mux_ref(mux);
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 	if (flush)
 		mux->config.ops->flush(mux);
 	if (close)
@@ -177,7 +177,7 @@ mux_unlock_and_flush(struct svc_mux *mux)
 SVC_HOT bool
 svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 {
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	bool begin = false;
 	if (!mux->flushing) {
 		mux_pump(mux);
@@ -195,7 +195,7 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 	bool unref = mux->unref_due;
 	mux->close_due = false;
 	mux->unref_due = false;
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 	if (close)
 		mux->config.ops->close(mux);
 	if (unref) /* not the last: whoever flushes has one */
@@ -206,7 +206,7 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 SVC_HOT bool
 svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 {
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux->sent += sent;
 	mux->flushing = false;
 	bool more = has_output(mux);
@@ -221,7 +221,7 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 	}
 	bool close = mux->close_due || (mux->leaving && !more);
 	mux->close_due = false;
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 	if (close)
 		mux->config.ops->close(mux);
 	return more;
@@ -230,9 +230,9 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 size_t
 svc_mux_backlog(struct svc_mux *mux)
 {
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	size_t len = mux->out.len;
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 	return len;
 }
 
@@ -259,9 +259,9 @@ mux_fail(struct svc_mux *mux, svc_err code, const char *text)
 void
 svc_mux_fail(struct svc_mux *mux, svc_err code, const char *text)
 {
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	set_failed(mux, code, text);
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 }
 
 SVC_HOT bool
@@ -270,7 +270,7 @@ svc_mux_failed(struct svc_mux *mux)
 	return __atomic_load_n(&mux->failed, __ATOMIC_ACQUIRE);
 }
 
-/* With the mutex held. */
+/* With the lock held. */
 static bool
 end_by_failure(struct svc_mux *mux, struct svc_mux_stream *stream)
 {
@@ -285,12 +285,12 @@ svc_mux_close_streams(struct svc_mux *mux)
 {
 	for (;;) {
 		struct svc_mux_stream *stream = NULL;
-		pthread_mutex_lock(&mux->mutex);
+		svc_biased_lock_take(&mux->lock);
 		mux_adopt_left(mux);
 		for (uint32_t i = 0; i < mux->n_buckets && stream == NULL; i++)
 			stream = mux->buckets[i];
 		bool deliver = stream != NULL && end_by_failure(mux, stream);
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 		if (stream == NULL)
 			return SVC_MUX_OK;
 		if (deliver && mux_deliver_closed(stream) == SVC_MUX_LOST)
@@ -319,7 +319,7 @@ refuse_assembling(struct svc_mux *mux)
 void
 svc_mux_drain(struct svc_mux *mux)
 {
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	if (!mux->draining) {
 		MUX_SET(mux->draining, true);
 		/* What the peer sent before it reads this is refused one by
@@ -333,11 +333,11 @@ svc_mux_drain(struct svc_mux *mux)
 void
 svc_mux_finish(struct svc_mux *mux)
 {
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	MUX_SET(mux->draining, true);
 	mux->closing = true;
 	bool idle = mux->n_streams == 0;
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 	if (idle)
 		mux->config.ops->close(mux);
 }
@@ -361,7 +361,7 @@ check_size(
 }
 
 /* The part to the output if it can go in one frame and at once, else to what
- * is pending. With the mutex held. */
+ * is pending. With the lock held. */
 static SVC_HOT svc_err
 give_part(struct svc_mux_stream *stream, const struct svc_part *part,
     bool at_once, struct svc_error *err)
@@ -389,7 +389,7 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 {
 	struct svc_mux_stream *stream = NULL;
 	svc_err rc = SVC_OK;
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	if (mux->failed || mux->draining || mux->next_id == 0)
 		rc = svc_error_set(err, SVC_E_CLOSED, "%s",
 		    mux->failed ? mux->failure.text : "the peer is stopping");
@@ -437,13 +437,13 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	if (rc != SVC_OK && stream != NULL)
 		mux_stream_destroy(stream);
 	if (rc == SVC_OK && !(flags & SVC_OPEN_WAIT) && mux_burst_of_calls(mux))
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 	else
 		mux_unlock_and_flush(mux);
 	return rc;
 }
 
-/* Whether what is no end must be sent later. With the mutex. */
+/* Whether what is no end must be sent later. With the lock. */
 static bool
 must_wait(struct svc_mux_stream *stream, const struct svc_part *part)
 {
@@ -466,7 +466,7 @@ must_wait(struct svc_mux_stream *stream, const struct svc_part *part)
 }
 
 /* What most of a stream is: a message in one frame, without a head, that goes
- * to the output as it is. False when there is more to look at; with the mutex.
+ * to the output as it is. False when there is more to look at; with the lock.
  */
 static bool
 give_message(struct svc_mux_stream *stream, const struct svc_part *part)
@@ -506,7 +506,7 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 	struct svc_mux *mux = stream->mux;
 	svc_err rc;
 	bool end = (part->flags & SVC_PART_END) != 0;
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux_adopt(mux, stream);
 	bool given = give_message(stream, part);
 	if (given) {
@@ -532,7 +532,7 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 	}
 	bool message = rc == SVC_OK && !end;
 	if (message && mux_burst_gathers(stream, FRAME_SIZE + part->len)) {
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 		return rc;
 	}
 	mux_unlock_and_flush(mux);
@@ -552,7 +552,7 @@ svc_mux_answer(struct svc_stream_handle *handle, const struct svc_part *part,
 	    svc_loop_leave(mux->config.loop)) {
 		/* The loop is still ours, so nobody else knows of it. */
 		stream->left = true;
-		pthread_mutex_lock(&mux->mutex);
+		svc_biased_lock_take(&mux->lock);
 		svc_err rc = mux->failed ? svc_error_set(err, SVC_E_CLOSED,
 					       "the stream has ended")
 					 : check_size(mux, part, err);
@@ -570,7 +570,7 @@ svc_mux_answer(struct svc_stream_handle *handle, const struct svc_part *part,
 		if (mux->close_due)
 			mux_unlock_and_flush(mux);
 		else
-			pthread_mutex_unlock(&mux->mutex);
+			svc_biased_lock_leave(&mux->lock);
 		return rc;
 	}
 	svc_err rc = svc_mux_send(handle, part, err);
@@ -585,20 +585,20 @@ svc_mux_wait(struct svc_stream_handle *handle, int64_t deadline_at_ms)
 	struct svc_mux_stream *stream = stream_of(handle);
 	svc_err rc = SVC_OK;
 	svc_will_block();
-	pthread_mutex_lock(&stream->mux->mutex);
+	svc_biased_lock_take(&stream->mux->lock);
 	mux_adopt(stream->mux, stream);
 	if (!stream->sleeps && !stream->done && !stream->interrupted) {
 		svc_cond_init(&stream->cond);
 		stream->sleeps = true;
 	}
 	while (!stream->done && !stream->interrupted && rc == SVC_OK)
-		rc = svc_cond_wait(
-		    &stream->cond, &stream->mux->mutex, deadline_at_ms);
+		rc = svc_biased_lock_wait(
+		    &stream->mux->lock, &stream->cond, deadline_at_ms);
 	if (stream->done)
 		rc = SVC_OK;
 	else if (stream->interrupted)
 		rc = SVC_E_CANCELLED;
-	pthread_mutex_unlock(&stream->mux->mutex);
+	svc_biased_lock_leave(&stream->mux->lock);
 	return rc;
 }
 
@@ -612,10 +612,10 @@ svc_mux_release(struct svc_stream_handle *handle, svc_err code)
 		stream->released = true; /* mux_callback_done sees it */
 		return;
 	}
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux_adopt(mux, stream);
 	while (!mux_try_run(stream))
-		pthread_cond_wait(&mux->changed, &mux->mutex);
+		svc_biased_lock_wait(&mux->lock, &mux->changed, INT64_MAX);
 	stream->released = true;
 	mux_end_released(stream);
 }
@@ -631,14 +631,14 @@ svc_mux_on_cancel(struct svc_stream_handle *handle, struct svc_task *task)
 {
 	struct svc_mux_stream *stream = stream_of(handle);
 	struct svc_mux *mux = stream->mux;
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	bool had = stream->cancel_task != NULL;
 	stream->cancel_task = task;
 	if (task != NULL && atomic_load(&stream->cancelled)) {
 		svc_loop_post(mux->config.loop, task);
 		stream->cancel_task = NULL;
 	}
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 	return had;
 }
 
@@ -646,11 +646,11 @@ void
 svc_mux_interrupt(struct svc_stream_handle *handle)
 {
 	struct svc_mux_stream *stream = stream_of(handle);
-	pthread_mutex_lock(&stream->mux->mutex);
+	svc_biased_lock_take(&stream->mux->lock);
 	stream->interrupted = true;
 	if (stream->sleeps)
 		pthread_cond_signal(&stream->cond);
-	pthread_mutex_unlock(&stream->mux->mutex);
+	svc_biased_lock_leave(&stream->mux->lock);
 }
 
 const char *

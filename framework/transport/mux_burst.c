@@ -31,7 +31,7 @@ sweep_fire(struct svc_timer *timer)
 	struct svc_mux *mux =
 	    (struct svc_mux *)(void *)((char *)timer -
 				       offsetof(struct svc_mux, sweep));
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	bool more = mux->queued != mux->swept && !mux->failed;
 	mux->swept = mux->queued;
 	if (!more || svc_timer_start(mux->config.loop, &mux->sweep,
@@ -46,14 +46,14 @@ sweep_run(struct svc_task *task)
 	struct svc_mux *mux =
 	    (struct svc_mux *)(void *)((char *)task -
 				       offsetof(struct svc_mux, sweep_task));
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux->sweep.fire = sweep_fire;
 	if (!mux->attached || svc_timer_start(mux->config.loop, &mux->sweep,
 				  svc_deadline(SWEEP_MS)) != SVC_OK)
 		mux->sweeping = false;
 	bool swept = mux->sweeping;
 	if (swept)
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 	else
 		mux_unlock_and_flush(mux);
 	svc_mux_unref(mux);
@@ -125,7 +125,7 @@ write_run(struct svc_task *task)
 	struct svc_mux *mux =
 	    (struct svc_mux *)(void *)((char *)task -
 				       offsetof(struct svc_mux, write_task));
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux->write_posted = false;
 	mux_unlock_and_flush(mux);
 	svc_mux_unref(mux);
@@ -174,6 +174,6 @@ void
 svc_mux_flush(struct svc_stream_handle *handle)
 {
 	struct svc_mux *mux = svc_mux_of(handle);
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux_unlock_and_flush(mux);
 }

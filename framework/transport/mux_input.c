@@ -42,7 +42,7 @@ too_large(
 	return why->text;
 }
 
-/* Without the mutex: whether streams are refused at this moment. */
+/* Without the lock: whether streams are refused at this moment. */
 static bool
 refuses(const struct svc_mux *mux)
 {
@@ -78,7 +78,7 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 			svc_headers_destroy(headers);
 		return result;
 	}
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	if (refused == NULL && rc == SVC_OK)
 		stream = mux_stream_create(mux, frame->stream, 0);
 	if (refused != NULL) {
@@ -127,13 +127,13 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 	stream->got_end = stream->recv_end;
 	stream->accepted = true;
 	mux_consume(stream, stream->unconsumed);
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 	svc_mux_result result = mux_deliver_part(stream, &part, true);
 	svc_headers_destroy(headers);
 	return result;
 }
 
-/* The stream ends for our own reason. The mutex is held; unlocks. */
+/* The stream ends for our own reason. The lock is held; unlocks. */
 static svc_mux_result
 reset(struct svc_mux_stream *stream, svc_err code, const char *text)
 {
@@ -148,7 +148,7 @@ reset(struct svc_mux_stream *stream, svc_err code, const char *text)
 }
 
 /* A part that is whole: to its holder, or to wait until a callback that runs
- * elsewhere returns. The mutex is held; unlocks. */
+ * elsewhere returns. The lock is held; unlocks. */
 static svc_mux_result
 input_queued(struct svc_mux_stream *stream, struct queued_part *queued,
     struct svc_error *err)
@@ -169,7 +169,7 @@ input_queued(struct svc_mux_stream *stream, struct queued_part *queued,
 		mux_set_runner(stream, 0);
 		if (rc == SVC_E_NOMEM)
 			return reset(stream, rc, "out of memory");
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 		return SVC_MUX_FAILED;
 	}
 	bool accept = mux->config.server && !stream->accepted;
@@ -183,7 +183,7 @@ input_queued(struct svc_mux_stream *stream, struct queued_part *queued,
 	return result;
 }
 
-/* A message that comes in pieces. The mutex is held; unlocks. */
+/* A message that comes in pieces. The lock is held; unlocks. */
 static svc_mux_result
 input_piece(struct svc_mux_stream *stream, const struct frame *frame,
     const uint8_t *payload, struct svc_error *err)
@@ -219,7 +219,7 @@ out_of_place(const struct svc_mux_stream *stream, const struct frame *frame)
 /* Whether the frame is a whole reply to a whole request that nothing is in the
  * way of: nobody else is going to deliver anything of the stream, since it came
  * on the loop and nobody waits for it, or on the thread that does. With the
- * mutex. */
+ * lock. */
 static bool
 is_reply(const struct svc_mux_stream *stream, const struct frame *frame)
 {
@@ -238,7 +238,7 @@ is_reply(const struct svc_mux_stream *stream, const struct frame *frame)
 			 stream->mux->config.loop != NULL;
 }
 
-/* The mutex is held; unlocks. */
+/* The lock is held; unlocks. */
 static svc_mux_result
 input_reply(struct svc_mux_stream *stream, const struct frame *frame,
     const struct svc_part *part)
@@ -257,7 +257,7 @@ input_reply(struct svc_mux_stream *stream, const struct frame *frame,
 	if (mux->close_due || mux->unref_due)
 		mux_unlock_and_flush(mux);
 	else
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 	return mux_deliver_last(stream, part);
 }
 
@@ -342,7 +342,7 @@ next_message(
 }
 
 /* A message and those that follow it, to a holder that takes them together.
- * The mutex is held, and this thread is the stream's runner; unlocks. */
+ * The lock is held, and this thread is the stream's runner; unlocks. */
 static svc_mux_result
 input_messages(struct svc_mux_stream *stream, const struct frame *first,
     const uint8_t *payload, struct input *rest)
@@ -373,7 +373,7 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
     const struct frame *frame, const uint8_t *payload, struct input *rest,
     struct svc_error *err)
 {
-	/* The mutex is held; the stream is listed. */
+	/* The lock is held; the stream is listed. */
 	struct svc_error why;
 	struct svc_part part;
 	struct svc_headers *headers = NULL;
@@ -390,7 +390,7 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 	if (wrong == NULL && !mux_take(mux, stream, frame))
 		wrong = "more than it had credit for";
 	if (wrong != NULL) {
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 		svc_error_set(err, SVC_E_INVAL, "the peer sent %s", wrong);
 		return SVC_MUX_FAILED;
 	}
@@ -414,7 +414,7 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 			return reset(stream, SVC_E_NOMEM, "out of memory");
 		*stream->last_part = queued;
 		stream->last_part = &queued->next;
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 		return SVC_MUX_OK;
 	}
 	const struct svc_stream_events *events = stream->handle.events;
@@ -427,7 +427,7 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 		mux_set_runner(stream, 0);
 		if (rc == SVC_E_NOMEM)
 			return reset(stream, rc, "out of memory");
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 		return SVC_MUX_FAILED;
 	}
 	stream->got_end = stream->recv_end;
@@ -462,7 +462,7 @@ input_drain(struct svc_mux *mux, const struct frame *frame)
 	mux->drained_id = frame->stream != 0 ? frame->stream : 1;
 	for (;;) {
 		struct svc_mux_stream *found = NULL;
-		pthread_mutex_lock(&mux->mutex);
+		svc_biased_lock_take(&mux->lock);
 		MUX_SET(mux->draining, true);
 		for (uint32_t i = 0; i < mux->n_buckets && found == NULL &&
 				     frame->stream != UINT32_MAX;
@@ -487,7 +487,7 @@ input_drain(struct svc_mux *mux, const struct frame *frame)
 	}
 }
 
-/* `locked`: the mutex is held, see may_handle. Unlocks. */
+/* `locked`: the lock is held, see may_handle. Unlocks. */
 static svc_mux_result
 input_frame(struct svc_mux *mux, const struct frame *frame,
     const uint8_t *payload, bool locked, struct input *rest,
@@ -502,7 +502,7 @@ input_frame(struct svc_mux *mux, const struct frame *frame,
 	if (frame->type == FRAME_DRAIN)
 		return input_drain(mux, frame);
 	if (!locked)
-		pthread_mutex_lock(&mux->mutex);
+		svc_biased_lock_take(&mux->lock);
 	if (frame->type == FRAME_PART || frame->type == FRAME_RESET) {
 		struct svc_mux_stream *stream = mux_find(mux, frame->stream);
 		if (stream != NULL && frame->type == FRAME_PART)
@@ -512,14 +512,14 @@ input_frame(struct svc_mux *mux, const struct frame *frame,
 			return input_reset(mux, stream, frame, payload);
 		/* It has ended here. */
 		if (frame->type == FRAME_PART && !mux_take(mux, NULL, frame)) {
-			pthread_mutex_unlock(&mux->mutex);
+			svc_biased_lock_leave(&mux->lock);
 			svc_error_set(err, SVC_E_INVAL,
 			    "the peer sent more than it had credit for");
 			return SVC_MUX_FAILED;
 		}
 	} else if (frame->type == FRAME_WINDOW) {
 		if (!mux_credit(mux, frame)) {
-			pthread_mutex_unlock(&mux->mutex);
+			svc_biased_lock_leave(&mux->lock);
 			svc_error_set(err, SVC_E_INVAL,
 			    "the peer gave more credit than there can be");
 			return SVC_MUX_FAILED;
@@ -535,7 +535,7 @@ input_frame(struct svc_mux *mux, const struct frame *frame,
 }
 
 /* Whether a thread that only waits for its own reply may handle the frame; then
- * the mutex is held for a frame of a stream. */
+ * the lock is held for a frame of a stream. */
 static bool
 may_handle(struct svc_mux *mux, const struct frame *frame, bool *ret_locked)
 {
@@ -544,7 +544,7 @@ may_handle(struct svc_mux *mux, const struct frame *frame, bool *ret_locked)
 		return true;
 	if (mux->config.server)
 		return false;
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	bool may;
 	if (frame->type == FRAME_DRAIN) {
 		may = mux->n_streams == 0;
@@ -554,7 +554,7 @@ may_handle(struct svc_mux *mux, const struct frame *frame, bool *ret_locked)
 		*ret_locked = may;
 	}
 	if (!*ret_locked)
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 	return may;
 }
 
@@ -589,7 +589,7 @@ input_hello(struct svc_mux *mux, const uint8_t *at, size_t left, size_t *offset,
 	*offset += HELLO_SIZE;
 	mux->skip = hello.size - (size_t)HELLO_SIZE;
 	mux->greeted = true;
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux_greet(mux, &hello);
 	mux_unlock_and_flush(mux);
 	return SVC_MUX_OK;
@@ -617,9 +617,9 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 	if (here) {
 		mux_batch = mux;
 		if (MUX_GET(mux->current) != NULL) {
-			pthread_mutex_lock(&mux->mutex);
+			svc_biased_lock_take(&mux->lock);
 			mux_adopt_left(mux);
-			pthread_mutex_unlock(&mux->mutex);
+			svc_biased_lock_leave(&mux->lock);
 		}
 	}
 	if (len - *offset != mux->left)
@@ -681,7 +681,7 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		}
 		if (left < mux->need) {
 			if (locked)
-				pthread_mutex_unlock(&mux->mutex);
+				svc_biased_lock_leave(&mux->lock);
 			break;
 		}
 		*offset += mux->need;
@@ -699,7 +699,7 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		return result;
 	}
 	if (here && mux->returned != NULL) {
-		pthread_mutex_lock(&mux->mutex);
+		svc_biased_lock_take(&mux->lock);
 		mux_take_back(mux);
 		mux_unlock_and_flush(mux);
 	}
@@ -710,10 +710,10 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 	__atomic_store_n(&mux->half, half, __ATOMIC_RELAXED);
 	__atomic_store_n(&mux->paused, paused, __ATOMIC_RELAXED);
 	if (half) {
-		pthread_mutex_lock(&mux->mutex);
+		svc_biased_lock_take(&mux->lock);
 		if (!mux->ticking)
 			mux_arm(mux);
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 	}
 	if (mux->config.loop == NULL)
 		mux_due_here(mux);

@@ -10,14 +10,14 @@
  * come in pieces, and the credit that we give) and mux_timer.c (the hello's
  * time, keepalive, idle time, lingering).
  *
- * mux->mutex guards the table of streams, their state and the output; no
+ * mux->lock guards the table of streams, their state and the output; no
  * callback runs under it. What belongs to the reader (greeted, skip, need) is
  * used only by the thread that reads the connection at the time.
  *
  * A request that comes whole is mostly answered before its callback returns.
  * Until then, or until anybody else wants to know of it, its stream is in no
  * table: mux->current is all there is, and what the loop's thread does for it
- * takes the mutex once. Whoever takes the loop over, or uses the stream
+ * takes the lock once. Whoever takes the loop over, or uses the stream
  * otherwise, lists it first (mux_adopt).
  *
  * Callbacks of a stream run one at a time: `runner` is the thread in one. What
@@ -64,7 +64,7 @@ struct svc_mux_stream {
 	struct svc_mux *mux;
 	struct svc_mux_stream *next; /* in the bucket, or where it is kept */
 	/* Zeroed when it is used: from here */
-	/* The thread in a callback; 0: none. Set with the mutex; a thread may
+	/* The thread in a callback; 0: none. Set with the lock; a thread may
 	 * ask without it whether it is the one. */
 	_Atomic(uintptr_t) runner;
 	_Atomic bool cancelled;
@@ -137,7 +137,7 @@ stream_of(struct svc_stream_handle *handle)
 	return (struct svc_mux_stream *)(void *)handle;
 }
 
-/* Unless said otherwise these want the mutex held. */
+/* Unless said otherwise these want the lock held. */
 
 static inline uintptr_t
 mux_runner(const struct svc_mux_stream *stream)
@@ -151,7 +151,7 @@ mux_set_runner(struct svc_mux_stream *stream, uintptr_t runner)
 	atomic_store_explicit(&stream->runner, runner, memory_order_relaxed);
 }
 
-/* Fields that are also looked at without the mutex. */
+/* Fields that are also looked at without the lock. */
 #define MUX_SET(field, value) \
 	__atomic_store_n(&(field), (value), __ATOMIC_RELAXED)
 #define MUX_GET(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
@@ -180,7 +180,7 @@ struct svc_mux_stream *mux_stream_create(
 /* The stream is in no table or list, or was forgotten. */
 void mux_stream_destroy(struct svc_mux_stream *stream);
 /* With `handy` or `returned` by the loop's thread. A stream for a whole request
- * whose callback is to run now, or NULL. Without the mutex. */
+ * whose callback is to run now, or NULL. Without the lock. */
 struct svc_mux_stream *mux_begin_whole(
     struct svc_mux *mux, const struct frame *frame);
 /* Lists the stream if it is mux->current. */
@@ -190,7 +190,7 @@ void mux_adopt(struct svc_mux *mux, struct svc_mux_stream *stream);
 void mux_adopt_left(struct svc_mux *mux);
 /* On the loop: frees the streams in `returned`. */
 void mux_take_back(struct svc_mux *mux);
-/* Streams that are kept for further use. With or without the mutex, by whoever
+/* Streams that are kept for further use. With or without the lock, by whoever
  * is alone with it. */
 void mux_free_spare(struct svc_mux *mux);
 
@@ -201,7 +201,7 @@ bool mux_end_stream(struct svc_mux_stream *stream, svc_err code, bool not_run,
 /* The same, delivered later by the loop. */
 void mux_end_later(struct svc_mux_stream *stream, svc_err code, bool not_run,
     const char *text);
-/* Without the mutex, by the stream's runner: run a callback, between enter and
+/* Without the lock, by the stream's runner: run a callback, between enter and
  * leave if this thread runs the connection's loop, and let go of the stream.
  * With `accept` it is the server's, for a stream just marked as accepted. */
 svc_mux_result mux_deliver_part(
@@ -217,14 +217,14 @@ svc_mux_result mux_deliver_own(
 /* The callback of mux->current. */
 svc_mux_result mux_deliver_whole(
     struct svc_mux_stream *stream, const struct svc_part *part);
-/* Without the mutex, by the runner, after a callback: deliver what was queued
+/* Without the lock, by the runner, after a callback: deliver what was queued
  * meanwhile, then let go of the stream. */
 void mux_callback_done(struct svc_mux_stream *stream);
 /* By the runner: the holder has given the stream back. Unlocks. */
 void mux_end_released(struct svc_mux_stream *stream);
 /* The stream has a callback to come, from the loop. */
 void mux_due(struct svc_mux_stream *stream);
-/* Without the mutex, where there is no loop: run them. */
+/* Without the lock, where there is no loop: run them. */
 void mux_due_here(struct svc_mux *mux);
 
 void mux_append(struct svc_mux_list *list, struct svc_mux_node *node);
@@ -276,7 +276,7 @@ bool mux_in_burst(const struct svc_mux_stream *stream);
 /* A request was added to the output by a caller who does not wait: whether the
  * loop writes it. */
 bool mux_burst_of_calls(struct svc_mux *mux);
-/* What the stream sent was written. Without the mutex. */
+/* What the stream sent was written. Without the lock. */
 void mux_burst_written(struct svc_mux_stream *stream);
 /* The stream's sender is made to wait. */
 void mux_burst_waits(struct svc_mux_stream *stream);

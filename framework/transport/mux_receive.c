@@ -234,7 +234,7 @@ svc_mux_credit(struct svc_stream_handle *handle, size_t bytes)
 {
 	struct svc_mux_stream *stream = stream_of(handle);
 	struct svc_mux *mux = stream->mux;
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux_adopt(mux, stream);
 	if (bytes > stream->held)
 		bytes = stream->held;

@@ -187,14 +187,14 @@ mux_begin_whole(struct svc_mux *mux, const struct frame *frame)
 {
 	struct svc_mux_stream *stream = mux->handy;
 	if (stream == NULL) {
-		pthread_mutex_lock(&mux->mutex);
+		svc_biased_lock_take(&mux->lock);
 		stream = mux_stream_create(mux, 0, 0);
 		/* So that it can be listed whenever it must be. */
 		if (stream != NULL && mux->n_buckets == 0 && !table_grow(mux)) {
 			mux_stream_destroy(stream);
 			stream = NULL;
 		}
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 		if (stream == NULL)
 			return NULL;
 		stream->accepted = true;
@@ -285,7 +285,7 @@ run_part(struct svc_mux_stream *stream, const struct svc_part *part)
 		stream->handle.events->part(&stream->handle, part);
 }
 
-/* What came while a callback ran. With the mutex, which is let go meanwhile. */
+/* What came while a callback ran. With the lock, which is let go meanwhile. */
 static void
 run_queued(struct svc_mux_stream *stream)
 {
@@ -311,7 +311,7 @@ run_queued(struct svc_mux_stream *stream)
 	run_part(stream, &part);
 	svc_headers_destroy(headers);
 	svc_mem_free(queued);
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 }
 
 SVC_HOT void
@@ -344,7 +344,7 @@ void
 mux_callback_done(struct svc_mux_stream *stream)
 {
 	struct svc_mux *mux = stream->mux;
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux_adopt(mux, stream);
 	while (!stream->released) {
 		if (stream->parts != NULL) {
@@ -353,9 +353,9 @@ mux_callback_done(struct svc_mux_stream *stream)
 			stream->close_due = false;
 			if (stream->got_end && stream->sent_end)
 				continue; /* it ended well before that */
-			pthread_mutex_unlock(&mux->mutex);
+			svc_biased_lock_leave(&mux->lock);
 			run_closed(stream);
-			pthread_mutex_lock(&mux->mutex);
+			svc_biased_lock_take(&mux->lock);
 			stream->got_closed = true;
 		} else {
 			break;
@@ -535,7 +535,7 @@ static bool
 run_due(struct svc_mux *mux)
 {
 	struct svc_mux_stream *stream = NULL;
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	while (mux->due.first != NULL && stream == NULL) {
 		stream = MUX_STREAM_OF(mux->due.first, due_node);
 		mux_remove(&stream->due_node);
@@ -549,7 +549,7 @@ run_due(struct svc_mux *mux)
 			   !stream->sent_end;
 		stream->want_writable = false;
 	}
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 	if (stream == NULL)
 		return false;
 	const struct svc_stream_events *events = stream->handle.events;
@@ -571,14 +571,14 @@ due_run(struct svc_task *task)
 				       offsetof(struct svc_mux, due_task));
 	/* One stream a turn: its callback may cost this thread the loop. So the
 	 * next turn is posted first. */
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	bool again = mux->due.first != NULL && mux->due.first->next != NULL;
 	mux->due_posted = again;
 	if (again) {
 		svc_mux_ref(mux);
 		svc_loop_post(mux->config.loop, &mux->due_task);
 	}
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 	run_due(mux);
 	svc_mux_unref(mux);
 }

@@ -20,7 +20,7 @@
 #define IDLE_PING 1u  /* value of the PING that follows an idle DRAIN */
 #define LAST_PING 2u  /* and of the one behind the last answers */
 
-/* Whether the connection must be watched. With the mutex. */
+/* Whether the connection must be watched. With the lock. */
 static bool
 is_busy(const struct svc_mux *mux)
 {
@@ -166,9 +166,9 @@ tick(struct svc_timer *timer)
 	struct svc_mux *mux =
 	    (struct svc_mux *)(void *)((char *)timer -
 				       offsetof(struct svc_mux, timer));
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	if (!mux->attached || mux->failed) {
-		pthread_mutex_unlock(&mux->mutex);
+		svc_biased_lock_leave(&mux->lock);
 		return;
 	}
 	int64_t now_ms = svc_now_ms(), next_ms = INT64_MAX;
@@ -249,11 +249,11 @@ arm_run(struct svc_task *task)
 	struct svc_mux *mux =
 	    (struct svc_mux *)(void *)((char *)task -
 				       offsetof(struct svc_mux, arm_task));
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux->arm_posted = false;
 	if (mux->attached && !mux->failed && !mux->ticking)
 		arm_here(mux);
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 	svc_mux_unref(mux);
 }
 
@@ -275,7 +275,7 @@ mux_arm(struct svc_mux *mux)
 void
 svc_mux_attach(struct svc_mux *mux)
 {
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux->attached = true;
 	mux->timer.fire = tick;
 	mux->idle_at_ms = INT64_MAX;
@@ -286,13 +286,13 @@ svc_mux_attach(struct svc_mux *mux)
 		at_ms = svc_deadline(every_ms);
 	mux->ticking = true;
 	start(mux, at_ms);
-	pthread_mutex_unlock(&mux->mutex);
+	svc_biased_lock_leave(&mux->lock);
 }
 
 void
 svc_mux_detach(struct svc_mux *mux)
 {
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	if (mux->attached) {
 		svc_timer_stop(mux->config.loop, &mux->timer);
 		mux_burst_detach(mux);
@@ -306,7 +306,7 @@ svc_mux_detach(struct svc_mux *mux)
 bool
 svc_mux_linger(struct svc_mux *mux)
 {
-	pthread_mutex_lock(&mux->mutex);
+	svc_biased_lock_take(&mux->lock);
 	mux_adopt_left(mux);
 	bool first = !mux->leaving;
 	bool unsent = mux->out.len > 0 || mux->flushing || mux->n_lingering > 0;

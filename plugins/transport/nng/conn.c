@@ -6,7 +6,7 @@
  * handled is stopped by the stream. Whoever has bytes to send and finds nobody
  * sending starts a write; its completion starts the next.
  *
- * mux.mutex guards the fields marked so. A reference is held by whoever
+ * mux.lock guards the fields marked so. A reference is held by whoever
  * may still call: the loop, an operation under way, a kick, a stream. The
  * operations and the stream below are freed with the last reference.
  */
@@ -41,7 +41,7 @@ struct conn {
 	nng_stream_dialer *dialer; /* of a client's */
 	nng_aio *dial_aio, *send_aio, *recv_aio;
 
-	/* under mux.mutex */
+	/* under mux.lock */
 	nng_stream *stream; /* NULL until connected */
 	bool attached;
 	bool closed; /* no operation is begun any more */
@@ -89,13 +89,13 @@ conn_mux(struct conn *conn)
 static void
 lock(struct conn *conn)
 {
-	pthread_mutex_lock(&conn->mux.mutex);
+	svc_biased_lock_take(&conn->mux.lock);
 }
 
 static void
 unlock(struct conn *conn)
 {
-	pthread_mutex_unlock(&conn->mux.mutex);
+	svc_biased_lock_leave(&conn->mux.lock);
 }
 
 static void

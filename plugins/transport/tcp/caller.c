@@ -86,7 +86,7 @@ conn_open(struct conn *conn, const struct svc_part *first, unsigned flags,
 }
 
 /* The caller is through: let the loop read if anybody else waits. With the
- * mutex held; unlocks. */
+ * lock held; unlocks. */
 static void
 give_back_locked(struct conn *conn, struct svc_stream_handle *stream)
 {

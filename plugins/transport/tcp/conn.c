@@ -9,7 +9,7 @@
  * `reader` says who. Whoever has bytes to send and finds nobody sending writes
  * the socket; when the socket is full the loop goes on with it.
  *
- * mux.mutex guards the fields marked so. The descriptor is closed with the
+ * mux.lock guards the fields marked so. The descriptor is closed with the
  * last reference, because a reader or writer may still be using it when the
  * connection has failed.
  */
@@ -88,7 +88,7 @@ conn_kick(struct conn *conn)
 		svc_mux_unref(&conn->mux);
 }
 
-/* With the mutex held. */
+/* With the lock held. */
 SVC_HOT void
 conn_set_interest(struct conn *conn)
 {

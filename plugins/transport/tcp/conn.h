@@ -49,7 +49,7 @@ struct conn {
 	struct tls *tls;          /* NULL: bare */
 	struct conn *shakes_next; /* in the shaker's queue */
 
-	/* under mux.mutex; `reader` may also be looked at without it */
+	/* under mux.lock; `reader` may also be looked at without it */
 	enum shake shake; /* while `connecting` */
 	_Atomic(enum reader) reader;
 	unsigned interest;
@@ -90,13 +90,13 @@ conn_of(struct svc_mux *mux)
 static inline void
 lock(struct conn *conn)
 {
-	pthread_mutex_lock(&conn->mux.mutex);
+	svc_biased_lock_take(&conn->mux.lock);
 }
 
 static inline void
 unlock(struct conn *conn)
 {
-	pthread_mutex_unlock(&conn->mux.mutex);
+	svc_biased_lock_leave(&conn->mux.lock);
 }
 
 /* NULL is fine. */
@@ -105,9 +105,9 @@ void block_unref(struct block *block);
 void conn_flush(struct svc_mux *mux);
 /* As svc_source.ready. */
 void conn_ready(struct svc_source *source, unsigned events);
-/* Brings what the loop watches in line with the state. With the mutex. */
+/* Brings what the loop watches in line with the state. With the lock. */
 void conn_set_interest(struct conn *conn);
-/* Makes the loop look at the connection. The mutex is not held, nor for what
+/* Makes the loop look at the connection. The lock is not held, nor for what
  * follows. */
 void conn_kick(struct conn *conn);
 /* The connection has failed with this errno; 0: its peer closed it. */

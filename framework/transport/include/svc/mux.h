@@ -11,6 +11,7 @@
  * docs/wire.md describes the bytes.
  */
 
+#include <svc/biased_lock.h>
 #include <svc/buf.h>
 #include <svc/clock.h>
 #include <svc/transport.h>
@@ -66,10 +67,10 @@ struct svc_mux_memo {
 	uint8_t bytes[SVC_MUX_MEMO];
 };
 
-/** All fields are private, except that a transport may hold `mutex` to guard
+/** All fields are private, except that a transport may hold `lock` to guard
  * small state of its own; it may not call the mux then. */
 struct svc_mux {
-	pthread_mutex_t mutex;
+	struct svc_biased_lock lock;
 	struct svc_mux_config config;
 	int refs; /* atomic */
 	struct svc_buf out;
@@ -247,9 +248,9 @@ SVC_API bool svc_mux_on_cancel(
 SVC_API void svc_mux_interrupt(struct svc_stream_handle *stream);
 SVC_API const char *svc_mux_peer(struct svc_stream_handle *stream);
 SVC_API struct svc_mux *svc_mux_of(struct svc_stream_handle *stream);
-/** Whether the end was delivered. The mutex is held. */
+/** Whether the end was delivered. The lock is held. */
 SVC_API bool svc_mux_done(struct svc_stream_handle *stream);
-/** Whether svc_mux_interrupt was called. The mutex is held. */
+/** Whether svc_mux_interrupt was called. The lock is held. */
 SVC_API bool svc_mux_interrupted(struct svc_stream_handle *stream);
 
 #ifdef __cplusplus

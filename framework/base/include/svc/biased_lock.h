@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_BIASED_LOCK_H
+#define SVC_BIASED_LOCK_H
+
+#include <svc/error.h>
+
+#include <pthread.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/**
+ * A mutex for what mostly one thread uses.
+ *
+ * When one thread has taken it often enough in a row the lock is biased to it:
+ * from then on that thread takes it by a plain store, and the first other
+ * thread that wants it takes the bias away, by making all threads pass a
+ * barrier, which costs it some microseconds. Each time that happens the lock
+ * becomes slower to trust a thread, so one that is shared is soon a plain
+ * mutex (biased locking: Russell and Detlefs, "Eliminating
+ * synchronization-related atomic operations with biased locking and bulk
+ * rebiasing", OOPSLA 2006).
+ * Where the system has no such barrier (see svc_thread_fence_others) it always
+ * is a plain mutex.
+ *
+ * All fields are private. Threads: any. It is not recursive. Who waits for it
+ * while its owner is inside spins, then naps: hold it briefly.
+ */
+struct svc_biased_lock {
+	pthread_mutex_t mutex;
+	uintptr_t owner;    /* atomic: the thread that it is biased to, or 0 */
+	bool inside;        /* atomic: the owner holds it, or tries to */
+	bool by_bias;       /* of whoever holds it: he has not the mutex */
+	uint32_t in_a_row;  /* under the mutex: taken so by `last` */
+	uint32_t patience;  /* how often that must be */
+	uintptr_t last;
+};
+
+SVC_API void svc_biased_lock_init(struct svc_biased_lock *lock);
+/** Nobody holds it. */
+SVC_API void svc_biased_lock_destroy(struct svc_biased_lock *lock);
+SVC_API void svc_biased_lock_take(struct svc_biased_lock *lock);
+SVC_API void svc_biased_lock_leave(struct svc_biased_lock *lock);
+/** As svc_cond_wait, by whoever holds it; SVC_OK may be spurious. */
+SVC_API svc_err svc_biased_lock_wait(
+    struct svc_biased_lock *lock, pthread_cond_t *cond, int64_t deadline_at_ms);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
