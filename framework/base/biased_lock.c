@@ -15,6 +15,7 @@
 
 #define FIRST_PATIENCE 32u
 #define MOST_PATIENCE (1u << 20)
+#define WORTH_IT 4096u /* uses pay for a barrier ten times */
 #define YIELDS 64
 #define NAP_NS 50000L
 
@@ -61,11 +62,14 @@ take_bias_away(struct svc_biased_lock *lock)
 	/* The owner itself, who wants to wait, is not inside. */
 	if (owner == self())
 		return;
-	if (lock->patience < MOST_PATIENCE)
-		lock->patience *= 2;
 	svc_thread_fence_others();
 	for (int i = 0; __atomic_load_n(&lock->inside, __ATOMIC_ACQUIRE); i++)
 		pause_before(i);
+	if (lock->uses >= WORTH_IT)
+		lock->patience = FIRST_PATIENCE;
+	else if (lock->patience < MOST_PATIENCE)
+		lock->patience *= 2;
+	lock->uses = 0;
 }
 
 /* By the mutex. */
@@ -86,6 +90,7 @@ svc_biased_lock_take(struct svc_biased_lock *lock)
 		atomic_signal_fence(memory_order_seq_cst);
 		if (__atomic_load_n(&lock->owner, __ATOMIC_RELAXED) == self()) {
 			lock->by_bias = true;
+			lock->uses++;
 			return;
 		}
 		__atomic_store_n(&lock->inside, false, __ATOMIC_RELEASE);

@@ -2,8 +2,7 @@
 #ifndef SVC_SELECTOR_PRIVATE_H
 #define SVC_SELECTOR_PRIVATE_H
 
-#include "reclaim.h"
-
+#include <svc/reclaim.h>
 #include <svc/selector.h>
 
 /**

@@ -21,16 +21,17 @@
  * called under them.
  *
  * The next call is mostly made when the last one ends, and mostly its deadline
- * is far away. So one call of a shard is kept in `spare`, whence it is taken
- * without the lock, and it stays listed with its old deadline: the wheel looks
- * at it in time to find the new one. The generation in its state keeps the
- * wheel from taking the one for the other.
+ * is far away. So one call of a shard is kept in `spare`, and it stays listed
+ * with its old deadline: the wheel looks at it in time to find the new one. The
+ * generation in its state keeps the wheel from taking the one for the other.
  */
 
 #include "attempt.h"
 #include "wheel.h"
 
-#define SVC_ASYNC_SHARDS 4
+#include <svc/biased_lock.h>
+
+#define SVC_ASYNC_SHARDS 16
 #define SVC_ASYNC_KEPT_SPACE 2048u /* of each, for texts and request */
 
 #define BUSY 1u
@@ -84,11 +85,10 @@ struct svc_async_call {
 struct svc_shard {
 	struct svc_async *async;
 	struct svc_loop *loop;
-	pthread_mutex_t lock;
+	struct svc_biased_lock lock;
 	pthread_cond_t idle; /* no call is open, or the timer has stopped */
 	struct svc_wheel wheel;
-	/* A call that has ended and is listed still; CLOSED_SPARE: no more */
-	_Atomic(struct svc_async_call *) spare;
+	struct svc_async_call *spare; /* has ended and is listed still, or NULL */
 	struct svc_async_call *pool; /* these are not listed */
 	size_t n_pool, n_calls;      /* all that exist */
 	struct svc_task arm;         /* sets the timer */

@@ -4,9 +4,6 @@
 
 #define MAX_POOL 64 /* calls that a shard keeps */
 
-static struct svc_async_call closed_spare;
-#define CLOSED_SPARE (&closed_spare)
-
 static struct svc_async_call *
 call_of_entry(struct svc_wheel_entry *entry)
 {
@@ -82,14 +79,12 @@ put_away(struct svc_shard *shard, struct svc_async_call *call)
 	}
 }
 
-/* NULL when there is none, or it is too late. */
+/* With the lock. NULL when there is none. */
 static struct svc_async_call *
 take_spare(struct svc_shard *shard)
 {
-	struct svc_async_call *call = atomic_load(&shard->spare);
-	if (call == NULL || call == CLOSED_SPARE ||
-	    !atomic_compare_exchange_strong(&shard->spare, &call, NULL))
-		return NULL;
+	struct svc_async_call *call = shard->spare;
+	shard->spare = NULL;
 	return call;
 }
 
@@ -100,9 +95,9 @@ static void
 shard_turn(struct svc_shard *shard, bool by_task)
 {
 	struct claimed claimed = {.shard = shard, .now_ms = svc_now_ms()};
-	pthread_mutex_lock(&shard->lock);
+	svc_biased_lock_take(&shard->lock);
 	if (shard->arming && !by_task) {
-		pthread_mutex_unlock(&shard->lock);
+		svc_biased_lock_leave(&shard->lock);
 		return;
 	}
 	shard->arming = false;
@@ -123,7 +118,7 @@ shard_turn(struct svc_shard *shard, bool by_task)
 	if (again)
 		shard->arming = true;
 	pthread_cond_broadcast(&shard->idle);
-	pthread_mutex_unlock(&shard->lock);
+	svc_biased_lock_leave(&shard->lock);
 	if (again) /* without memory there is nothing to do but this */
 		svc_loop_post(shard->loop, &shard->arm);
 	post_all(&claimed);
@@ -155,7 +150,7 @@ shard_create(struct svc_async *async)
 		return NULL;
 	shard->async = async;
 	shard->loop = svc_executor_loop(async->client->service->executor);
-	pthread_mutex_init(&shard->lock, NULL);
+	svc_biased_lock_init(&shard->lock);
 	svc_cond_init(&shard->idle);
 	shard->arm.run = task_run;
 	shard->timer.fire = timer_fired;
@@ -198,13 +193,13 @@ void
 svc_async_due(struct svc_async_call *call, int64_t due_at_ms)
 {
 	struct svc_shard *shard = call->shard;
-	pthread_mutex_lock(&shard->lock);
+	svc_biased_lock_take(&shard->lock);
 	svc_wheel_remove(&call->entry);
 	/* Whatever was to come next, it is due now. */
 	if (atomic_load(&call->left))
 		due_at_ms = 0;
 	bool arm = put(shard, call, due_at_ms);
-	pthread_mutex_unlock(&shard->lock);
+	svc_biased_lock_leave(&shard->lock);
 	if (arm)
 		svc_loop_post(shard->loop, &shard->arm);
 }
@@ -217,9 +212,9 @@ svc_async_rest(struct svc_async_call *call)
 	struct svc_shard *shard = call->shard;
 	unsigned state = atomic_fetch_and(&call->state, ~BUSY);
 	if (atomic_load(&shard->async->closing)) {
-		pthread_mutex_lock(&shard->lock);
+		svc_biased_lock_take(&shard->lock);
 		pthread_cond_broadcast(&shard->idle);
-		pthread_mutex_unlock(&shard->lock);
+		svc_biased_lock_leave(&shard->lock);
 	}
 	return state;
 }
@@ -232,16 +227,16 @@ static svc_err
 list_call(struct svc_shard *shard, int64_t now_ms, int64_t deadline_at_ms,
     struct svc_async_call **ret_call)
 {
-	pthread_mutex_lock(&shard->lock);
+	svc_biased_lock_take(&shard->lock);
 	struct svc_async_call *call = shard->pool;
 	if (call == NULL) {
-		pthread_mutex_unlock(&shard->lock);
+		svc_biased_lock_leave(&shard->lock);
 		call = svc_mem_calloc(1, sizeof(*call));
 		if (call == NULL)
 			return SVC_E_NOMEM;
 		call->shard = shard;
 		call->task.run = svc_async_run_task;
-		pthread_mutex_lock(&shard->lock);
+		svc_biased_lock_take(&shard->lock);
 		shard->n_calls++;
 		shard->n_pool++;
 	} else {
@@ -250,7 +245,7 @@ list_call(struct svc_shard *shard, int64_t now_ms, int64_t deadline_at_ms,
 	if (shard->closed) {
 		shard->n_calls--;
 		shard->n_pool--;
-		pthread_mutex_unlock(&shard->lock);
+		svc_biased_lock_leave(&shard->lock);
 		call_free(call);
 		return SVC_E_CLOSED;
 	}
@@ -259,7 +254,7 @@ list_call(struct svc_shard *shard, int64_t now_ms, int64_t deadline_at_ms,
 	shard->n_pool--;
 	svc_async_own(call, BUSY);
 	bool arm = put(shard, call, deadline_at_ms);
-	pthread_mutex_unlock(&shard->lock);
+	svc_biased_lock_leave(&shard->lock);
 	if (arm)
 		svc_loop_post(shard->loop, &shard->arm);
 	*ret_call = call;
@@ -276,7 +271,9 @@ svc_async_make(struct svc_async *async, int64_t now_ms, int64_t deadline_at_ms,
 	if (shard == NULL)
 		return atomic_load(&async->closing) ? SVC_E_CLOSED
 						    : SVC_E_NOMEM;
+	svc_biased_lock_take(&shard->lock);
 	struct svc_async_call *call = take_spare(shard);
+	svc_biased_lock_leave(&shard->lock);
 	if (call == NULL)
 		return list_call(shard, now_ms, deadline_at_ms, ret_call);
 	bool far = deadline_at_ms - SVC_WHEEL_TURN_MS > now_ms;
@@ -313,16 +310,16 @@ svc_async_release(struct svc_async_call *call)
 	/* Without a deadline it is where the wheel does not look. */
 	bool timed = atomic_load_explicit(&call->entry.due_at_ms,
 			 memory_order_relaxed) != INT64_MAX;
-	struct svc_async_call *none = NULL;
+	svc_biased_lock_take(&shard->lock);
 	if (timed && call->cap <= SVC_ASYNC_KEPT_SPACE &&
-	    atomic_load_explicit(&shard->spare, memory_order_relaxed) == NULL &&
-	    atomic_compare_exchange_strong(&shard->spare, &none, call))
-		return;
-	pthread_mutex_lock(&shard->lock);
-	put_away(shard, call);
-	if (shard->closed && !is_open(shard))
-		pthread_cond_broadcast(&shard->idle);
-	pthread_mutex_unlock(&shard->lock);
+	    shard->spare == NULL && !shard->closed) {
+		shard->spare = call;
+	} else {
+		put_away(shard, call);
+		if (shard->closed && !is_open(shard))
+			pthread_cond_broadcast(&shard->idle);
+	}
+	svc_biased_lock_leave(&shard->lock);
 }
 
 /* --------------------------------------------------------- start and end */
@@ -357,33 +354,32 @@ static void
 shard_close(struct svc_shard *shard)
 {
 	struct claimed claimed = {.shard = shard};
-	pthread_mutex_lock(&shard->lock);
+	svc_biased_lock_take(&shard->lock);
 	shard->closed = true;
-	struct svc_async_call *spare =
-	    atomic_exchange(&shard->spare, CLOSED_SPARE);
-	if (spare != NULL && spare != CLOSED_SPARE)
+	struct svc_async_call *spare = take_spare(shard);
+	if (spare != NULL)
 		put_away(shard, spare);
 	while (is_open(shard)) {
 		svc_wheel_each(&shard->wheel, claim_rest, &claimed);
 		if (claimed.calls == NULL) {
-			svc_cond_wait(&shard->idle, &shard->lock, INT64_MAX);
+			svc_biased_lock_wait(&shard->lock, &shard->idle, INT64_MAX);
 			continue;
 		}
-		pthread_mutex_unlock(&shard->lock);
+		svc_biased_lock_leave(&shard->lock);
 		post_all(&claimed);
-		pthread_mutex_lock(&shard->lock);
+		svc_biased_lock_take(&shard->lock);
 	}
 	/* The timer is stopped by its loop. */
 	bool post = !shard->arming && shard->armed_at_ms != INT64_MIN;
 	if (post) {
 		shard->arming = true;
-		pthread_mutex_unlock(&shard->lock);
+		svc_biased_lock_leave(&shard->lock);
 		svc_loop_post(shard->loop, &shard->arm);
-		pthread_mutex_lock(&shard->lock);
+		svc_biased_lock_take(&shard->lock);
 	}
 	while (shard->arming)
-		svc_cond_wait(&shard->idle, &shard->lock, INT64_MAX);
-	pthread_mutex_unlock(&shard->lock);
+		svc_biased_lock_wait(&shard->lock, &shard->idle, INT64_MAX);
+	svc_biased_lock_leave(&shard->lock);
 }
 
 void
@@ -422,7 +418,7 @@ svc_async_destroy(struct svc_async *async)
 			call_free(call);
 		}
 		pthread_cond_destroy(&shard->idle);
-		pthread_mutex_destroy(&shard->lock);
+		svc_biased_lock_destroy(&shard->lock);
 		svc_mem_free(shard);
 	}
 	pthread_cond_destroy(&async->changed);

@@ -3,36 +3,27 @@
  * The connection to a node: one for all threads, dialled when first used,
  * replaced when lost.
  *
- * `current` is read without a lock. A thread counts itself in, then looks
- * whether the connection is still the current one; a connection that was
- * retired is closed by the last thread that counts itself out. The small
- * struct around it stays until the link goes, so counting in on one that has
- * just been retired is harmless. `lock` guards the list of these structs;
- * nothing is called under it.
+ * `current` is looked at in a read (svc/reclaim.h), which lasts until the
+ * stream is open. Whoever finds that the connection takes no more streams
+ * retires it: it is closed once no read is left that may have found it.
  */
 #include "service.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <svc/reclaim.h>
 
 struct conn {
+	struct svc_retired retired; /* first */
+	const struct svc_transport_ops *ops;
 	void *handle;
-	_Atomic uint32_t state;
-	struct conn *next; /* in the list of all */
 };
-/* The state: a count of users in steps of USER, and these. */
-#define RETIRED 1u
-#define CLOSING 2u /* by the one who set it */
-#define DEAD 4u    /* closed: the struct may serve another connection */
-#define USER 8u
-#define FLAGS (RETIRED | CLOSING | DEAD)
 
 struct svc_link {
 	_Atomic int refs;
 	struct svc_transport_use *use;
 	_Atomic(struct conn *) current;
-	pthread_mutex_t lock;
-	struct conn *all;
+	struct svc_retirement retirement;
 	char address[];
 };
 
@@ -50,7 +41,7 @@ svc_link_create(struct svc_service *service, const char *transport,
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	atomic_init(&link->refs, 1);
 	link->use = use;
-	pthread_mutex_init(&link->lock, NULL);
+	svc_retirement_init(&link->retirement);
 	memcpy(link->address, address, size);
 	*ret_link = link;
 	return SVC_OK;
@@ -62,20 +53,24 @@ svc_link_ref(struct svc_link *link)
 	atomic_fetch_add(&link->refs, 1);
 }
 
+static void
+conn_free(struct svc_retired *retired)
+{
+	struct conn *conn = (struct conn *)(void *)retired;
+	conn->ops->conn_destroy(conn->handle);
+	svc_mem_free(conn);
+}
+
 void
 svc_link_unref(struct svc_link *link)
 {
 	if (link == NULL || atomic_fetch_sub(&link->refs, 1) != 1)
 		return;
-	struct conn *conn = link->all;
-	while (conn != NULL) {
-		struct conn *next = conn->next;
-		if ((atomic_load(&conn->state) & CLOSING) == 0)
-			link->use->ops->conn_destroy(conn->handle);
-		svc_mem_free(conn);
-		conn = next;
-	}
-	pthread_mutex_destroy(&link->lock);
+	/* Nobody who reads has it: he would have a reference. */
+	struct conn *conn = atomic_load(&link->current);
+	if (conn != NULL)
+		conn_free(&conn->retired);
+	svc_retirement_fini(&link->retirement);
 	svc_mem_free(link);
 }
 
@@ -85,90 +80,65 @@ svc_link_address(const struct svc_link *link)
 	return link->address;
 }
 
-static void
-conn_leave(struct svc_link *link, struct conn *conn)
+static svc_err
+dial(struct svc_link *link, int64_t timeout_ms, struct svc_error *err)
 {
-	uint32_t left = atomic_fetch_sub(&conn->state, USER) - USER;
-	uint32_t idle = RETIRED;
-	if (left == RETIRED && atomic_compare_exchange_strong(
-				   &conn->state, &idle, RETIRED | CLOSING)) {
-		link->use->ops->conn_destroy(conn->handle);
-		atomic_fetch_or(&conn->state, DEAD);
-	}
-}
-
-static void
-conn_retire(struct svc_link *link, struct conn *conn)
-{
-	struct conn *expected = conn;
-	if (atomic_compare_exchange_strong(&link->current, &expected, NULL))
-		atomic_fetch_or(&conn->state, RETIRED);
-}
-
-/* A struct for a new connection, used once by the caller already: one whose
- * connection is long closed, or a new one. */
-static struct conn *
-conn_slot(struct svc_link *link)
-{
-	pthread_mutex_lock(&link->lock);
-	struct conn *conn = link->all;
-	for (; conn != NULL; conn = conn->next) {
-		uint32_t dead = FLAGS;
-		if (atomic_compare_exchange_strong(
-			&conn->state, &dead, FLAGS | USER))
-			break;
-	}
-	pthread_mutex_unlock(&link->lock);
-	if (conn != NULL)
-		return conn;
-	conn = svc_mem_calloc(1, sizeof(*conn));
+	const struct svc_transport_ops *ops = link->use->ops;
+	struct conn *conn = svc_mem_alloc(sizeof(*conn)), *none = NULL;
 	if (conn == NULL)
-		return NULL;
-	atomic_init(&conn->state, FLAGS | USER);
-	pthread_mutex_lock(&link->lock);
-	conn->next = link->all;
-	link->all = conn;
-	pthread_mutex_unlock(&link->lock);
-	return conn;
+		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	*conn = (struct conn){.retired.free = conn_free, .ops = ops};
+	svc_err code = ops->dial(
+	    link->use->self, link->address, timeout_ms, &conn->handle, err);
+	if (code != SVC_OK)
+		svc_mem_free(conn);
+	else if (!atomic_compare_exchange_strong(&link->current, &none, conn))
+		conn_free(&conn->retired); /* another thread was faster */
+	return code;
 }
 
+/* The current connection, in a read that the caller ends by conn_leave. */
 static SVC_HOT svc_err
 conn_enter(struct svc_link *link, int64_t dial_timeout_ms,
-    struct conn **ret_conn, struct svc_error *err)
+    struct svc_reader **ret_reader, struct conn **ret_conn,
+    struct svc_error *err)
 {
 	for (;;) {
+		struct svc_reader *reader = svc_reader_enter();
+		if (reader == NULL)
+			return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 		struct conn *conn = atomic_load(&link->current);
-		if (conn != NULL) {
-			atomic_fetch_add(&conn->state, USER);
-			if (atomic_load(&link->current) == conn) {
-				*ret_conn = conn;
-				return SVC_OK;
-			}
-			conn_leave(link, conn);
-			continue;
-		}
-		void *handle;
-		svc_err code = link->use->ops->dial(link->use->self,
-		    link->address, dial_timeout_ms, &handle, err);
+		*ret_reader = reader;
+		*ret_conn = conn;
+		if (conn != NULL)
+			return SVC_OK;
+		svc_reader_leave(reader);
+		svc_err code = dial(link, dial_timeout_ms, err);
 		if (code != SVC_OK)
 			return code;
-		conn = conn_slot(link);
-		if (conn == NULL) {
-			link->use->ops->conn_destroy(handle);
-			return svc_error_set(err, SVC_E_NOMEM, "out of memory");
-		}
-		conn->handle = handle;
-		atomic_fetch_and(&conn->state, ~FLAGS);
-		struct conn *none = NULL;
-		if (atomic_compare_exchange_strong(
-			&link->current, &none, conn)) {
-			*ret_conn = conn;
-			return SVC_OK;
-		}
-		/* Another thread dialled meanwhile: use its connection. */
-		atomic_fetch_or(&conn->state, RETIRED);
-		conn_leave(link, conn);
 	}
+}
+
+static SVC_HOT void
+conn_leave(struct svc_link *link, struct svc_reader *reader)
+{
+	svc_reader_leave(reader);
+	if (atomic_load_explicit(
+		&link->retirement.waiting, memory_order_relaxed))
+		svc_retirement_collect(&link->retirement);
+}
+
+/* As conn_leave, for a connection that is closed. */
+static void
+conn_retire(
+    struct svc_link *link, struct svc_reader *reader, struct conn *conn)
+{
+	struct conn *expected = conn;
+	bool mine =
+	    atomic_compare_exchange_strong(&link->current, &expected, NULL);
+	conn_leave(link, reader);
+	if (mine)
+		svc_retire(&link->retirement, &conn->retired);
 }
 
 /* ---------------------------------------------------------------- exchange */
@@ -184,16 +154,19 @@ svc_link_open(struct svc_link *link, const struct svc_part *first,
 	/* A kept connection may be closed by now, and so may be the one that
 	 * another thread dialled at the same time. */
 	for (int i = 0; i < 3; i++) {
-		struct conn *conn = NULL;
-		svc_err code = conn_enter(link, dial_timeout_ms, &conn, err);
+		struct conn *conn;
+		struct svc_reader *reader;
+		svc_err code =
+		    conn_enter(link, dial_timeout_ms, &reader, &conn, err);
 		if (code != SVC_OK)
 			return code;
 		code = ops->open(
 		    conn->handle, first, flags, events, user, ret_stream, err);
-		if (code == SVC_E_CLOSED)
-			conn_retire(link, conn);
 		/* A stream keeps its connection by itself. */
-		conn_leave(link, conn);
+		if (code == SVC_E_CLOSED)
+			conn_retire(link, reader, conn);
+		else
+			conn_leave(link, reader);
 		if (code == SVC_OK)
 			return code;
 		if (code != SVC_E_CLOSED) {
@@ -238,11 +211,12 @@ exchange_here(struct svc_link *link, const struct svc_part *first,
 {
 	const struct svc_transport_ops *ops = link->use->ops;
 	struct conn *conn;
+	struct svc_reader *reader;
 	if (!SVC_OPS_HAS(ops, call) ||
-	    conn_enter(link, dial_timeout_ms, &conn, err) != SVC_OK)
+	    conn_enter(link, dial_timeout_ms, &reader, &conn, err) != SVC_OK)
 		return false;
 	bool here = ops->call(conn->handle, first, on_answer, reply);
-	conn_leave(link, conn);
+	conn_leave(link, reader);
 	return here;
 }
 

@@ -17,9 +17,9 @@ extern "C" {
  * When one thread has taken it often enough in a row the lock is biased to it:
  * from then on that thread takes it by a plain store, and the first other
  * thread that wants it takes the bias away, by making all threads pass a
- * barrier, which costs it some microseconds. Each time that happens the lock
- * becomes slower to trust a thread, so one that is shared is soon a plain
- * mutex (biased locking: Russell and Detlefs, "Eliminating
+ * barrier, which costs it some microseconds. When the bias was not worth that
+ * the lock becomes slower to trust a thread, so one that is shared is soon a
+ * plain mutex (biased locking: Russell and Detlefs, "Eliminating
  * synchronization-related atomic operations with biased locking and bulk
  * rebiasing", OOPSLA 2006).
  * Where the system has no such barrier (see svc_thread_fence_others) it always
@@ -33,6 +33,7 @@ struct svc_biased_lock {
 	uintptr_t owner;    /* atomic: the thread that it is biased to, or 0 */
 	bool inside;        /* atomic: the owner holds it, or tries to */
 	bool by_bias;       /* of whoever holds it: he has not the mutex */
+	uint32_t uses;      /* of the bias, by its owner */
 	uint32_t in_a_row;  /* under the mutex: taken so by `last` */
 	uint32_t patience;  /* how often that must be */
 	uintptr_t last;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "reclaim.h"
-
 #include <svc/clock.h>
+#include <svc/reclaim.h>
 
 #include <sched.h>
 
@@ -90,6 +89,10 @@ enter(uint64_t kind)
 		if (reader == NULL)
 			return NULL;
 	}
+	if (atomic_load_explicit(&reader->era, memory_order_relaxed) != 0) {
+		reader->depth++;
+		return reader;
+	}
 	uint64_t now =
 	    atomic_load_explicit(&era, memory_order_relaxed) << 1 | kind;
 	if (asymmetric) {
@@ -116,7 +119,10 @@ svc_reader_enter_briefly(void)
 void
 svc_reader_leave(struct svc_reader *reader)
 {
-	atomic_store_explicit(&reader->era, 0, memory_order_release);
+	if (reader->depth > 0)
+		reader->depth--;
+	else
+		atomic_store_explicit(&reader->era, 0, memory_order_release);
 }
 
 void **

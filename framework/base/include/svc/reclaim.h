@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef SVC_SELECTOR_RECLAIM_H
-#define SVC_SELECTOR_RECLAIM_H
+#ifndef SVC_RECLAIM_H
+#define SVC_RECLAIM_H
 
 #include <svc/base.h>
 
@@ -8,7 +8,8 @@
 #include <stdatomic.h>
 
 /**
- * Memory that is read without locks and freed once nobody can read it.
+ * Memory that is read without locks and freed once nobody can read it. Internal
+ * to libsvc.
  *
  * A thread that reads says so by the era in which it began; an object that was
  * made unreachable carries the era of that moment and is freed when no reader
@@ -27,6 +28,7 @@
 struct svc_reader {
 	char front[64];       /* keeps `era` in a cache line of its own */
 	_Atomic uint64_t era; /* shifted left, with BRIEF; 0: not reading */
+	unsigned depth;       /* reads within the outermost one */
 	unsigned place;       /* below SVC_PLACES */
 	bool alone;           /* no other thread has that place */
 	struct svc_reader *next, **link;
@@ -41,8 +43,9 @@ struct svc_reader {
 	char back[64];
 };
 
-/** Begin to read; does not nest. NULL when memory ran out. Costs no barrier
- * where the system has fences for other threads. */
+/** Begin to read, perhaps within a read, which then is what counts. NULL when
+ * memory ran out. Costs no barrier where the system has fences for other
+ * threads. */
 struct svc_reader *svc_reader_enter(void);
 /** The same for a read that calls nothing and waits for nothing: whoever
  * retires an object waits until it is over, so nothing needs to be collected
