@@ -369,8 +369,7 @@ bench_next(struct bench_load *load, int slot, int64_t now)
 		return slot;
 	}
 	if (now >= load->until_ns)
-		atomic_store_explicit(
-		    &load->ended, true, memory_order_relaxed);
+		atomic_store_explicit(&load->ended, true, memory_order_relaxed);
 	pthread_mutex_lock(&load->lock);
 	load->free[load->n_free++] = slot;
 	slot = begin(load, now);

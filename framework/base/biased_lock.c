@@ -73,7 +73,7 @@ take_bias_away(struct svc_biased_lock *lock)
 }
 
 /* By the mutex. */
-static void
+static SVC_APART void
 take_slowly(struct svc_biased_lock *lock)
 {
 	pthread_mutex_lock(&lock->mutex);

@@ -14,24 +14,23 @@
  * does not see the old pointer. Where the writer can make all threads pass a
  * barrier, the reader has none of its own.
  */
-#define BRIEF UINT64_C(1)
 
 static pthread_mutex_t readers_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct svc_reader *readers;
-static _Atomic uint64_t era = 1;
+_Atomic uint64_t svc_reader_era = 1;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static bool have_key;
-static bool asymmetric; /* the writer's barrier is the readers' too */
-static SVC_THREAD_LOCAL struct svc_reader *self;
+bool svc_reader_asymmetric;
+SVC_THREAD_LOCAL struct svc_reader *svc_reader_self;
 
 static void
 forget(void *arg)
 {
 	struct svc_reader *reader = arg;
 
-	self = NULL;
+	svc_reader_self = NULL;
 	pthread_mutex_lock(&readers_lock);
 	*reader->link = reader->next;
 	if (reader->next != NULL)
@@ -45,11 +44,11 @@ static void
 make_key(void)
 {
 	have_key = pthread_key_create(&key, forget) == 0;
-	asymmetric = svc_thread_fence_others();
+	svc_reader_asymmetric = svc_thread_fence_others();
 }
 
-static struct svc_reader *
-join(void)
+struct svc_reader *
+svc_reader_join(void)
 {
 	struct svc_reader *reader;
 
@@ -75,54 +74,8 @@ join(void)
 		readers->link = &reader->next;
 	readers = reader;
 	pthread_mutex_unlock(&readers_lock);
-	self = reader;
+	svc_reader_self = reader;
 	return reader;
-}
-
-static SVC_HOT struct svc_reader *
-enter(uint64_t kind)
-{
-	struct svc_reader *reader = self;
-
-	if (reader == NULL) {
-		reader = join();
-		if (reader == NULL)
-			return NULL;
-	}
-	if (atomic_load_explicit(&reader->era, memory_order_relaxed) != 0) {
-		reader->depth++;
-		return reader;
-	}
-	uint64_t now =
-	    atomic_load_explicit(&era, memory_order_relaxed) << 1 | kind;
-	if (asymmetric) {
-		atomic_store_explicit(&reader->era, now, memory_order_relaxed);
-		atomic_signal_fence(memory_order_seq_cst);
-	} else {
-		atomic_store(&reader->era, now);
-	}
-	return reader;
-}
-
-struct svc_reader *
-svc_reader_enter(void)
-{
-	return enter(0);
-}
-
-struct svc_reader *
-svc_reader_enter_briefly(void)
-{
-	return enter(BRIEF);
-}
-
-void
-svc_reader_leave(struct svc_reader *reader)
-{
-	if (reader->depth > 0)
-		reader->depth--;
-	else
-		atomic_store_explicit(&reader->era, 0, memory_order_release);
 }
 
 void **
@@ -157,7 +110,7 @@ oldest_reader(uint64_t *ret_brief)
 		at = atomic_load(&r->era);
 		if (at == 0)
 			continue;
-		if ((at & BRIEF) != 0 && at >> 1 < *ret_brief)
+		if ((at & SVC_READER_BRIEF) != 0 && at >> 1 < *ret_brief)
 			*ret_brief = at >> 1;
 		if (at >> 1 < oldest)
 			oldest = at >> 1;
@@ -234,7 +187,7 @@ svc_retirement_collect(struct svc_retirement *retirement)
 void
 svc_retire(struct svc_retirement *retirement, struct svc_retired *object)
 {
-	object->era = atomic_fetch_add(&era, 1) + 1;
+	object->era = atomic_fetch_add(&svc_reader_era, 1) + 1;
 	pthread_mutex_lock(&retirement->lock);
 	object->next = retirement->first;
 	retirement->first = object;

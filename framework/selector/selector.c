@@ -312,6 +312,35 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 	return rc;
 }
 
+SVC_HOT struct svc_target *
+svc_selector_pick_any(
+    struct svc_selector *selector, const struct svc_pick *pick)
+{
+	struct svc_reader *reader = svc_reader_enter();
+	struct svc_held_target *target = NULL;
+	const struct svc_snapshot *snapshot = NULL;
+	struct svc_entry *entry;
+	size_t at = 0;
+
+	if (reader == NULL)
+		return NULL;
+	entry = svc_entry_find(reader, selector, pick->service);
+	if (entry != NULL &&
+	    !atomic_load_explicit(&entry->attention, memory_order_relaxed) &&
+	    atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0)
+		snapshot = atomic_load(&entry->snapshot);
+	if (snapshot != NULL && snapshot->n > 1)
+		at = snapshot->strategy->pick(snapshot->state,
+		    (const struct svc_target *const *)snapshot->targets,
+		    snapshot->n, pick);
+	if (snapshot != NULL && at < snapshot->n) {
+		target = snapshot->targets[at];
+		svc_target_hold_in_read(reader, target);
+	}
+	leave(selector, reader);
+	return target != NULL ? &target->seen : NULL;
+}
+
 svc_err
 svc_selector_each(struct svc_selector *selector, const char *service,
     int64_t deadline_at_ms,

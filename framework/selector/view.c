@@ -131,18 +131,14 @@ find(struct svc_selector *selector, const char *service, uint32_t hash)
 	return entry;
 }
 
-struct svc_entry *
-svc_entry_find(struct svc_reader *reader, struct svc_selector *selector,
-    const char *service)
+/* One that is not that of the last time. */
+static SVC_APART struct svc_entry *
+find_other(struct svc_reader *reader, struct svc_selector *selector,
+    const char *service, uint64_t version)
 {
-	uint64_t version = atomic_load(&selector->version);
-	struct svc_reader_slot *slot = &reader->slots[reader->last];
-	struct svc_entry *entry = slot->found;
+	struct svc_reader_slot *slot;
+	struct svc_entry *entry;
 
-	/* Nearly always it is the one of the last time. */
-	if (slot->owner == selector->id && slot->version == version &&
-	    strcmp(entry->service, service) == 0)
-		return entry;
 	for (unsigned i = 1; i < SVC_READER_SLOTS; i++) {
 		unsigned at = (reader->last + i) % SVC_READER_SLOTS;
 
@@ -165,6 +161,21 @@ svc_entry_find(struct svc_reader *reader, struct svc_selector *selector,
 		slot->found = entry;
 	}
 	return entry;
+}
+
+struct svc_entry *
+svc_entry_find(struct svc_reader *reader, struct svc_selector *selector,
+    const char *service)
+{
+	uint64_t version = atomic_load(&selector->version);
+	struct svc_reader_slot *slot = &reader->slots[reader->last];
+	struct svc_entry *entry = slot->found;
+
+	/* Nearly always it is the one of the last time. */
+	if (slot->owner == selector->id && slot->version == version &&
+	    strcmp(entry->service, service) == 0)
+		return entry;
+	return find_other(reader, selector, service, version);
 }
 
 /* Under selector->lock. Takes the longest known entry that has no nodes and

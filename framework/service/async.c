@@ -168,7 +168,7 @@ begin_again(struct svc_async_call *call, const struct svc_call_plan *plan,
 	return true;
 }
 
-static svc_err
+static SVC_APART svc_err
 begin(struct svc_async_call *call, struct svc_client *client,
     const struct svc_call_plan *plan, const struct svc_outgoing *out,
     int64_t now_ms, int64_t deadline_at_ms)
@@ -190,6 +190,17 @@ begin(struct svc_async_call *call, struct svc_client *client,
 /* ------------------------------------------------------------- telling the end
  */
 
+static SVC_COLD void
+describe(struct svc_async_call *call, svc_err code)
+{
+	struct svc_error *err = &call->err;
+	if (err->text[0] == '\0')
+		svc_error_set(err, code, "%s", svc_err_text(code));
+	err->code = code;
+	if (call->at.plan.detail != NULL)
+		*call->at.plan.detail = *err;
+}
+
 /* By the owner, with the call's err and reply as they are to be told. */
 static SVC_HOT void
 tell(struct svc_async_call *call, svc_err code)
@@ -203,12 +214,10 @@ tell(struct svc_async_call *call, svc_err code)
 		code = svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	if (code == SVC_OK)
 		err->text[0] = '\0';
-	else if (err->text[0] == '\0')
-		svc_error_set(err, code, "%s", svc_err_text(code));
+	else
+		describe(call, code);
 	err->code = code;
 	call->reply.result.code = code;
-	if (code != SVC_OK && plan->detail != NULL)
-		*plan->detail = *err;
 	struct svc_message rsp = svc_reply_message(&call->reply);
 	call->done(code, &rsp, err, call->arg);
 }
@@ -275,7 +284,7 @@ view(void *arg)
 }
 
 /* Choosing a node would block: let a job do it, one for each service. */
-static void
+static SVC_COLD void
 wait_for_view(struct svc_async_call *call)
 {
 	struct svc_async *async = call->shard->async;
@@ -343,7 +352,7 @@ wait_for_view(struct svc_async_call *call)
  */
 
 /* As the owner, after a try: the next one begins or the pause before it. */
-static void
+static SVC_COLD void
 retry(struct svc_async_call *call)
 {
 	svc_reply_fini(&call->reply);
@@ -426,9 +435,8 @@ advance(struct svc_async_call *call, bool dont_wait)
 	struct svc_attempts *at = &call->at;
 	for (;;) {
 		struct svc_link *link;
-		int64_t dial_ms;
 		svc_err code =
-		    svc_attempt_aim(at, dont_wait, &link, &dial_ms, &call->err);
+		    svc_attempt_aim(at, dont_wait, &link, &call->err);
 		if (code == SVC_E_AGAIN && dont_wait && at->target == NULL) {
 			wait_for_view(call);
 			return;
@@ -436,8 +444,8 @@ advance(struct svc_async_call *call, bool dont_wait)
 		dont_wait = true;
 		if (code == SVC_OK) {
 			struct svc_stream_handle *stream;
-			code = svc_link_open(link, &at->first, 0, dial_ms,
-			    &events, call, &stream, &call->err);
+			code = svc_link_open(link, &at->first, 0,
+			    &at->dial_time, &events, call, &stream, &call->err);
 			if (code == SVC_OK) {
 				call->stream = stream;
 				break;

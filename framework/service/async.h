@@ -88,7 +88,8 @@ struct svc_shard {
 	struct svc_biased_lock lock;
 	pthread_cond_t idle; /* no call is open, or the timer has stopped */
 	struct svc_wheel wheel;
-	struct svc_async_call *spare; /* has ended and is listed still, or NULL */
+	struct svc_async_call
+	    *spare; /* has ended and is listed still, or NULL */
 	struct svc_async_call *pool; /* these are not listed */
 	size_t n_pool, n_calls;      /* all that exist */
 	struct svc_task arm;         /* sets the timer */

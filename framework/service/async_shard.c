@@ -223,7 +223,7 @@ svc_async_rest(struct svc_async_call *call)
 
 /* From the pool, or a new one, and listed.
  * Errors: SVC_E_CLOSED, SVC_E_NOMEM */
-static svc_err
+static SVC_APART svc_err
 list_call(struct svc_shard *shard, int64_t now_ms, int64_t deadline_at_ms,
     struct svc_async_call **ret_call)
 {
@@ -362,7 +362,8 @@ shard_close(struct svc_shard *shard)
 	while (is_open(shard)) {
 		svc_wheel_each(&shard->wheel, claim_rest, &claimed);
 		if (claimed.calls == NULL) {
-			svc_biased_lock_wait(&shard->lock, &shard->idle, INT64_MAX);
+			svc_biased_lock_wait(
+			    &shard->lock, &shard->idle, INT64_MAX);
 			continue;
 		}
 		svc_biased_lock_leave(&shard->lock);

@@ -11,8 +11,6 @@
 #define BUDGET_CALL INT64_C(100)
 #define BUDGET_RETRY INT64_C(1000)
 #define BACKOFF_MS 50
-#define MAX_DIAL_MS INT64_C(5000)
-#define MIN_DIAL_MS INT64_C(1000)
 
 /* ------------------------------------------------------------------ budget */
 
@@ -150,12 +148,14 @@ svc_call_plan_parse(const struct svc_client *client,
 	plan->idempotent = false;
 	plan->has_headers = false;
 	plan->n_labels = 0;
-	plan->plain = option == NULL || option->kind == SVC_OPTION_END;
+	plan->plain = svc_call_is_plain(option);
 	svc_err code = SVC_OK;
 	for (;
 	     option != NULL && option->kind != SVC_OPTION_END && code == SVC_OK;
 	     option++)
 		code = take_option(plan, option, err);
+	plan->any_node =
+	    plan->version == NULL && plan->node == NULL && plan->n_labels == 0;
 	return code;
 }
 
@@ -291,14 +291,10 @@ svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
 /* ------------------------------------------------------------------- a try */
 
 static svc_err
-link_of(struct svc_client *client, struct svc_target *target,
+make_link(struct svc_client *client, struct svc_target *target,
     struct svc_link **ret_link, struct svc_error *err)
 {
-	struct svc_link *link = svc_target_link(target);
-	if (link != NULL) {
-		*ret_link = link;
-		return SVC_OK;
-	}
+	struct svc_link *link;
 	const struct svc_node *node = target->node;
 	const char *transport = svc_headers_get(node->metadata, "transport");
 	if (transport == NULL || transport[0] == '\0')
@@ -340,9 +336,9 @@ has_left(const void *within)
 	return svc_call_cancelled(within);
 }
 
-SVC_HOT svc_err
-svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
-    struct svc_link **ret_link, int64_t *ret_dial_ms, struct svc_error *err)
+/* The choice of a node that needs thought. Errors: as svc_attempt_aim */
+static SVC_APART svc_err
+pick(struct svc_attempts *at, bool dont_wait, struct svc_error *err)
 {
 	struct svc_pick pick = {
 	    .service = at->first.service,
@@ -365,44 +361,77 @@ svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
 	if (at->retry == 0 || pick.given_up == NULL || !has_left(pick.arg))
 		code = svc_selector_pick(
 		    at->client->selector, &pick, &at->target, &why);
-	if (code == SVC_E_AGAIN && dont_wait)
+	if (code == SVC_OK || (code == SVC_E_AGAIN && dont_wait))
 		return code;
 	if (code == SVC_E_CANCELLED) {
 		at->last = (struct svc_exchange){.code = code};
 		return svc_error_set(err, code, "%s", svc_cancelled_within);
 	}
-	if (code != SVC_OK)
-		return nobody_left(at, code, &why, err);
-	/* The first try is aimed right after the call began. */
-	if (at->retry > 0 || !dont_wait)
-		at->now_ms = svc_now_ms();
-	int64_t left_ms = SVC_FOREVER;
-	if (at->deadline_at_ms != INT64_MAX)
-		left_ms = at->deadline_at_ms - at->now_ms;
-	if (left_ms <= 0 && at->deadline_at_ms != INT64_MAX) {
-		svc_target_done(at->target, SVC_OUTCOME_NEUTRAL);
-		at->target = NULL;
-		if (at->n_tried == 0)
-			svc_error_set(err, SVC_E_TIMEDOUT,
-			    "the deadline passed before a node was found");
-		at->last = (struct svc_exchange){.code = SVC_E_TIMEDOUT};
-		return SVC_E_TIMEDOUT;
-	}
-	at->first.timeout_ms = left_ms;
-	/* One node that swallows packets must leave time for another. */
-	int64_t tries_left = at->plan.retries - at->retry + 1;
-	int64_t dial_ms = MAX_DIAL_MS;
-	/* Small numbers, whose division takes half the time. */
-	if (left_ms != SVC_FOREVER && left_ms < MAX_DIAL_MS * tries_left)
-		dial_ms = (int32_t)left_ms / (int32_t)tries_left;
-	if (dial_ms < MIN_DIAL_MS)
-		dial_ms = MIN_DIAL_MS;
-	*ret_dial_ms = dial_ms;
-	code = link_of(at->client, at->target, ret_link, err);
+	return nobody_left(at, code, &why, err);
+}
+
+static SVC_COLD svc_err
+too_late(struct svc_attempts *at, struct svc_error *err)
+{
+	svc_target_done(at->target, SVC_OUTCOME_NEUTRAL);
+	at->target = NULL;
+	if (at->n_tried == 0)
+		svc_error_set(err, SVC_E_TIMEDOUT,
+		    "the deadline passed before a node was found");
+	at->last = (struct svc_exchange){.code = SVC_E_TIMEDOUT};
+	return SVC_E_TIMEDOUT;
+}
+
+/* A link for the target, which has none; on failure the try has ended. */
+static SVC_COLD svc_err
+link_of(
+    struct svc_attempts *at, struct svc_link **ret_link, struct svc_error *err)
+{
+	svc_err code = make_link(at->client, at->target, ret_link, err);
 	if (code == SVC_OK)
 		return SVC_OK;
 	at->last = (struct svc_exchange){.code = code, .not_run = true};
 	return svc_attempt_end(at);
+}
+
+/* Nearly always any node will do, and the choice is made at once. */
+static inline bool
+pick_any(struct svc_attempts *at)
+{
+	if (!at->plan.any_node || at->retry > 0)
+		return false;
+	struct svc_pick pick;
+	pick.service = at->first.service;
+	pick.key = at->plan.key;
+	at->target = svc_selector_pick_any(at->client->selector, &pick);
+	return at->target != NULL;
+}
+
+SVC_HOT svc_err
+svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
+    struct svc_link **ret_link, struct svc_error *err)
+{
+	svc_err code = SVC_OK;
+	/* The first try is aimed right after the call began. */
+	if (!pick_any(at)) {
+		code = pick(at, dont_wait, err);
+		if (code != SVC_OK)
+			return code;
+		if (at->retry > 0 || !dont_wait)
+			at->now_ms = svc_now_ms();
+	}
+	int64_t left_ms = SVC_FOREVER;
+	if (at->deadline_at_ms != INT64_MAX) {
+		left_ms = at->deadline_at_ms - at->now_ms;
+		if (left_ms <= 0)
+			return too_late(at, err);
+	}
+	at->first.timeout_ms = at->dial_time.left_ms = left_ms;
+	at->dial_time.tries = at->plan.retries - at->retry + 1;
+	*ret_link = svc_target_link(at->target);
+	if (*ret_link != NULL)
+		return SVC_OK;
+	return link_of(at, ret_link, err);
 }
 
 static bool
@@ -423,8 +452,6 @@ is_idempotent(const struct svc_target *target, const char *endpoint)
 static svc_outcome
 judge(const struct svc_exchange *exchange)
 {
-	if (exchange->code == SVC_OK)
-		return SVC_OUTCOME_OK;
 	if (exchange->silent)
 		return SVC_OUTCOME_SILENT;
 	if (exchange->replied)
@@ -439,19 +466,27 @@ judge(const struct svc_exchange *exchange)
 		   : SVC_OUTCOME_NEUTRAL;
 }
 
+/* The try has failed: what the next one must know. */
+static SVC_COLD svc_outcome
+end_failed(struct svc_attempts *at)
+{
+	struct svc_target *target = at->target;
+	at->idempotent =
+	    at->idempotent || is_idempotent(target, at->first.endpoint);
+	if (at->n_tried < SVC_MAX_AVOID) {
+		svc_target_hold(target);
+		at->tried[at->n_tried++] = target;
+	}
+	return judge(&at->last);
+}
+
 SVC_HOT svc_err
 svc_attempt_end(struct svc_attempts *at)
 {
-	struct svc_target *target = at->target;
-	if (at->last.code != SVC_OK) {
-		at->idempotent =
-		    at->idempotent || is_idempotent(target, at->first.endpoint);
-		if (at->n_tried < SVC_MAX_AVOID) {
-			svc_target_hold(target);
-			at->tried[at->n_tried++] = target;
-		}
-	}
-	svc_target_done(target, judge(&at->last));
+	svc_outcome outcome = SVC_OUTCOME_OK;
+	if (at->last.code != SVC_OK)
+		outcome = end_failed(at);
+	svc_target_done(at->target, outcome);
 	at->target = NULL;
 	return at->last.code;
 }

@@ -29,7 +29,8 @@ struct svc_call_plan {
 	struct svc_error *detail;
 	struct svc_headers *reply_headers;
 	struct svc_call *within;
-	bool plain; /* without any option */
+	bool plain;    /* without any option */
+	bool any_node; /* with none that names or describes one */
 	bool idempotent;
 	bool has_headers;
 	uint8_t n_labels;
@@ -41,8 +42,9 @@ struct svc_attempts {
 	struct svc_call_plan plan;
 	struct svc_part first;
 	int64_t deadline_at_ms;
-	int64_t now_ms;  /* when the last try was aimed, or the call began */
-	int64_t retry;   /* how many there were */
+	int64_t now_ms; /* when the last try was aimed, or the call began */
+	int64_t retry;  /* how many there were */
+	struct svc_dial_time dial_time; /* of the try that was aimed */
 	bool idempotent; /* said by the caller or by a node's record */
 	struct svc_exchange last;
 	struct svc_target *target; /* of the try that is under way */
@@ -50,6 +52,12 @@ struct svc_attempts {
 	struct svc_target *tried[SVC_MAX_AVOID];
 };
 
+/* No options at all: then client->plain is the plan. */
+static inline bool
+svc_call_is_plain(const struct svc_option *option)
+{
+	return option == NULL || option->kind == SVC_OPTION_END;
+}
 /* Errors: SVC_E_INVAL with what is wrong and what is allowed */
 svc_err svc_call_plan_parse(const struct svc_client *client,
     const struct svc_option *option, struct svc_call_plan *ret_plan,
@@ -79,11 +87,11 @@ void svc_attempts_begin_again(
 /* When a call that begins now is to have ended. */
 int64_t svc_call_plan_deadline(
     const struct svc_call_plan *plan, int64_t now_ms);
-/* The link of a node for the next try, and how long connecting may take.
- * With `dont_wait`, SVC_E_AGAIN says that choosing would have to wait, and
- * nothing has happened. Any other failure ended the try. */
+/* The link of a node for the next try. With `dont_wait`, SVC_E_AGAIN says that
+ * choosing would have to wait, and nothing has happened. Any other failure
+ * ended the try. */
 svc_err svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
-    struct svc_link **ret_link, int64_t *ret_dial_ms, struct svc_error *err);
+    struct svc_link **ret_link, struct svc_error *err);
 /* The try has ended as `at->last` says; returns its code. */
 svc_err svc_attempt_end(struct svc_attempts *at);
 /* After a try that failed: whether to try again, counting that and taking it

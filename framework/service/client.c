@@ -18,9 +18,13 @@ svc_client_start(struct svc_service *service, struct svc_error *err)
 {
 	struct svc_client *client = &service->client;
 	client->wraps = &service->wraps[SVC_WRAP_CALL];
+	struct svc_call_plan *plain = svc_mem_alloc(sizeof(*plain));
+	if (plain != NULL)
+		svc_call_plan_parse(client, NULL, plain, err);
+	client->plain = plain;
 	client->links =
 	    svc_mem_calloc(client->wraps->n + 1, sizeof(*client->links));
-	if (client->links == NULL)
+	if (plain == NULL || client->links == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	for (size_t i = 0; i <= client->wraps->n; i++)
 		client->links[i] = (struct svc_call_link){client, i};
@@ -52,6 +56,7 @@ svc_client_finish(struct svc_service *service)
 	struct svc_client *client = &service->client;
 	svc_selector_destroy(client->selector);
 	svc_mem_free(client->links);
+	svc_mem_free(client->plain);
 }
 
 /* -------------------------------------------------------- a call that waits
@@ -92,15 +97,14 @@ call(struct svc_client *client, const struct svc_call_plan *plan,
 	reply.block = NULL;
 	for (;;) {
 		struct svc_link *link;
-		int64_t dial_ms, until_ms;
+		int64_t until_ms;
 		svc_reply_init(&reply, out->err);
-		code = svc_attempt_aim(&at, true, &link, &dial_ms, out->err);
+		code = svc_attempt_aim(&at, true, &link, out->err);
 		if (code == SVC_E_AGAIN && at.target == NULL)
-			code = svc_attempt_aim(
-			    &at, false, &link, &dial_ms, out->err);
+			code = svc_attempt_aim(&at, false, &link, out->err);
 		if (code == SVC_OK) {
 			svc_link_exchange(link, &at.first, at.deadline_at_ms,
-			    dial_ms, plan->within, &reply, out->err);
+			    &at.dial_time, plan->within, &reply, out->err);
 			at.last = reply.result;
 			code = svc_attempt_end(&at);
 		}
@@ -156,22 +160,27 @@ static SVC_HOT svc_err
 start(struct svc_client *client, struct svc_outgoing *out,
     struct svc_message *request)
 {
-	struct svc_call_plan plan;
+	struct svc_call_plan parsed;
+	const struct svc_call_plan *plan = &parsed;
+	svc_err code = SVC_OK;
 	if (client == NULL)
 		return svc_error_set(out->err, SVC_E_PRECONDITION,
 		    "there is no client: svc_init has not succeeded");
 	if (!svc_call_is_named(out->service, out->endpoint, out->err))
 		return SVC_E_INVAL;
-	svc_err code =
-	    svc_call_plan_parse(client, out->options, &plan, out->err);
+	if (svc_call_is_plain(out->options))
+		plan = client->plain;
+	else
+		code = svc_call_plan_parse(
+		    client, out->options, &parsed, out->err);
 	struct svc_headers *made = NULL;
-	if (code == SVC_OK && plan.has_headers) {
+	if (code == SVC_OK && plan->has_headers) {
 		code = svc_call_plan_headers(
 		    out->options, request->headers, &made, out->err);
 		request->headers = made;
 	}
 	if (code == SVC_OK)
-		code = client->wraps->n == 0 ? go(client, &plan, out)
+		code = client->wraps->n == 0 ? go(client, plan, out)
 					     : run_wrap(out, &client->links[0]);
 	if (made != NULL)
 		svc_headers_destroy(made);

@@ -13,6 +13,10 @@
 #include <string.h>
 #include <svc/reclaim.h>
 
+/* A node that swallows packets must leave time for another. */
+#define MAX_DIAL_MS INT64_C(5000)
+#define MIN_DIAL_MS INT64_C(1000)
+
 struct conn {
 	struct svc_retired retired; /* first */
 	const struct svc_transport_ops *ops;
@@ -80,6 +84,16 @@ svc_link_address(const struct svc_link *link)
 	return link->address;
 }
 
+static int64_t
+dial_ms(const struct svc_dial_time *time)
+{
+	int64_t ms = time->left_ms == SVC_FOREVER ? MAX_DIAL_MS
+						  : time->left_ms / time->tries;
+	return ms > MAX_DIAL_MS   ? MAX_DIAL_MS
+	       : ms < MIN_DIAL_MS ? MIN_DIAL_MS
+				  : ms;
+}
+
 static svc_err
 dial(struct svc_link *link, int64_t timeout_ms, struct svc_error *err)
 {
@@ -97,29 +111,40 @@ dial(struct svc_link *link, int64_t timeout_ms, struct svc_error *err)
 	return code;
 }
 
-/* The current connection, in a read that the caller ends by conn_leave. */
-static SVC_HOT svc_err
-conn_enter(struct svc_link *link, int64_t dial_timeout_ms,
-    struct svc_reader **ret_reader, struct conn **ret_conn,
-    struct svc_error *err)
+/* The current connection, in a read that the caller ends by conn_leave; NULL:
+ * there is none, nor is a read. */
+static inline struct conn *
+conn_find(struct svc_link *link, struct svc_reader **ret_reader)
 {
-	for (;;) {
-		struct svc_reader *reader = svc_reader_enter();
-		if (reader == NULL)
-			return svc_error_set(err, SVC_E_NOMEM, "out of memory");
-		struct conn *conn = atomic_load(&link->current);
-		*ret_reader = reader;
-		*ret_conn = conn;
-		if (conn != NULL)
-			return SVC_OK;
+	struct svc_reader *reader = svc_reader_enter();
+	if (reader == NULL)
+		return NULL;
+	struct conn *conn = atomic_load(&link->current);
+	if (conn == NULL)
 		svc_reader_leave(reader);
-		svc_err code = dial(link, dial_timeout_ms, err);
-		if (code != SVC_OK)
-			return code;
-	}
+	*ret_reader = reader;
+	return conn;
 }
 
-static SVC_HOT void
+/* The same after dialling, again if need be; on failure NULL. */
+static SVC_COLD struct conn *
+conn_make(struct svc_link *link, const struct svc_dial_time *dial_time,
+    struct svc_reader **ret_reader, struct svc_error *err)
+{
+	struct conn *conn = NULL;
+	while (conn == NULL) {
+		if (dial(link, dial_ms(dial_time), err) != SVC_OK)
+			return NULL;
+		conn = conn_find(link, ret_reader);
+		if (conn == NULL && svc_reader_self == NULL) {
+			svc_error_set(err, SVC_E_NOMEM, "out of memory");
+			return NULL;
+		}
+	}
+	return conn;
+}
+
+static inline void
 conn_leave(struct svc_link *link, struct svc_reader *reader)
 {
 	svc_reader_leave(reader);
@@ -130,8 +155,7 @@ conn_leave(struct svc_link *link, struct svc_reader *reader)
 
 /* As conn_leave, for a connection that is closed. */
 static void
-conn_retire(
-    struct svc_link *link, struct svc_reader *reader, struct conn *conn)
+conn_retire(struct svc_link *link, struct svc_reader *reader, struct conn *conn)
 {
 	struct conn *expected = conn;
 	bool mine =
@@ -143,9 +167,21 @@ conn_retire(
 
 /* ---------------------------------------------------------------- exchange */
 
+/* What a failure to open means to the caller. */
+static SVC_COLD svc_err
+not_opened(struct svc_link *link, svc_err code, struct svc_error *err)
+{
+	if (err->text[0] == '\0' && code == SVC_E_CLOSED)
+		svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "the connection to %s was closed", link->address);
+	else if (err->text[0] == '\0')
+		svc_error_set(err, code, "%s", svc_err_text(code));
+	return err->code = code == SVC_E_CLOSED ? SVC_E_UNAVAILABLE : code;
+}
+
 SVC_HOT svc_err
 svc_link_open(struct svc_link *link, const struct svc_part *first,
-    unsigned flags, int64_t dial_timeout_ms,
+    unsigned flags, const struct svc_dial_time *dial_time,
     const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err)
 {
@@ -153,13 +189,14 @@ svc_link_open(struct svc_link *link, const struct svc_part *first,
 	err->text[0] = '\0';
 	/* A kept connection may be closed by now, and so may be the one that
 	 * another thread dialled at the same time. */
-	for (int i = 0; i < 3; i++) {
-		struct conn *conn;
+	svc_err code = SVC_E_CLOSED;
+	for (int i = 0; i < 3 && code == SVC_E_CLOSED; i++) {
 		struct svc_reader *reader;
-		svc_err code =
-		    conn_enter(link, dial_timeout_ms, &reader, &conn, err);
-		if (code != SVC_OK)
-			return code;
+		struct conn *conn = conn_find(link, &reader);
+		if (conn == NULL)
+			conn = conn_make(link, dial_time, &reader, err);
+		if (conn == NULL)
+			return err->code;
 		code = ops->open(
 		    conn->handle, first, flags, events, user, ret_stream, err);
 		/* A stream keeps its connection by itself. */
@@ -167,19 +204,8 @@ svc_link_open(struct svc_link *link, const struct svc_part *first,
 			conn_retire(link, reader, conn);
 		else
 			conn_leave(link, reader);
-		if (code == SVC_OK)
-			return code;
-		if (code != SVC_E_CLOSED) {
-			if (err->text[0] == '\0')
-				svc_error_set(
-				    err, code, "%s", svc_err_text(code));
-			return code;
-		}
 	}
-	if (err->text[0] == '\0')
-		svc_error_set(err, SVC_E_UNAVAILABLE,
-		    "the connection to %s was closed", link->address);
-	return err->code = SVC_E_UNAVAILABLE;
+	return code == SVC_OK ? SVC_OK : not_opened(link, code, err);
 }
 
 static SVC_HOT void
@@ -207,13 +233,17 @@ on_answer(const struct svc_part *part, void *user)
  * cannot. */
 static bool
 exchange_here(struct svc_link *link, const struct svc_part *first,
-    int64_t dial_timeout_ms, struct svc_reply *reply, struct svc_error *err)
+    const struct svc_dial_time *dial_time, struct svc_reply *reply,
+    struct svc_error *err)
 {
 	const struct svc_transport_ops *ops = link->use->ops;
-	struct conn *conn;
 	struct svc_reader *reader;
-	if (!SVC_OPS_HAS(ops, call) ||
-	    conn_enter(link, dial_timeout_ms, &reader, &conn, err) != SVC_OK)
+	if (!SVC_OPS_HAS(ops, call))
+		return false;
+	struct conn *conn = conn_find(link, &reader);
+	if (conn == NULL)
+		conn = conn_make(link, dial_time, &reader, err);
+	if (conn == NULL)
 		return false;
 	bool here = ops->call(conn->handle, first, on_answer, reply);
 	conn_leave(link, reader);
@@ -237,16 +267,16 @@ interrupt(struct svc_scoped *scoped)
 
 SVC_HOT void
 svc_link_exchange(struct svc_link *link, const struct svc_part *first,
-    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_call *within,
-    struct svc_reply *reply, struct svc_error *err)
+    int64_t deadline_at_ms, const struct svc_dial_time *dial_time,
+    struct svc_call *within, struct svc_reply *reply, struct svc_error *err)
 {
 	const struct svc_transport_ops *ops = link->use->ops;
 	struct svc_stream_handle *stream;
 	svc_reply_init(reply, err);
-	if (exchange_here(link, first, dial_timeout_ms, reply, err))
+	if (exchange_here(link, first, dial_time, reply, err))
 		return;
-	svc_err code = svc_link_open(link, first, SVC_OPEN_WAIT,
-	    dial_timeout_ms, &events, reply, &stream, err);
+	svc_err code = svc_link_open(link, first, SVC_OPEN_WAIT, dial_time,
+	    &events, reply, &stream, err);
 	if (code != SVC_OK) {
 		reply->result =
 		    (struct svc_exchange){.code = code, .not_run = true};

@@ -338,11 +338,12 @@ svc_peers_deliver(struct svc_peers *peers, const char *node_id,
 		struct svc_part first = *event;
 		first.service = peer->service;
 		first.timeout_ms = timeout_ms;
+		struct svc_dial_time dial_time = {timeout_ms, 1};
 		struct svc_reply reply;
 		struct svc_error why;
 		why.text[0] = '\0';
 		svc_link_exchange(link, &first, svc_deadline(timeout_ms),
-		    timeout_ms, NULL, &reply, &why);
+		    &dial_time, NULL, &reply, &why);
 		code = reply.result.code;
 		svc_reply_fini(&reply);
 		if (code != SVC_OK)

@@ -47,14 +47,18 @@ ask_and_wait(struct svc_call *call, const struct svc_message *req,
 	return mesh->inner_code;
 }
 
+/* Of two calls, perhaps on two threads at once. */
 static void
 inner_ended(svc_err code, const struct svc_message *rsp,
     const struct svc_error *detail, void *arg)
 {
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	struct mesh *mesh = arg;
 	(void)rsp;
+	pthread_mutex_lock(&lock);
 	mesh->inner_code = code;
 	mesh->inner_err = *detail;
+	pthread_mutex_unlock(&lock);
 	gate_add(&mesh->inner);
 }
 

@@ -118,11 +118,18 @@ void svc_link_ref(struct svc_link *link);
 void svc_link_unref(struct svc_link *link);
 const char *svc_link_address(const struct svc_link *link);
 
+/* What there is for so many tries. Connecting may take one's share of it, but
+ * from 1 to 5 s in any case. */
+struct svc_dial_time {
+	int64_t left_ms; /* SVC_FOREVER: without end */
+	int64_t tries;
+};
+
 /* Open a stream by its first part, dialling when there is no connection that
  * takes it. On failure nothing was sent and `err` says why not; SVC_E_CLOSED is
  * not among the codes. Never blocks. */
 svc_err svc_link_open(struct svc_link *link, const struct svc_part *first,
-    unsigned flags, int64_t dial_timeout_ms,
+    unsigned flags, const struct svc_dial_time *dial_time,
     const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err);
 
@@ -168,8 +175,8 @@ svc_err svc_reply_copy_headers(
  * reply->result and `err`. It ends with the caller of `within` (or NULL). The
  * reply must be finished. */
 void svc_link_exchange(struct svc_link *link, const struct svc_part *first,
-    int64_t deadline_at_ms, int64_t dial_timeout_ms, struct svc_call *within,
-    struct svc_reply *reply, struct svc_error *err);
+    int64_t deadline_at_ms, const struct svc_dial_time *dial_time,
+    struct svc_call *within, struct svc_reply *reply, struct svc_error *err);
 
 /* Memory of a reply that the thread keeps until its next one, or its end; false
  * when it has one already. svc_kept_reply gives it back; NULL when there is
@@ -198,7 +205,8 @@ struct svc_client {
 	 * the maximum, each retry takes 1,000. */
 	_Atomic int64_t budget;
 	_Atomic int64_t budget_at_ms;
-	struct svc_async *async; /* the calls of svc_call_async */
+	struct svc_async *async;     /* the calls of svc_call_async */
+	struct svc_call_plan *plain; /* of a call without options */
 };
 #define SVC_BUDGET_MAX INT64_C(200000) /* thousandths of a retry */
 svc_err svc_client_start(struct svc_service *service, struct svc_error *err);

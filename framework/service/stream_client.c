@@ -160,14 +160,13 @@ attempt(struct client_stream *client, struct svc_error *err)
 	struct svc_attempts *at = &client->at;
 	struct svc_stream *stream = &client->base;
 	struct svc_link *link;
-	int64_t dial_ms;
-	svc_err code = svc_attempt_aim(at, false, &link, &dial_ms, err);
+	svc_err code = svc_attempt_aim(at, false, &link, err);
 	if (code != SVC_OK)
 		return code;
 	at->first.timeout_ms = svc_remaining(stream->deadline_at_ms);
 	struct svc_stream_handle *handle;
 	code = svc_link_open(
-	    link, &at->first, 0, dial_ms, &events, stream, &handle, err);
+	    link, &at->first, 0, &at->dial_time, &events, stream, &handle, err);
 	if (code != SVC_OK) {
 		at->last = (struct svc_exchange){.code = code, .not_run = true};
 		return svc_attempt_end(at);

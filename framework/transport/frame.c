@@ -516,6 +516,29 @@ text_at(const uint8_t *payload, uint8_t place)
 	return place != 0 ? (const char *)payload + place : NULL;
 }
 
+/* Decodes a head that is not that of the memo, and keeps it there. */
+static SVC_APART svc_err
+decode_anew(struct svc_mux_memo *memo, const struct frame *frame, bool request,
+    const uint8_t *payload, struct svc_part *ret_part,
+    struct svc_headers **ret_headers, struct svc_error *err)
+{
+	size_t head = frame->head;
+	svc_err rc =
+	    part_decode(frame, request, payload, ret_part, ret_headers, err);
+	memo->flags = 0;
+	if (rc != SVC_OK || *ret_headers != NULL || head > SVC_MUX_MEMO ||
+	    (frame->flags & (SVC_PART_HEADERS | SVC_PART_MESSAGE)) !=
+		(SVC_PART_HEADERS | SVC_PART_MESSAGE))
+		return rc;
+	memo->flags = frame->flags;
+	memo->len = (uint8_t)head;
+	memo->endpoint = place_of(ret_part->endpoint, payload);
+	memo->content_type = place_of(ret_part->content_type, payload);
+	memo->status_text = place_of(ret_part->status_text, payload);
+	memcpy(memo->bytes, payload, head);
+	return rc;
+}
+
 SVC_HOT svc_err
 part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
     bool request, const uint8_t *payload, struct svc_part *ret_part,
@@ -523,23 +546,9 @@ part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
 {
 	size_t head = frame->head;
 	if (memo->flags != frame->flags || memo->len != head ||
-	    head > frame->length || memcmp(memo->bytes, payload, head) != 0) {
-		svc_err rc = part_decode(
-		    frame, request, payload, ret_part, ret_headers, err);
-		memo->flags = 0;
-		if (rc != SVC_OK || *ret_headers != NULL ||
-		    head > SVC_MUX_MEMO ||
-		    (frame->flags & (SVC_PART_HEADERS | SVC_PART_MESSAGE)) !=
-			(SVC_PART_HEADERS | SVC_PART_MESSAGE))
-			return rc;
-		memo->flags = frame->flags;
-		memo->len = (uint8_t)head;
-		memo->endpoint = place_of(ret_part->endpoint, payload);
-		memo->content_type = place_of(ret_part->content_type, payload);
-		memo->status_text = place_of(ret_part->status_text, payload);
-		memcpy(memo->bytes, payload, head);
-		return rc;
-	}
+	    head > frame->length || memcmp(memo->bytes, payload, head) != 0)
+		return decode_anew(
+		    memo, frame, request, payload, ret_part, ret_headers, err);
 	*ret_headers = NULL;
 	*ret_part = (struct svc_part){
 	    .flags = frame->flags,

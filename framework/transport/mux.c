@@ -602,22 +602,28 @@ svc_mux_wait(struct svc_stream_handle *handle, int64_t deadline_at_ms)
 	return rc;
 }
 
-SVC_HOT void
-svc_mux_release(struct svc_stream_handle *handle, svc_err code)
+/* Outside its callbacks. */
+static SVC_APART void
+release(struct svc_mux_stream *stream)
 {
-	struct svc_mux_stream *stream = stream_of(handle);
 	struct svc_mux *mux = stream->mux;
-	stream->release_code = code;
-	if (mux_runner(stream) == mux_self()) {
-		stream->released = true; /* mux_callback_done sees it */
-		return;
-	}
 	svc_biased_lock_take(&mux->lock);
 	mux_adopt(mux, stream);
 	while (!mux_try_run(stream))
 		svc_biased_lock_wait(&mux->lock, &mux->changed, INT64_MAX);
 	stream->released = true;
 	mux_end_released(stream);
+}
+
+SVC_HOT void
+svc_mux_release(struct svc_stream_handle *handle, svc_err code)
+{
+	struct svc_mux_stream *stream = stream_of(handle);
+	stream->release_code = code;
+	if (mux_runner(stream) == mux_self())
+		stream->released = true; /* mux_callback_done sees it */
+	else
+		release(stream);
 }
 
 bool

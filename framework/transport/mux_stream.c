@@ -26,7 +26,7 @@ mux_find(struct svc_mux *mux, uint32_t id)
 }
 
 /* Room for one more; false when there is none at all. */
-static bool
+static SVC_COLD bool
 table_grow(struct svc_mux *mux)
 {
 	uint32_t n = mux->n_buckets != 0 ? mux->n_buckets * 2 : 4;

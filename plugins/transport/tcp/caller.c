@@ -15,11 +15,9 @@
 /* Before a call on a connection that nobody reads: has its peer closed it
  * meanwhile, or said that it will? Then nothing is sent that nobody would run.
  */
-static bool
+static SVC_APART bool
 is_closed(struct conn *conn)
 {
-	if (conn->reader != READER_NONE)
-		return false;
 	if (__atomic_load_n(&conn->mux.n_held, __ATOMIC_RELAXED) != 0)
 		return false;
 	/* A manual clock stands still. */
@@ -61,12 +59,25 @@ is_closed(struct conn *conn)
 	return closed;
 }
 
+/* A stream that nobody waits for was opened while nobody reads: the loop does.
+ */
+static SVC_APART void
+let_loop_read(struct conn *conn)
+{
+	lock(conn);
+	if (conn->reader == READER_NONE) {
+		conn->reader = READER_LOOP;
+		conn_set_interest(conn);
+	}
+	unlock(conn);
+}
+
 SVC_HOT svc_err
 conn_open(struct conn *conn, const struct svc_part *first, unsigned flags,
     const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err)
 {
-	if (is_closed(conn))
+	if (conn->reader == READER_NONE && is_closed(conn))
 		return svc_error_set(err, SVC_E_CLOSED,
 		    "connection to %s closed by the peer", conn->mux.peer);
 	svc_err rc = svc_mux_open(
@@ -74,14 +85,8 @@ conn_open(struct conn *conn, const struct svc_part *first, unsigned flags,
 	/* Who gives the reading back later than this stream was opened sees
 	 * it. */
 	if (rc == SVC_OK && !(flags & SVC_OPEN_WAIT) &&
-	    conn->reader == READER_NONE) {
-		lock(conn);
-		if (conn->reader == READER_NONE) {
-			conn->reader = READER_LOOP;
-			conn_set_interest(conn);
-		}
-		unlock(conn);
-	}
+	    conn->reader == READER_NONE)
+		let_loop_read(conn);
 	return rc;
 }
 

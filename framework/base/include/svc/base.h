@@ -21,7 +21,10 @@ extern "C" {
 
 /** A function for what rarely happens: the code that calls it is laid apart
  * from what runs on every call. */
-#define SVC_COLD __attribute__((__cold__))
+#define SVC_COLD __attribute__((__cold__, __noinline__))
+/** A function that is called now and then by a hot one, which need not save
+ * registers for it on all other ways. */
+#define SVC_APART __attribute__((__noinline__))
 /** A function that each call runs through: these are laid next to each other. A
  * call that comes alone finds the caches and page tables cold, and takes the
  * longer the more of them it touches. */

@@ -30,12 +30,12 @@ extern "C" {
  */
 struct svc_biased_lock {
 	pthread_mutex_t mutex;
-	uintptr_t owner;    /* atomic: the thread that it is biased to, or 0 */
-	bool inside;        /* atomic: the owner holds it, or tries to */
-	bool by_bias;       /* of whoever holds it: he has not the mutex */
-	uint32_t uses;      /* of the bias, by its owner */
-	uint32_t in_a_row;  /* under the mutex: taken so by `last` */
-	uint32_t patience;  /* how often that must be */
+	uintptr_t owner;   /* atomic: the thread that it is biased to, or 0 */
+	bool inside;       /* atomic: the owner holds it, or tries to */
+	bool by_bias;      /* of whoever holds it: he has not the mutex */
+	uint32_t uses;     /* of the bias, by its owner */
+	uint32_t in_a_row; /* under the mutex: taken so by `last` */
+	uint32_t patience; /* how often that must be */
 	uintptr_t last;
 };
 

@@ -4,6 +4,7 @@
 
 #include <svc/base.h>
 
+#ifndef __cplusplus
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -43,15 +44,66 @@ struct svc_reader {
 	char back[64];
 };
 
+/* Of the reader's era: a brief read. */
+#define SVC_READER_BRIEF UINT64_C(1)
+/* The calling thread's; NULL before its first read. */
+extern SVC_THREAD_LOCAL struct svc_reader *svc_reader_self;
+extern _Atomic uint64_t svc_reader_era;
+extern bool svc_reader_asymmetric; /* the writer's barrier is the readers' */
+struct svc_reader *svc_reader_join(void);
+
+static inline struct svc_reader *
+svc_reader_begin(uint64_t kind)
+{
+	struct svc_reader *reader = svc_reader_self;
+	if (reader == NULL) {
+		reader = svc_reader_join();
+		if (reader == NULL)
+			return NULL;
+	}
+	if (atomic_load_explicit(&reader->era, memory_order_relaxed) != 0) {
+		reader->depth++;
+		return reader;
+	}
+	uint64_t now =
+	    atomic_load_explicit(&svc_reader_era, memory_order_relaxed) << 1 |
+	    kind;
+	if (svc_reader_asymmetric) {
+		atomic_store_explicit(&reader->era, now, memory_order_relaxed);
+		atomic_signal_fence(memory_order_seq_cst);
+	} else {
+		atomic_store(&reader->era, now);
+	}
+	return reader;
+}
+
 /** Begin to read, perhaps within a read, which then is what counts. NULL when
  * memory ran out. Costs no barrier where the system has fences for other
  * threads. */
-struct svc_reader *svc_reader_enter(void);
+static inline struct svc_reader *
+svc_reader_enter(void)
+{
+	return svc_reader_begin(0);
+}
+
 /** The same for a read that calls nothing and waits for nothing: whoever
  * retires an object waits until it is over, so nothing needs to be collected
  * afterwards. */
-struct svc_reader *svc_reader_enter_briefly(void);
-void svc_reader_leave(struct svc_reader *reader);
+static inline struct svc_reader *
+svc_reader_enter_briefly(void)
+{
+	return svc_reader_begin(SVC_READER_BRIEF);
+}
+
+static inline void
+svc_reader_leave(struct svc_reader *reader)
+{
+	if (reader->depth > 0)
+		reader->depth--;
+	else
+		atomic_store_explicit(&reader->era, 0, memory_order_release);
+}
+
 /** Room for `n` pointers, valid until the next call on this thread; NULL when
  * memory ran out. */
 void **svc_reader_scratch(struct svc_reader *reader, size_t n);
@@ -78,4 +130,5 @@ void svc_retire(struct svc_retirement *retirement, struct svc_retired *object);
 /** Free what can be freed. */
 void svc_retirement_collect(struct svc_retirement *retirement);
 
+#endif
 #endif

@@ -112,6 +112,15 @@ SVC_API svc_err svc_selector_pick(struct svc_selector *selector,
     const struct svc_pick *pick, struct svc_target **ret_target,
     struct svc_error *err);
 
+/**
+ * The same without any wish, if that takes no waiting and no thinking: all
+ * nodes will do, and none has failed of late. Else NULL, and nothing has
+ * happened. `pick` has the service and, for strategies that hash, the key.
+ * Threads: any
+ */
+SVC_API struct svc_target *svc_selector_pick_any(
+    struct svc_selector *selector, const struct svc_pick *pick);
+
 typedef enum svc_outcome {
 	SVC_OUTCOME_OK,
 	SVC_OUTCOME_FAILED,  /* the node failed, not the application */

@@ -145,7 +145,7 @@ typedef void (*svc_answer_cb)(const struct svc_part *answer, void *user);
 
 #define SVC_OPEN_WAIT 1u /* the caller will call `wait` at once */
 
-#define SVC_TRANSPORT_ABI SVC_ABI(4, 4)
+#define SVC_TRANSPORT_ABI SVC_ABI(4, 5)
 
 /**
  * What a transport plugin provides: static const, never freed.
