@@ -21,6 +21,7 @@
 #define SERVICE "echo"
 #define ECHO "Echo.Echo"
 #define TAKE "Echo.Take"
+#define NEXT "echo-next" /* the id of a relay's next node */
 
 /* ---------------------------------------------------------------- service */
 
@@ -37,15 +38,15 @@ echo(struct svc_call *call, const struct svc_message *req,
 	return SVC_OK;
 }
 
-/* Asks the service behind this one. */
+/* Asks the service behind this one, which has the same name. */
 static svc_err
 relay(struct svc_call *call, const struct svc_message *req,
     struct svc_message *rsp, void *arg)
 {
 	struct svc_message answer;
 	(void)arg;
-	svc_err code = svc_call(
-	    svc_client_of(svc_call_service(call)), SERVICE, ECHO, req, &answer);
+	svc_err code = svc_call(svc_client_of(svc_call_service(call)), SERVICE,
+	    ECHO, req, &answer, node(NEXT));
 	if (code != SVC_OK)
 		return code;
 	void *copy = svc_alloc_in(call, answer.len);
@@ -111,7 +112,7 @@ serve(const struct bench_options *options)
 	    service_start(options, options->address, "tcp");
 	if (options->next != NULL)
 		bench_announce(
-		    service, options->next, "echo-next", options->cert != NULL);
+		    service, options->next, NEXT, options->cert != NULL);
 	bench_ready(svc_options_of(service)->address, NULL);
 	return bench_wait();
 }
