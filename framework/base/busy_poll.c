@@ -18,25 +18,39 @@
  * if both looked. */
 #define SHORT 3
 
-static atomic_int lookers, max_lookers;
+/* Loops that are awake, and others that look. */
+static atomic_int busy, max_busy;
+static SVC_THREAD_LOCAL bool counted; /* this one is a loop's */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void
 count_processors(void)
 {
-	atomic_store(&max_lookers, svc_thread_processors() / 2);
+	atomic_store(&max_busy, svc_thread_processors() / 2);
+}
+
+void
+svc_busy_poll_awake(bool awake)
+{
+	if (counted == awake)
+		return;
+	counted = awake;
+	atomic_fetch_add(&busy, awake ? 1 : -1);
 }
 
 static bool
-may_look(const struct svc_busy_poll *poll)
+may_look(struct svc_busy_poll *poll)
 {
 	if (poll->score <= 0 || poll->limit_us <= 0 || svc_clock_is_manual())
 		return false;
 	pthread_once(&once, count_processors);
-	int max = atomic_load_explicit(&max_lookers, memory_order_relaxed);
-	if (atomic_fetch_add(&lookers, 1) < max)
+	int max = atomic_load_explicit(&max_busy, memory_order_relaxed);
+	poll->adds = !counted;
+	if (counted)
+		return atomic_load(&busy) - 1 < max;
+	if (atomic_fetch_add(&busy, 1) < max)
 		return true;
-	atomic_fetch_sub(&lookers, 1);
+	atomic_fetch_sub(&busy, 1);
 	return false;
 }
 
@@ -55,7 +69,8 @@ svc_busy_poll_looked(struct svc_busy_poll *poll, bool come, int64_t now_us)
 {
 	if (!poll->looks)
 		return;
-	atomic_fetch_sub(&lookers, 1);
+	if (poll->adds)
+		atomic_fetch_sub(&busy, 1);
 	if (come) {
 		if (poll->score < SCORE_MAX)
 			poll->score++;

@@ -2,6 +2,7 @@
 #include <svc/busy_poll.h>
 #include <svc/clock.h>
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -159,6 +160,56 @@ half_of_the_processors_are_left_to_others(void **state)
 	assert_int_equal(one->looks, looks > 0 ? 10 : 0);
 }
 
+struct loops {
+	pthread_barrier_t begin, end;
+};
+
+static void *
+run_loop(void *arg)
+{
+	struct loops *loops = arg;
+	svc_busy_poll_awake(true);
+	pthread_barrier_wait(&loops->begin);
+	pthread_barrier_wait(&loops->end);
+	svc_busy_poll_awake(false);
+	return NULL;
+}
+
+static void
+who_would_take_the_place_of_a_loop_that_works_sleeps(void **state)
+{
+	enum { MANY = 64 };
+	struct place *place = *state;
+	unsigned n = (unsigned)svc_thread_processors() / 2;
+	pthread_t threads[MANY];
+	struct loops loops;
+	if (n > MANY)
+		skip();
+	pthread_barrier_init(&loops.begin, NULL, n + 1);
+	pthread_barrier_init(&loops.end, NULL, n + 1);
+	wait_often(place, 10, 5);
+	assert_true(place->looks > 0);
+	for (unsigned i = 0; i < n; i++)
+		assert_int_equal(
+		    svc_thread_start(&threads[i], "loop", run_loop, &loops),
+		    SVC_OK);
+	pthread_barrier_wait(&loops.begin);
+	wait_often(place, 10, 5);
+	assert_int_equal(place->looks, 0);
+	pthread_barrier_wait(&loops.end);
+	for (unsigned i = 0; i < n; i++)
+		svc_thread_join(threads[i]);
+	wait_often(place, 10, 5);
+	assert_int_equal(place->looks, 10);
+	/* A loop's own being awake is not in its way. */
+	svc_busy_poll_awake(true);
+	wait_often(place, 10, 5);
+	assert_int_equal(place->looks, 10);
+	svc_busy_poll_awake(false);
+	pthread_barrier_destroy(&loops.begin);
+	pthread_barrier_destroy(&loops.end);
+}
+
 int
 main(void)
 {
@@ -171,6 +222,7 @@ main(void)
 	    TEST(what_did_not_come_is_not_hoped_for),
 	    TEST(a_limit_of_0_and_a_manual_clock_never_look),
 	    TEST(half_of_the_processors_are_left_to_others),
+	    TEST(who_would_take_the_place_of_a_loop_that_works_sleeps),
 	};
 	const struct CMUnitTest alone[] = {
 	    TEST(half_of_the_processors_are_left_to_others),

@@ -199,8 +199,11 @@ svc_will_block(void)
 		return;
 	/* False also when the monitor was faster; either way leave finds out.
 	 */
-	if (svc_executor_take_over(self.loop->executor, self.loop, self.token))
+	if (svc_executor_take_over(
+		self.loop->executor, self.loop, self.token)) {
 		self.loop = NULL;
+		svc_busy_poll_awake(false);
+	}
 }
 
 /* ------------------------------------------------------------ descriptors */
@@ -460,7 +463,9 @@ sleep_for_events(struct svc_loop *loop, int timeout)
 	atomic_exchange(&loop->sleeping, true);
 	if (has_posts(loop))
 		timeout = 0;
+	svc_busy_poll_awake(false);
 	int n = epoll_wait(loop->epoll, loop->events, EVENTS, timeout);
+	svc_busy_poll_awake(true);
 	atomic_exchange(&loop->sleeping, false);
 	svc_executor_busy(loop->executor);
 	return n;
@@ -585,7 +590,9 @@ svc_loop_run(struct svc_loop *loop)
 	/* A loop that begins may have work already and never sleep before it
 	 * runs a handler. */
 	svc_executor_busy(loop->executor);
+	svc_busy_poll_awake(true);
 	run(loop);
+	svc_busy_poll_awake(false);
 	bool lost = self.loop == NULL;
 	self.loop = NULL;
 	return lost;

@@ -20,9 +20,10 @@ extern "C" {
  * Each place that waits learns from its own waits. It looks while most looks
  * find something within the limit; otherwise it sleeps at once, and tries again
  * only after waits that were short, more rarely each time it was wrong. So what
- * is idle, or waits for a distant peer, never looks. At most half as many
- * threads of a process look at once as it has processors: the other half is for
- * those who are to send what is looked for. On one processor nobody looks.
+ * is idle, or waits for a distant peer, never looks. Nobody looks while half as
+ * many other loops and callers of the process as it has processors are awake:
+ * who looks would take the place of one that has work, and the other half is
+ *for those who are to send what is looked for. On one processor nobody looks.
  *
  *	int64_t now_us = svc_now_us();
  *	int64_t until_us = svc_busy_poll_begin(&poll, limit_us, now_us);
@@ -37,13 +38,16 @@ extern "C" {
  * Of one place that waits, zeroed at first. Threads: whoever waits there.
  */
 struct svc_busy_poll {
-	bool looks; /* all private */
+	bool looks, adds; /* all private */
 	int64_t began_us, limit_us;
 	int score;         /* above 0: it looks */
 	unsigned to_begin; /* short waits until it tries to */
 	unsigned pause;    /* of these, the next time it was wrong */
 };
 
+/** The calling thread, which runs a loop, is awake, or sleeps or runs none any
+ * more. Twice is once. */
+SVC_API void svc_busy_poll_awake(bool awake);
 /** A wait begins: until when to look. A time that is over: not at all, as also
  * under a manual clock or when `limit_us` is 0. Times are those of svc_now_us.
  * Each needs its svc_busy_poll_looked. */
