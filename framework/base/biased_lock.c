@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Why two threads are never in at once. The owner stores `inside` and then
- * loads `owner`; who takes the bias away clears `owner` and then loads
- * `inside`, with a barrier of all threads in between. So either the owner sees
- * that it is none any more, and goes by the mutex, or the other one sees it
- * inside and waits. The bias is given and taken only by who holds the mutex.
+ * Why two threads are never in at once. The owner says in a place of its own
+ * that it goes inside, and then loads `owner`; who takes the bias away clears
+ * `owner` and then looks at that place, with a barrier of all threads in
+ * between. So either the owner sees that it is none any more, and goes by the
+ * mutex, or the other one sees it inside and waits. The bias is given and taken
+ * only by who holds the mutex. Nobody else writes to that place, so one that
+ * was the owner long ago, and notices only now, is in nobody's way.
  */
 #include <svc/biased_lock.h>
 #include <svc/clock.h>
@@ -19,13 +21,58 @@
 #define YIELDS 64
 #define NAP_NS 50000L
 
-/* Its address is the thread's number; cheaper than pthread_self. */
-static SVC_THREAD_LOCAL char mark;
+/* A thread. These are never freed, since a lock may be biased to one that has
+ * ended; the next thread becomes it. */
+struct svc_biased_thread {
+	_Atomic(struct svc_biased_lock *) inside; /* by the bias; or NULL */
+	struct svc_biased_thread *next;
+};
 
-static inline uintptr_t
-self(void)
+static SVC_THREAD_LOCAL struct svc_biased_thread *self;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static bool have_key;
+/* This guards the list of those that no thread is. */
+static pthread_mutex_t unused_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct svc_biased_thread *unused;
+
+static void
+forget(void *arg)
 {
-	return (uintptr_t)&mark;
+	struct svc_biased_thread *thread = arg;
+	self = NULL;
+	pthread_mutex_lock(&unused_lock);
+	thread->next = unused;
+	unused = thread;
+	pthread_mutex_unlock(&unused_lock);
+}
+
+static void
+make_key(void)
+{
+	have_key = pthread_key_create(&key, forget) == 0;
+}
+
+/* The calling thread; NULL when memory ran out: then it owns nothing. */
+static struct svc_biased_thread *
+join(void)
+{
+	pthread_once(&once, make_key);
+	if (self != NULL || !have_key)
+		return self;
+	pthread_mutex_lock(&unused_lock);
+	struct svc_biased_thread *thread = unused;
+	if (thread != NULL)
+		unused = thread->next;
+	pthread_mutex_unlock(&unused_lock);
+	if (thread == NULL)
+		thread = svc_mem_calloc(1, sizeof(*thread));
+	if (thread != NULL && pthread_setspecific(key, thread) != 0) {
+		forget(thread);
+		thread = NULL;
+	}
+	self = thread;
+	return thread;
 }
 
 void
@@ -55,15 +102,18 @@ pause_before(int look)
 static void
 take_bias_away(struct svc_biased_lock *lock)
 {
-	uintptr_t owner = __atomic_load_n(&lock->owner, __ATOMIC_RELAXED);
-	if (owner == 0)
+	struct svc_biased_thread *owner =
+	    __atomic_load_n(&lock->owner, __ATOMIC_RELAXED);
+	if (owner == NULL)
 		return;
-	__atomic_store_n(&lock->owner, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&lock->owner, NULL, __ATOMIC_RELAXED);
 	/* The owner itself, who wants to wait, is not inside. */
-	if (owner == self())
+	if (owner == self)
 		return;
 	svc_thread_fence_others();
-	for (int i = 0; __atomic_load_n(&lock->inside, __ATOMIC_ACQUIRE); i++)
+	for (int i = 0;
+	     atomic_load_explicit(&owner->inside, memory_order_acquire) == lock;
+	     i++)
 		pause_before(i);
 	if (lock->uses >= WORTH_IT)
 		lock->patience = FIRST_PATIENCE;
@@ -76,24 +126,32 @@ take_bias_away(struct svc_biased_lock *lock)
 static SVC_APART void
 take_slowly(struct svc_biased_lock *lock)
 {
+	struct svc_biased_thread *thread = join();
 	pthread_mutex_lock(&lock->mutex);
 	take_bias_away(lock);
-	lock->in_a_row = lock->last == self() ? lock->in_a_row + 1 : 0;
-	lock->last = self();
+	lock->in_a_row =
+	    thread != NULL && lock->last == thread ? lock->in_a_row + 1 : 0;
+	lock->last = thread;
 }
 
 SVC_HOT void
 svc_biased_lock_take(struct svc_biased_lock *lock)
 {
-	if (__atomic_load_n(&lock->owner, __ATOMIC_RELAXED) == self()) {
-		__atomic_store_n(&lock->inside, true, __ATOMIC_RELAXED);
+	struct svc_biased_thread *thread = self;
+	if (thread != NULL &&
+	    __atomic_load_n(&lock->owner, __ATOMIC_RELAXED) == thread &&
+	    atomic_load_explicit(&thread->inside, memory_order_relaxed) ==
+		NULL) {
+		atomic_store_explicit(
+		    &thread->inside, lock, memory_order_relaxed);
 		atomic_signal_fence(memory_order_seq_cst);
-		if (__atomic_load_n(&lock->owner, __ATOMIC_RELAXED) == self()) {
+		if (__atomic_load_n(&lock->owner, __ATOMIC_RELAXED) == thread) {
 			lock->by_bias = true;
 			lock->uses++;
 			return;
 		}
-		__atomic_store_n(&lock->inside, false, __ATOMIC_RELEASE);
+		atomic_store_explicit(
+		    &thread->inside, NULL, memory_order_release);
 	}
 	take_slowly(lock);
 }
@@ -103,14 +161,14 @@ svc_biased_lock_leave(struct svc_biased_lock *lock)
 {
 	if (lock->by_bias) {
 		lock->by_bias = false;
-		__atomic_store_n(&lock->inside, false, __ATOMIC_RELEASE);
+		atomic_store_explicit(
+		    &self->inside, NULL, memory_order_release);
 		return;
 	}
 	if (lock->in_a_row >= lock->patience) {
 		lock->in_a_row = 0;
 		if (svc_thread_fence_others())
-			__atomic_store_n(
-			    &lock->owner, self(), __ATOMIC_RELAXED);
+			__atomic_store_n(&lock->owner, self, __ATOMIC_RELAXED);
 	}
 	pthread_mutex_unlock(&lock->mutex);
 }
@@ -127,6 +185,6 @@ svc_biased_lock_wait(
 	}
 	svc_err rc = svc_cond_wait(cond, &lock->mutex, deadline_at_ms);
 	take_bias_away(lock);
-	lock->last = 0;
+	lock->last = NULL;
 	return rc;
 }

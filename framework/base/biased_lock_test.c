@@ -52,7 +52,7 @@ count_up(struct shared *shared, int times)
 static bool
 is_biased(const struct shared *shared)
 {
-	return __atomic_load_n(&shared->lock.owner, __ATOMIC_RELAXED) != 0;
+	return __atomic_load_n(&shared->lock.owner, __ATOMIC_RELAXED) != NULL;
 }
 
 static void
@@ -154,17 +154,42 @@ excludes_while_the_bias_goes_to_and_fro(void **state)
 	struct shared shared;
 	set_up(&shared);
 	shared.lock.patience = 4;
-	pthread_t thread;
-	assert_int_equal(
-	    svc_thread_start(&thread, "other", break_in, &shared), SVC_OK);
+	pthread_t threads[THREADS];
+	for (int i = 0; i < THREADS; i++)
+		assert_int_equal(
+		    svc_thread_start(&threads[i], "other", break_in, &shared),
+		    SVC_OK);
 	count_up(&shared, 20 * OFTEN);
 	svc_biased_lock_take(&shared.lock);
 	shared.done = true;
 	svc_biased_lock_leave(&shared.lock);
-	svc_thread_join(thread);
+	for (int i = 0; i < THREADS; i++)
+		svc_thread_join(threads[i]);
 	assert_true(shared.count >= 20 * OFTEN);
 	assert_int_equal(shared.other, shared.count);
 	tear_down(&shared);
+}
+
+/* By its bias it can hold only one. */
+static void
+holds_two_at_once(void **state)
+{
+	(void)state;
+	struct shared one, other;
+	set_up(&one);
+	set_up(&other);
+	count_up(&one, OFTEN);
+	count_up(&other, OFTEN);
+	for (int i = 0; i < OFTEN; i++) {
+		svc_biased_lock_take(&one.lock);
+		count_up(&other, 1);
+		one.count++;
+		svc_biased_lock_leave(&one.lock);
+	}
+	assert_int_equal(one.count, 2 * OFTEN);
+	assert_int_equal(other.count, 2 * OFTEN);
+	tear_down(&one);
+	tear_down(&other);
 }
 
 static void *
@@ -232,6 +257,7 @@ main(void)
 	    cmocka_unit_test(loses_its_bias_to_another),
 	    cmocka_unit_test(excludes_whatever_its_bias),
 	    cmocka_unit_test(excludes_while_the_bias_goes_to_and_fro),
+	    cmocka_unit_test(holds_two_at_once),
 	    cmocka_unit_test(waits_with_a_bias_and_without),
 	    cmocka_unit_test(gives_up_waiting_in_time),
 	};

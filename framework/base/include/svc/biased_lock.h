@@ -5,7 +5,6 @@
 #include <svc/error.h>
 
 #include <pthread.h>
-#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -26,17 +25,19 @@ extern "C" {
  * is a plain mutex.
  *
  * All fields are private. Threads: any. It is not recursive. Who waits for it
- * while its owner is inside spins, then naps: hold it briefly.
+ * while its owner is inside spins, then naps: hold it briefly. A thread that
+ * holds one by its bias takes another one by its mutex.
  */
+struct svc_biased_thread;
 struct svc_biased_lock {
 	pthread_mutex_t mutex;
-	uintptr_t owner;   /* atomic: the thread that it is biased to, or 0 */
-	bool inside;       /* atomic: the owner holds it, or tries to */
+	/* atomic: the thread that it is biased to, or NULL */
+	struct svc_biased_thread *owner;
 	bool by_bias;      /* of whoever holds it: he has not the mutex */
 	uint32_t uses;     /* of the bias, by its owner */
 	uint32_t in_a_row; /* under the mutex: taken so by `last` */
 	uint32_t patience; /* how often that must be */
-	uintptr_t last;
+	struct svc_biased_thread *last;
 };
 
 SVC_API void svc_biased_lock_init(struct svc_biased_lock *lock);
