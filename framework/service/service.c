@@ -74,7 +74,9 @@ stop(struct svc_service *service)
 	svc_registrar_stop(&service->registrar);
 	svc_server_drain(service->server);
 	int64_t limit_ms = service->values.drain_timeout_ms;
-	if (!svc_server_wait(service->server, svc_deadline(limit_ms))) {
+	int64_t deadline_at_ms = svc_deadline(limit_ms);
+	svc_server_limit(service->server, deadline_at_ms);
+	if (!svc_server_wait(service->server, deadline_at_ms)) {
 		service->cut = true;
 		svc_log(SVC_LOG_WARN, "service.cut",
 		    "%lld calls still ran after --drain_timeout (%lld ms)",

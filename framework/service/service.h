@@ -320,6 +320,9 @@ svc_err svc_server_listen(struct svc_server *server, struct svc_error *err);
 void svc_server_open(struct svc_server *server);
 /* Take no new calls. */
 void svc_server_drain(struct svc_server *server);
+/* When it is closed: until then, or a little later, wait for clients that have
+ * not taken all that they were sent. */
+void svc_server_limit(struct svc_server *server, int64_t deadline_at_ms);
 /* Wait for running calls; false when the deadline passed before they ended. */
 bool svc_server_wait(struct svc_server *server, int64_t deadline_at_ms);
 int64_t svc_server_running(struct svc_server *server);

@@ -156,21 +156,30 @@ svc_stream_close_gate(struct svc_stream *stream)
 	atomic_fetch_and(&stream->gate, ~GATE_OPEN);
 }
 
-bool
-svc_stream_is_busy(struct svc_stream *stream)
+static bool
+is_busy(struct svc_stream *stream)
 {
 	return stream->busy > 0 || atomic_load(&stream->gate) >= GATE_ONE;
+}
+
+void
+svc_stream_await_calm(struct svc_stream *stream)
+{
+	stream->calm_awaited = true;
+	while (is_busy(stream))
+		svc_cond_wait(&stream->calm, &stream->lock, INT64_MAX);
+	stream->calm_awaited = false;
 }
 
 static void
 left(struct svc_stream *stream)
 {
-	if (svc_stream_is_busy(stream))
+	if (is_busy(stream))
 		return;
-	if (stream->release_due)
-		svc_stream_release(stream, stream->release_code);
-	else if (stream->moving)
+	if (stream->calm_awaited)
 		pthread_cond_signal(&stream->calm);
+	else if (stream->release_due)
+		svc_stream_release(stream, stream->release_code);
 }
 
 static void
@@ -187,7 +196,7 @@ svc_stream_release(struct svc_stream *stream, svc_err code)
 	if (handle == NULL)
 		return;
 	svc_stream_close_gate(stream);
-	if (svc_stream_is_busy(stream)) {
+	if (is_busy(stream)) {
 		stream->release_due = true;
 		stream->release_code = code;
 		return;
@@ -206,11 +215,20 @@ svc_stream_put(struct svc_stream *stream, const struct svc_part *part,
 	struct svc_stream_handle *handle = stream->handle;
 	if (handle == NULL)
 		return SVC_E_CLOSED;
+	bool heading = (part->flags & SVC_PART_HEADERS) != 0;
+	stream->heading = stream->heading || heading;
 	stream->busy++;
 	stream->room = false;
 	pthread_mutex_unlock(&stream->lock);
 	svc_err code = handle->ops->send(handle, part, err);
 	pthread_mutex_lock(&stream->lock);
+	if (heading) {
+		stream->heading = false;
+		stream->sent_headers = stream->sent_headers || code == SVC_OK;
+		if (stream->end_due)
+			svc_stream_put_end(
+			    stream, stream->end.code, stream->end.text);
+	}
 	leave(stream);
 	return code;
 }
@@ -450,6 +468,9 @@ svc_stream_put_end(struct svc_stream *stream, svc_err code, const char *text)
 {
 	if (stream->sent_status)
 		return;
+	stream->end_due = stream->heading;
+	if (stream->heading) /* headers go once, and first */
+		return;
 	stream->sent_status = true;
 	stream->sent_end = true;
 	svc_stream_close_gate(stream);
@@ -464,7 +485,6 @@ svc_stream_put_end(struct svc_stream *stream, svc_err code, const char *text)
 	bool told = false;
 	while (!stream->sent_headers && trailers) {
 		svc_err put = svc_stream_put(stream, &part, &why);
-		stream->sent_headers = put == SVC_OK;
 		if (put != SVC_E_AGAIN || stream->ended || expired(stream))
 			break;
 		wait_for_room(stream, false, &told);
@@ -472,6 +492,10 @@ svc_stream_put_end(struct svc_stream *stream, svc_err code, const char *text)
 	if (stream->sent_headers)
 		part = (struct svc_part){.headers = stream->own_trailers};
 	part.flags |= SVC_PART_END;
+	/* What a handler returns comes behind what it sent; what has ended the
+	 * stream under its hands does not wait. */
+	if (stream->ended && stream->end.code != SVC_OK)
+		part.flags |= SVC_PART_CUT;
 	part.status = code;
 	part.status_text = code != SVC_OK ? text : NULL;
 	if (svc_stream_put(stream, &part, &why) != SVC_E_EXHAUSTED)
@@ -603,14 +627,14 @@ send(struct svc_stream *stream, const struct svc_message *message,
 		struct svc_error why = {0};
 		code = svc_stream_put(stream, &part, &why);
 		if (code == SVC_OK) {
-			stream->sent_headers = true;
 			if (!stream->server)
 				svc_stream_remember(
 				    stream, message->data, message->len);
 			open_gate(stream);
 			return SVC_OK;
 		}
-		if (code != SVC_E_AGAIN && code != SVC_E_CLOSED)
+		if (code != SVC_E_AGAIN && code != SVC_E_CLOSED &&
+		    !stream->ended)
 			return svc_stream_fail(stream, code, "%s",
 			    why.text[0] != '\0' ? why.text
 						: svc_err_text(code));

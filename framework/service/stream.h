@@ -53,7 +53,8 @@ void svc_stream_queue_fini(struct svc_stream_queue *queue);
 struct svc_stream {
 	pthread_mutex_t lock; /* see stream.c */
 	pthread_cond_t readable, writable;
-	pthread_cond_t calm; /* nobody is busy, for who moves the stream */
+	pthread_cond_t calm; /* nobody is busy; see svc_stream_await_calm */
+	bool calm_awaited;
 	bool reader_waits;
 	int writers_waiting; /* one sends, another may move the stream */
 	bool server;
@@ -74,6 +75,8 @@ struct svc_stream {
 
 	bool room; /* `writable` was called */
 	bool sent_headers;
+	bool heading;     /* a part with headers is being sent */
+	bool end_due;     /* behind it: a handler's end, which is `end` */
 	bool sent_end;    /* the user's sending side is closed */
 	bool sent_status; /* a handler's end was sent */
 	bool heard;       /* the peer has sent something */
@@ -125,7 +128,8 @@ void svc_stream_take_trailers(
 void svc_stream_writable(struct svc_stream_handle *handle);
 /* With the lock: sends take the long way again, and whoever is in an op. */
 void svc_stream_close_gate(struct svc_stream *stream);
-bool svc_stream_is_busy(struct svc_stream *stream);
+/* With the lock, which is let go meanwhile: until nobody is in an op. */
+void svc_stream_await_calm(struct svc_stream *stream);
 /* With the lock, which is let go meanwhile: give the handle back now or when
  * the last thread in an op leaves it. */
 void svc_stream_release(struct svc_stream *stream, svc_err code);

@@ -48,7 +48,7 @@ lose(struct client_stream *client, struct svc_exchange how, const char *text)
 	struct svc_stream *stream = &client->base;
 	svc_err code = how.code;
 	client->at.last = how;
-	if (!may_move(client)) {
+	if (!may_move(client) || svc_attempt_is_final(&client->at)) {
 		svc_stream_end(stream, code, text, false);
 		return;
 	}
@@ -240,8 +240,7 @@ svc_stream_move(struct svc_stream *stream)
 	struct client_stream *client = client_of(stream);
 	stream->moving = true;
 	svc_stream_close_gate(stream);
-	while (svc_stream_is_busy(stream))
-		svc_cond_wait(&stream->calm, &stream->lock, INT64_MAX);
+	svc_stream_await_calm(stream);
 	svc_stream_release(stream, SVC_E_CANCELLED);
 	struct svc_error why = client->why;
 	stream->lost = false;

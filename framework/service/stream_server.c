@@ -174,6 +174,8 @@ finish(struct svc_server_stream *at, struct svc_call *call, svc_err code)
 	if (code == SVC_E_EOF)
 		code = SVC_OK;
 	pthread_mutex_lock(&stream->lock);
+	/* Whoever has ended it may still be telling so. */
+	svc_stream_await_calm(stream);
 	struct svc_error end = {.code = code};
 	if (stream->ended) {
 		end = stream->end;
@@ -187,7 +189,7 @@ finish(struct svc_server_stream *at, struct svc_call *call, svc_err code)
 	struct svc_stream_handle *handle = stream->handle;
 	stream->handle = NULL;
 	pthread_mutex_unlock(&stream->lock);
-	handle->ops->release(handle, SVC_OK);
+	handle->ops->release(handle, end.code);
 }
 
 static void
