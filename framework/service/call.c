@@ -91,6 +91,7 @@ svc_call_begin(
 	call->req = NULL;
 	call->deadline_at_ms = INT64_MAX;
 	atomic_init(&call->late, false);
+	atomic_init(&call->cut, false);
 	call->fail.code = SVC_OK;
 	call->fail.text[0] = '\0';
 	call->at = call->space;
@@ -365,6 +366,8 @@ svc_call_cancelled(const struct svc_call *call)
 {
 	const struct svc_transport_ops *ops = call->stream->ops;
 	if (SVC_OPS_HAS(ops, cancelled) && ops->cancelled(call->stream))
+		return true;
+	if (atomic_load(&call->cut))
 		return true;
 	if (svc_remaining(call->deadline_at_ms) != 0)
 		return false;

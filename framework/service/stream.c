@@ -97,6 +97,17 @@ svc_stream_end(
 	svc_stream_wake(stream);
 }
 
+void
+svc_stream_cut(struct svc_stream *stream, svc_err code, const char *text,
+    struct svc_scope **held)
+{
+	svc_stream_end(stream, code, text, true);
+	if (stream->call == NULL)
+		return;
+	atomic_store(&stream->call->cut, true);
+	svc_scope_hold(stream->call, held);
+}
+
 svc_err
 svc_stream_fail(
     struct svc_stream *stream, svc_err code, const char *format, ...)
@@ -708,10 +719,11 @@ svc_stream_cancel(struct svc_stream *stream)
 {
 	if (stream == NULL)
 		return;
+	struct svc_scope *within = NULL;
 	pthread_mutex_lock(&stream->lock);
 	if (!stream->ended) {
-		svc_stream_end(stream, SVC_E_CANCELLED,
-		    "svc_stream_cancel was called", true);
+		svc_stream_cut(stream, SVC_E_CANCELLED,
+		    "svc_stream_cancel was called", &within);
 		/* A handler keeps its handle until it returns; what it ends
 		 * with is sent now. */
 		if (stream->server)
@@ -721,6 +733,7 @@ svc_stream_cancel(struct svc_stream *stream)
 			svc_stream_release(stream, SVC_E_CANCELLED);
 	}
 	pthread_mutex_unlock(&stream->lock);
+	svc_scope_cancel(within);
 }
 
 bool

@@ -97,7 +97,7 @@ struct svc_stream {
 	struct svc_headers *headers, *trailers;         /* the peer's */
 	struct svc_headers *own_headers, *own_trailers; /* to be sent */
 
-	struct svc_call *call; /* of a handler */
+	struct svc_call *call; /* of a handler, until it returns */
 };
 
 /* What waits to be received may take so much more than one message. */
@@ -111,6 +111,10 @@ void svc_stream_fini(struct svc_stream *stream);
 /* With the lock; the first end counts. `code` SVC_OK: well. */
 void svc_stream_end(
     struct svc_stream *stream, svc_err code, const char *text, bool cut);
+/* The same of a handler's stream, under its hands: what it has begun within is
+ * to be cancelled, once the lock is let go. */
+void svc_stream_cut(struct svc_stream *stream, svc_err code, const char *text,
+    struct svc_scope **held);
 void svc_stream_wake(struct svc_stream *stream);
 /* What the user did was not done, for this reason. With the lock; returns
  * `code`. */

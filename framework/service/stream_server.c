@@ -137,15 +137,19 @@ void
 svc_server_cut_streams(struct svc_server *server)
 {
 	int64_t deadline_at_ms = svc_deadline(CUT_WAIT_MS);
+	struct svc_scope *within = NULL;
 	pthread_mutex_lock(&server->lock);
 	server->cut = true;
 	for (struct svc_server_stream *s = server->streams; s != NULL;
 	     s = s->next) {
 		pthread_mutex_lock(&s->base.lock);
-		svc_stream_end(&s->base, SVC_E_UNAVAILABLE,
-		    "the service is stopping", true);
+		svc_stream_cut(&s->base, SVC_E_UNAVAILABLE,
+		    "the service is stopping", &within);
 		pthread_mutex_unlock(&s->base.lock);
 	}
+	pthread_mutex_unlock(&server->lock);
+	svc_scope_cancel(within);
+	pthread_mutex_lock(&server->lock);
 	/* They tell their clients themselves. */
 	svc_err code = SVC_OK;
 	while (server->n_streams > 0 && code == SVC_OK)
@@ -193,6 +197,16 @@ finish(struct svc_server_stream *at, struct svc_call *call, svc_err code)
 }
 
 static void
+set_call(struct svc_stream *stream, struct svc_call *call)
+{
+	pthread_mutex_lock(&stream->lock);
+	stream->call = call;
+	if (call != NULL && stream->ended && stream->end.code != SVC_OK)
+		atomic_store(&call->cut, true);
+	pthread_mutex_unlock(&stream->lock);
+}
+
+static void
 run(void *arg)
 {
 	struct svc_server_stream *at = arg;
@@ -207,9 +221,10 @@ run(void *arg)
 	call.stream = stream->handle;
 	call.req = &at->opened;
 	call.deadline_at_ms = stream->deadline_at_ms;
-	stream->call = &call;
+	set_call(stream, &call);
 	if (code == SVC_OK)
 		code = endpoint->stream_fn(stream, endpoint->arg);
+	set_call(stream, NULL);
 	if (endpoint->limit != 0)
 		atomic_fetch_sub(&endpoint->running, 1);
 	svc_admission_leave(server, shard);

@@ -433,7 +433,9 @@ SVC_API svc_err svc_handle_stream_options(struct svc_service *service,
  * as long as they are no more than 64 KiB.
  *
  * timeout_ms(n) bounds the whole life of the stream, at both sides, and so does
- * the deadline of the call in within(call); without them there is none.
+ * the deadline of the call in within(call); without them there is none. A
+ * stream within a call ends with SVC_E_CANCELLED when the caller of that call
+ * leaves before its handler has returned; then the stream goes on by itself.
  * Connecting is bounded by --client_request_timeout. content_type(str) is that
  * of all messages sent; without it the service's default. Streams must be freed
  * before the service is.
