@@ -329,8 +329,10 @@ svc_init(struct svc_service *service, int argc, char *argv[])
 		return svc_service_fail(
 		    service, SVC_E_PRECONDITION, "svc_init was called before");
 	service->state = SVC_SERVICE_FAILED;
-	if (argv == NULL)
-		argc = 0;
+	int given = 0;
+	while (argv != NULL && given < argc && argv[given] != NULL)
+		given++;
+	argc = given;
 	if (service->bad_option.code != SVC_OK) {
 		service->error = service->bad_option;
 		return service->error.code;

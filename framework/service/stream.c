@@ -119,6 +119,17 @@ svc_stream_fail(
 	return code;
 }
 
+static svc_err
+mistake(struct svc_stream *stream, const char *text)
+{
+	if (stream == NULL)
+		return SVC_E_INVAL;
+	pthread_mutex_lock(&stream->lock);
+	svc_stream_fail(stream, SVC_E_INVAL, "%s", text);
+	pthread_mutex_unlock(&stream->lock);
+	return SVC_E_INVAL;
+}
+
 /* How the stream ended, for whoever still wants to send or receive. */
 static svc_err
 fail_ended(struct svc_stream *stream)
@@ -424,6 +435,8 @@ await(struct svc_stream *stream)
 svc_err
 svc_stream_recv(struct svc_stream *stream, struct svc_message *ret_message)
 {
+	if (ret_message == NULL)
+		return mistake(stream, "there is no place for the message");
 	*ret_message = (struct svc_message){0};
 	if (stream == NULL)
 		return SVC_E_INVAL;
@@ -577,6 +590,7 @@ send_quickly(struct svc_stream *stream, const struct svc_message *message)
 	bool sent = false;
 	if ((was & GATE_OPEN) != 0 &&
 	    message->len <= (uint64_t)stream->max_message &&
+	    (message->data != NULL || message->len == 0) &&
 	    (message->content_type == NULL ||
 		strcmp(message->content_type, stream->sent_type) == 0) &&
 	    (stream->deadline_at_ms == INT64_MAX ||
@@ -656,16 +670,19 @@ send(struct svc_stream *stream, const struct svc_message *message,
 svc_err
 svc_stream_send(struct svc_stream *stream, const struct svc_message *message)
 {
-	if (stream == NULL || message == NULL)
-		return SVC_E_INVAL;
 	svc_err code;
 	bool mislabelled = false;
+	if (stream == NULL || message == NULL)
+		return mistake(stream, "there is no message");
 	if ((atomic_load_explicit(&stream->gate, memory_order_relaxed) &
 		GATE_OPEN) != 0 &&
 	    send_quickly(stream, message))
 		return SVC_OK;
 	pthread_mutex_lock(&stream->lock);
-	if (message->len > (uint64_t)stream->max_message)
+	if (message->data == NULL && message->len > 0)
+		code = svc_stream_fail(stream, SVC_E_INVAL,
+		    "the message has %zu bytes but no data", message->len);
+	else if (message->len > (uint64_t)stream->max_message)
 		code = svc_stream_fail(stream, SVC_E_EXHAUSTED,
 		    "the message has %zu bytes, more than max_message_size "
 		    "(%lld); raise --max_message_size",

@@ -203,6 +203,9 @@ SVC_API svc_err svc_handle_options(struct svc_service *service,
     const char *endpoint, svc_handler fn, void *arg,
     const struct svc_option *options);
 
+/* The functions that take a call, an event or a stream take NULL for it: they
+ * return NULL, "", 0, true for "cancelled" or SVC_E_INVAL. */
+
 /** Memory that lives as long as the call, not zeroed, aligned for any type;
  * NULL when memory ran out. Threads: of those that follow, only the handler's.
  */
@@ -216,8 +219,8 @@ SVC_API char *svc_printf(struct svc_call *call, const char *format, ...)
 SVC_API svc_err svc_reply_text(struct svc_call *call, struct svc_message *rsp,
     const char *content_type, const char *format, ...) SVC_PRINTF(4, 5);
 /** An error the caller will read: `return svc_fail(call, SVC_E_INVAL, "...")`.
- * Returns `code`. The text is one line of up to 247 bytes; what is longer is
- * cut. */
+ * Returns `code`, also without a call. The text is one line of up to 247 bytes;
+ * what is longer is cut. */
 SVC_API svc_err svc_fail(struct svc_call *call, svc_err code,
     const char *format, ...) SVC_PRINTF(3, 4);
 /** Decode the request into a new message of this type by the codec of its
@@ -373,6 +376,7 @@ typedef svc_err (*svc_call_ended)(svc_err code, const struct svc_message *rsp,
  * For a wrapper: go on with the call, and run `end` exactly once when it has
  * ended, for calls of both kinds, also when it never began. Return what this
  * returns.
+ * Errors: SVC_E_INVAL (a NULL: nothing was run), what the call ends with
  */
 SVC_API svc_err svc_call_then(const struct svc_outgoing *call,
     svc_call_next next, void *next_arg, svc_call_ended end, void *arg);
@@ -606,9 +610,10 @@ typedef svc_err (*svc_publish_next)(
 typedef svc_err (*svc_publish_wrapper)(const struct svc_publishing *event,
     svc_publish_next next, void *next_arg, void *arg);
 
-/** Publish one event; returns when the broker has it (p2p: when every
- * subscriber acknowledged). Works after svc_init; connects on first use.
- * Errors: SVC_E_TIMEDOUT, SVC_E_UNAVAILABLE, SVC_E_INVAL, SVC_E_EXHAUSTED */
+/** Publish one event (NULL: one without data); returns when the broker has it
+ * (p2p: when every subscriber acknowledged). Works after svc_init; connects on
+ * first use. Errors: SVC_E_TIMEDOUT, SVC_E_UNAVAILABLE, SVC_E_INVAL,
+ * SVC_E_EXHAUSTED */
 SVC_API svc_err svc_publish(struct svc_service *service, const char *topic,
     const struct svc_message *message);
 /** The same with the failure's text; `err` may be NULL. */
