@@ -255,6 +255,19 @@ svc_stream_put(struct svc_stream *stream, const struct svc_part *part,
 	return code;
 }
 
+void
+svc_stream_credit_all(struct svc_stream *stream)
+{
+	struct svc_stream_handle *handle = stream->handle;
+	if (handle == NULL || !SVC_OPS_HAS(handle->ops, credit))
+		return;
+	stream->busy++;
+	pthread_mutex_unlock(&stream->lock);
+	handle->ops->credit(handle, SIZE_MAX);
+	pthread_mutex_lock(&stream->lock);
+	leave(stream);
+}
+
 /* ----------------------------------------------------------------- arriving */
 
 static void
@@ -522,13 +535,16 @@ svc_stream_put_end(struct svc_stream *stream, svc_err code, const char *text)
 		part.flags |= SVC_PART_CUT;
 	part.status = code;
 	part.status_text = code != SVC_OK ? text : NULL;
-	if (svc_stream_put(stream, &part, &why) != SVC_E_EXHAUSTED)
-		return;
-	/* More headers or trailers than fit. */
-	part.headers = NULL;
-	part.status = SVC_E_EXHAUSTED;
-	part.status_text = why.text;
-	svc_stream_put(stream, &part, NULL);
+	if (svc_stream_put(stream, &part, &why) == SVC_E_EXHAUSTED) {
+		/* More headers or trailers than fit. */
+		part.headers = NULL;
+		part.status = SVC_E_EXHAUSTED;
+		part.status_text = why.text;
+		svc_stream_put(stream, &part, NULL);
+	}
+	/* The handler may go on for long. */
+	if (atomic_load(&stream->cut))
+		svc_stream_credit_all(stream);
 }
 
 /* The type of a direction, which a handler's first message decides. */

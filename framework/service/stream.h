@@ -141,6 +141,9 @@ void svc_stream_release(struct svc_stream *stream, svc_err code);
  * nobody gives back at the same time. With the lock. */
 svc_err svc_stream_put(struct svc_stream *stream, const struct svc_part *part,
     struct svc_error *err);
+/* What has come was dropped: the peer may send as much again, on other streams.
+ * With the lock, as above. */
+void svc_stream_credit_all(struct svc_stream *stream);
 /* Sends the end of a handler's side, once; with the lock, as above. */
 void svc_stream_put_end(
     struct svc_stream *stream, svc_err code, const char *text);

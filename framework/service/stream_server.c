@@ -82,6 +82,8 @@ on_closed(struct svc_stream_handle *handle, const struct svc_stream_end *end)
 	    : late ? "the deadline of the stream passed"
 		   : "the caller has cancelled the stream or is gone",
 	    !limit);
+	if (atomic_load(&stream->cut))
+		svc_stream_credit_all(stream);
 	pthread_mutex_unlock(&stream->lock);
 }
 

@@ -242,10 +242,10 @@ struct svc_transport_ops {
 	bool (*cancelled)(struct svc_stream_handle *stream);
 	/** `bytes` of messages are consumed: the peer may send as many more.
 	 * Once for each message, also an empty one; several at once only when
-	 * nothing is left. More than there is to consume does no harm. The
-	 * message that came with the first part to accept is consumed already.
-	 * For a holder with `holds`; optional, and without it a peer is held
-	 * up by nothing but the transport's own means. */
+	 * nothing is left. With more than there is to consume all of it is.
+	 * The message that came with the first part to accept is consumed
+	 * already. For a holder with `holds`; optional, and without it a peer
+	 * is held up by nothing but the transport's own means. */
 	void (*credit)(struct svc_stream_handle *stream, size_t bytes);
 	/** The name in the peer's verified certificate: its first DNS name,
 	 * else its common name; NULL when it showed none or the connection is
