@@ -256,8 +256,11 @@ svc_fail(struct svc_call *call, svc_err code, const char *format, ...)
 	va_list args;
 	if (call == NULL)
 		return code;
+	if (format == NULL)
+		return svc_error_set(
+		    &call->fail, code, "%s", svc_err_text(code));
 	va_start(args, format);
-	svc_error_vset(&call->fail, code, format != NULL ? format : "", args);
+	svc_error_vset(&call->fail, code, format, args);
 	va_end(args);
 	return code;
 }

@@ -472,9 +472,10 @@ SVC_API struct svc_stream *svc_open_options(struct svc_client *client,
  * Errors: SVC_E_EOF (the handler has ended the stream, well), what the stream
  * ended with (SVC_E_CANCELLED, SVC_E_TIMEDOUT, SVC_E_UNAVAILABLE, the
  * handler's code), SVC_E_EXHAUSTED (a limit: this message was not sent, the
- * stream goes on), SVC_E_INVAL (after svc_stream_close_send, however the stream
- * has ended; another content type), SVC_E_NOMEM; the text is in
- * svc_stream_error.
+ * stream goes on; if the peer's own limit is not known yet, it ends),
+ * SVC_E_INVAL (after svc_stream_close_send, however the stream has ended;
+ * another content type; no message, or a length without data), SVC_E_NOMEM; the
+ * text is in svc_stream_error.
  */
 SVC_API svc_err svc_stream_send(
     struct svc_stream *stream, const struct svc_message *message);
