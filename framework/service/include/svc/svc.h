@@ -240,8 +240,9 @@ SVC_API const char *svc_call_header(
     const struct svc_call *call, const char *name);
 /** Milliseconds the caller still waits; SVC_FOREVER without a deadline. */
 SVC_API int64_t svc_call_remaining_ms(const struct svc_call *call);
-/** The caller has gone or its deadline has passed: give up. What the handler
- * returns then is not taken for an answer. */
+/** The caller has gone or its deadline has passed, or the handler's stream was
+ * ended by svc_stream_cancel or a stop: give up. What the handler returns then
+ * is not taken for an answer. */
 SVC_API bool svc_call_cancelled(const struct svc_call *call);
 /** "host:port" of the caller; "" when the transport has none. */
 SVC_API const char *svc_call_peer(const struct svc_call *call);
