@@ -187,6 +187,8 @@ is_busy(struct svc_stream *stream)
 void
 svc_stream_await_calm(struct svc_stream *stream)
 {
+	/* Who leaves an open one tells nobody. */
+	svc_stream_close_gate(stream);
 	stream->calm_awaited = true;
 	while (is_busy(stream))
 		svc_cond_wait(&stream->calm, &stream->lock, INT64_MAX);

@@ -240,7 +240,6 @@ svc_stream_move(struct svc_stream *stream)
 {
 	struct client_stream *client = client_of(stream);
 	stream->moving = true;
-	svc_stream_close_gate(stream);
 	svc_stream_await_calm(stream);
 	svc_stream_release(stream, SVC_E_CANCELLED);
 	struct svc_error why = client->why;
