@@ -130,10 +130,10 @@ find_unread(const struct svc_mux *mux, uint32_t ticks)
 static void
 look_at_lingering(struct svc_mux *mux)
 {
-	int64_t idle_ms = mux->config.limits.idle_ms;
-	if (mux->n_lingering == 0 || idle_ms == SVC_FOREVER)
+	int64_t idle_ms = mux->config.limits.idle_ms, every_ms = pace(mux);
+	if (mux->n_lingering == 0 || idle_ms == SVC_FOREVER || every_ms == 0)
 		return;
-	int64_t ticks = idle_ms / pace(mux);
+	int64_t ticks = idle_ms / every_ms;
 	struct svc_mux_stream *stream;
 	char text[120];
 	snprintf(text, sizeof(text),
