@@ -281,7 +281,8 @@ svc_headers_merge(struct svc_headers *headers, const struct svc_headers *from)
 const char *
 svc_headers_get(const struct svc_headers *headers, const char *name)
 {
-	const struct pair *pair = find(headers, name, strlen(name));
+	const struct pair *pair =
+	    name != NULL ? find(headers, name, strlen(name)) : NULL;
 	return pair != NULL ? headers->text + pair->value : NULL;
 }
 

@@ -109,6 +109,19 @@ test_blacklist(void **state)
 	count_picks(selector, &pick, 300, counts, 3);
 	assert_int_equal(counts[0], 0);
 
+	/* To who has tried the others in vain it is better than one of them. */
+	held[1] = must_pick(
+	    selector, &(struct svc_pick){.service = "a", .node = "a-0001"});
+	held[2] = must_pick(
+	    selector, &(struct svc_pick){.service = "a", .node = "a-0002"});
+	const struct svc_target *tried[] = {held[1], held[2]};
+	pick.avoid = tried;
+	pick.n_avoid = 2;
+	count_picks(selector, &pick, 30, counts, 3);
+	assert_int_equal(counts[0], 30);
+	svc_target_done(held[1], SVC_OUTCOME_NEUTRAL);
+	svc_target_done(held[2], SVC_OUTCOME_NEUTRAL);
+
 	svc_selector_destroy(selector);
 	svc_registry_destroy(registry);
 	svc_clock_real();

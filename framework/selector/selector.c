@@ -201,12 +201,12 @@ again:
 		rc = fit(snapshot, pick, found, &n, err);
 		if (rc != SVC_OK)
 			return rc;
+		leave_out_avoided(pick, found, &n);
 		if (atomic_load_explicit(&entry->n_out, memory_order_relaxed) !=
 		    0) {
 			now_ms = svc_now_ms();
 			all = leave_out_blacklisted(found, &n, now_ms);
 		}
-		leave_out_avoided(pick, found, &n);
 		among = found;
 	}
 	at = n == 1 ? 0

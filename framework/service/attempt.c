@@ -494,7 +494,7 @@ svc_attempt_end(struct svc_attempts *at)
 /* ----------------------------------------------------------------- another */
 
 static bool
-may_retry(const struct svc_attempts *at)
+may_retry(const struct svc_attempts *at, bool idempotent)
 {
 	const struct svc_exchange *last = &at->last;
 	if (last->code == SVC_E_NOMEM || last->code == SVC_E_INVAL)
@@ -502,16 +502,24 @@ may_retry(const struct svc_attempts *at)
 	if (last->not_run)
 		return true;
 	/* What a handler answered is the answer. */
-	return at->idempotent && !last->replied &&
+	return idempotent && !last->replied &&
 	       (last->code == SVC_E_UNAVAILABLE ||
 		   last->code == SVC_E_CANCELLED);
+}
+
+bool
+svc_attempt_is_final(const struct svc_attempts *at)
+{
+	return !may_retry(at,
+	    at->idempotent || is_idempotent(at->target, at->first.endpoint));
 }
 
 bool
 svc_attempts_more(struct svc_attempts *at, int64_t *ret_until_ms)
 {
 	if (at->retry >= at->plan.retries || at->n_tried == 0 ||
-	    !may_retry(at) || svc_remaining(at->deadline_at_ms) == 0 ||
+	    !may_retry(at, at->idempotent) ||
+	    svc_remaining(at->deadline_at_ms) == 0 ||
 	    (at->plan.within != NULL && svc_call_cancelled(at->plan.within)))
 		return false;
 	if (!budget_take(at->client)) {

@@ -94,6 +94,9 @@ svc_err svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
     struct svc_link **ret_link, struct svc_error *err);
 /* The try has ended as `at->last` says; returns its code. */
 svc_err svc_attempt_end(struct svc_attempts *at);
+/* Whether no other try can follow one that ends as `at->last` says, before
+ * svc_attempt_end. */
+bool svc_attempt_is_final(const struct svc_attempts *at);
 /* After a try that failed: whether to try again, counting that and taking it
  * from the budget. *ret_until_ms is when; 0: at once. */
 bool svc_attempts_more(struct svc_attempts *at, int64_t *ret_until_ms);

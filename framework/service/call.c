@@ -91,6 +91,7 @@ svc_call_begin(
 	call->req = NULL;
 	call->deadline_at_ms = INT64_MAX;
 	atomic_init(&call->late, false);
+	atomic_init(&call->cut, false);
 	call->fail.code = SVC_OK;
 	call->fail.text[0] = '\0';
 	call->at = call->space;
@@ -174,7 +175,7 @@ add_block(struct svc_call *call, size_t size)
 void *
 svc_alloc_in(struct svc_call *call, size_t size)
 {
-	if (size > SIZE_MAX - ALIGN)
+	if (call == NULL || size > SIZE_MAX - ALIGN)
 		return NULL;
 	size = size == 0 ? ALIGN : (size + ALIGN - 1) & ~(ALIGN - 1);
 	if ((size_t)(call->end - call->at) < size && !add_block(call, size))
@@ -187,6 +188,8 @@ svc_alloc_in(struct svc_call *call, size_t size)
 static char *SVC_PRINTF(2, 0) vprint(
     struct svc_call *call, const char *format, va_list args, size_t *ret_len)
 {
+	if (call == NULL || format == NULL)
+		return NULL;
 	/* Printed in place; only what does not fit is printed twice. */
 	size_t room = (size_t)(call->end - call->at);
 	va_list again;
@@ -223,6 +226,11 @@ svc_reply_text(struct svc_call *call, struct svc_message *rsp,
 {
 	size_t len = 0;
 	va_list args;
+	if (call == NULL)
+		return SVC_E_INVAL;
+	if (rsp == NULL || format == NULL)
+		return svc_fail(call, SVC_E_INVAL, "svc_reply_text needs a %s",
+		    rsp == NULL ? "message to fill" : "format");
 	va_start(args, format);
 	char *text = vprint(call, format, args, &len);
 	va_end(args);
@@ -246,6 +254,11 @@ svc_err
 svc_fail(struct svc_call *call, svc_err code, const char *format, ...)
 {
 	va_list args;
+	if (call == NULL)
+		return code;
+	if (format == NULL)
+		return svc_error_set(
+		    &call->fail, code, "%s", svc_err_text(code));
 	va_start(args, format);
 	svc_error_vset(&call->fail, code, format, args);
 	va_end(args);
@@ -273,6 +286,10 @@ svc_read(struct svc_call *call, const struct svc_message *req,
     const struct ProtobufCMessageDescriptor *type,
     struct ProtobufCMessage **ret_message)
 {
+	if (call == NULL || req == NULL || type == NULL || ret_message == NULL)
+		return svc_fail(call, SVC_E_INVAL,
+		    "svc_read needs a request, a type and a place for the "
+		    "message");
 	const char *content_type = req->content_type != NULL
 				       ? req->content_type
 				       : call->service->values.codec;
@@ -299,6 +316,9 @@ svc_err
 svc_write(struct svc_call *call, struct svc_message *rsp,
     const struct ProtobufCMessage *message)
 {
+	if (call == NULL || rsp == NULL || message == NULL)
+		return svc_fail(call, SVC_E_INVAL,
+		    "svc_write needs an answer and a message");
 	const char *content_type =
 	    call->req != NULL && call->req->content_type != NULL
 		? call->req->content_type
@@ -338,33 +358,38 @@ svc_write(struct svc_call *call, struct svc_message *rsp,
 struct svc_service *
 svc_call_service(const struct svc_call *call)
 {
-	return call->service;
+	return call != NULL ? call->service : NULL;
 }
 
 const char *
 svc_call_endpoint(const struct svc_call *call)
 {
-	return call->endpoint;
+	return call != NULL ? call->endpoint : "";
 }
 
 const char *
 svc_call_header(const struct svc_call *call, const char *name)
 {
-	return call->req != NULL ? svc_headers_get(call->req->headers, name)
-				 : NULL;
+	return call != NULL && call->req != NULL
+		   ? svc_headers_get(call->req->headers, name)
+		   : NULL;
 }
 
 int64_t
 svc_call_remaining_ms(const struct svc_call *call)
 {
-	return svc_remaining(call->deadline_at_ms);
+	return call != NULL ? svc_remaining(call->deadline_at_ms) : 0;
 }
 
 bool
 svc_call_cancelled(const struct svc_call *call)
 {
+	if (call == NULL)
+		return true;
 	const struct svc_transport_ops *ops = call->stream->ops;
 	if (SVC_OPS_HAS(ops, cancelled) && ops->cancelled(call->stream))
+		return true;
+	if (atomic_load(&call->cut))
 		return true;
 	if (svc_remaining(call->deadline_at_ms) != 0)
 		return false;
@@ -379,6 +404,8 @@ svc_call_cancelled(const struct svc_call *call)
 const char *
 svc_call_peer(const struct svc_call *call)
 {
+	if (call == NULL)
+		return "";
 	const struct svc_transport_ops *ops = call->stream->ops;
 	const char *peer =
 	    SVC_OPS_HAS(ops, peer) ? ops->peer(call->stream) : NULL;

@@ -128,6 +128,16 @@ call(struct svc_client *client, const struct svc_call_plan *plan,
 
 /* ---------------------------------------------------------------- wrappers */
 
+static bool
+lacks_data(const struct svc_outgoing *out)
+{
+	if (out->req->data != NULL || out->req->len == 0)
+		return false;
+	svc_error_set(out->err, SVC_E_INVAL,
+	    "the request has %zu bytes but no data", out->req->len);
+	return true;
+}
+
 static svc_err
 go(struct svc_client *client, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
@@ -147,14 +157,16 @@ run_wrap(const struct svc_outgoing *out, void *arg)
 		return ((svc_call_wrapper)wrap->fn)(
 		    out, run_wrap, &client->links[chain->index + 1], wrap->arg);
 	}
-	/* A wrapper may have changed the options. */
+	/* A wrapper may have changed the options and the request. */
 	struct svc_call_plan plan;
+	if (lacks_data(out))
+		return SVC_E_INVAL;
 	svc_err code =
 	    svc_call_plan_parse(client, out->options, &plan, out->err);
 	return code == SVC_OK ? go(client, &plan, out) : code;
 }
 
-/* Names and options that no call can have never reach a wrapper. `out` has
+/* What no call can have never reaches a wrapper. `out` has
  * everything but the headers of the options. */
 static SVC_HOT svc_err
 start(struct svc_client *client, struct svc_outgoing *out,
@@ -166,7 +178,8 @@ start(struct svc_client *client, struct svc_outgoing *out,
 	if (client == NULL)
 		return svc_error_set(out->err, SVC_E_PRECONDITION,
 		    "there is no client: svc_init has not succeeded");
-	if (!svc_call_is_named(out->service, out->endpoint, out->err))
+	if (!svc_call_is_named(out->service, out->endpoint, out->err) ||
+	    lacks_data(out))
 		return SVC_E_INVAL;
 	if (svc_call_is_plain(out->options))
 		plan = client->plain;
@@ -306,6 +319,9 @@ svc_call_then(const struct svc_outgoing *out, svc_call_next next,
 {
 	static const struct svc_message none = {0};
 	svc_err code;
+	if (out == NULL || next == NULL || end == NULL)
+		return svc_error_set(out != NULL ? out->err : NULL, SVC_E_INVAL,
+		    "svc_call_then needs a call and two functions");
 	if (out->done == NULL) {
 		code = next(out, next_arg);
 		return end(

@@ -250,6 +250,10 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 	    atomic_load_explicit(&call.late, memory_order_relaxed))
 		code = svc_fail(&call, SVC_E_TIMEDOUT,
 		    "the deadline passed while %s ran", endpoint->name);
+	if (code == SVC_OK && rsp.data == NULL && rsp.len > 0)
+		code = svc_fail(&call, SVC_E_INVAL,
+		    "the reply of %s has %zu bytes but no data", endpoint->name,
+		    rsp.len);
 	int64_t most = server->service->values.max_message_size;
 	if (code == SVC_OK && rsp.len > (uint64_t)most)
 		code = svc_fail(&call, SVC_E_EXHAUSTED,

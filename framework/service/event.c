@@ -124,19 +124,20 @@ connect(struct svc_service *service, struct svc_error *err)
 const char *
 svc_event_topic(const struct svc_event *event)
 {
-	return event->topic;
+	return event != NULL ? event->topic : NULL;
 }
 
 const struct svc_message *
 svc_event_message(const struct svc_event *event)
 {
-	return event->message;
+	return event != NULL ? event->message : NULL;
 }
 
 const char *
 svc_event_header(const struct svc_event *event, const char *name)
 {
-	return svc_headers_get(event->message->headers, name);
+	return event != NULL ? svc_headers_get(event->message->headers, name)
+			     : NULL;
 }
 
 /* An event on its way through the wrappers: which is next. */
@@ -294,6 +295,9 @@ svc_publish_detail(struct svc_service *service, const char *topic,
 		code = svc_init(service, 0, NULL);
 		why = service->error;
 	}
+	if (code == SVC_OK && topic == NULL)
+		code =
+		    svc_error_set(&why, SVC_E_INVAL, "an event needs a topic");
 	if (code == SVC_OK && service->broker == NULL)
 		code = svc_error_set(
 		    &why, SVC_E_PRECONDITION, "svc_init has not succeeded");

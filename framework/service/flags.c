@@ -46,7 +46,9 @@ static const struct {
 	"Content type of messages that do not say theirs", NULL, 0, 0, 0,
 	"Service"},
     {"drain_timeout", NULL, SVC_SETTING_DURATION, AT(drain_timeout_ms),
-	"SECONDS", "How long running calls may take when the service stops",
+	"SECONDS",
+	"How long running calls may take when the service stops, and clients "
+	"to read the answers",
 	NULL, 0, DAY_MS, 1000, "Service"},
     {"registry", NULL, SVC_SETTING_TEXT, AT(registry), "PLUGIN",
 	"Where services are registered and found", NULL, 0, 0, 0, "Registry"},

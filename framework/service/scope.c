@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The calls that a handler has made within its own call, so that they end when
- * its caller leaves.
+ * The calls and streams that a handler has begun within its own call, so that
+ * they end when its caller leaves or its stream is ended under its hands.
  *
  * A scope belongs to the handler's call, to each call within that has not
- * ended, and to the task by which the transport tells that the caller has left.
- * `lock` guards the list. Nothing is called under it: `telling` is the one
- * whose `cancel` runs, and who wants to leave waits for its end.
+ * ended, to the task by which the transport tells that the caller has left, and
+ * to who holds it to cancel it. `lock` guards the list. Nothing is called under
+ * it: `telling` is the one whose `cancel` runs, and who wants to leave waits
+ * for its end.
  */
 #include "service.h"
 
@@ -15,11 +16,13 @@ const char svc_cancelled_within[] =
 
 struct svc_scope {
 	_Atomic int refs;
+	atomic_bool held; /* once, to be cancelled */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool cancelled;
 	struct svc_scoped *first, *telling;
 	struct svc_task task;
+	struct svc_scope *next; /* of those held to be cancelled */
 };
 
 static void
@@ -33,14 +36,12 @@ unref(struct svc_scope *scope)
 }
 
 static void
-cancel_all(struct svc_task *task)
+cancel(struct svc_scope *scope)
 {
-	struct svc_scope *scope =
-	    (struct svc_scope *)(void *)((char *)task -
-					 offsetof(struct svc_scope, task));
 	pthread_mutex_lock(&scope->lock);
+	bool first = !scope->cancelled;
 	scope->cancelled = true;
-	for (;;) {
+	while (first) {
 		struct svc_scoped *inner = scope->first;
 		while (inner != NULL && inner->told)
 			inner = inner->next;
@@ -58,6 +59,13 @@ cancel_all(struct svc_task *task)
 	unref(scope);
 }
 
+static void
+caller_left(struct svc_task *task)
+{
+	cancel((struct svc_scope *)(void *)((char *)task -
+					    offsetof(struct svc_scope, task)));
+}
+
 /* NULL without memory, or where nobody would tell. */
 static struct svc_scope *
 scope_of(struct svc_call *outer)
@@ -71,7 +79,7 @@ scope_of(struct svc_call *outer)
 		return NULL;
 	pthread_mutex_init(&scope->lock, NULL);
 	svc_cond_init(&scope->changed);
-	scope->task.run = cancel_all;
+	scope->task.run = caller_left;
 	atomic_init(&scope->refs, 2); /* of the call and of the task */
 	if (atomic_compare_exchange_strong(&outer->scope, &none, scope)) {
 		ops->on_cancel(outer->stream, &scope->task);
@@ -92,7 +100,7 @@ svc_scope_join(struct svc_call *outer, struct svc_scoped *inner)
 	atomic_fetch_add(&scope->refs, 1);
 	inner->prev = NULL;
 	pthread_mutex_lock(&scope->lock);
-	bool tell = inner->told = scope->cancelled;
+	bool tell = inner->told = scope->cancelled || atomic_load(&outer->cut);
 	inner->next = scope->first;
 	if (inner->next != NULL)
 		inner->next->prev = inner;
@@ -120,6 +128,27 @@ svc_scope_leave(struct svc_scoped *inner)
 	pthread_mutex_unlock(&scope->lock);
 	inner->scope = NULL;
 	unref(scope);
+}
+
+void
+svc_scope_hold(struct svc_call *outer, struct svc_scope **held)
+{
+	struct svc_scope *scope = atomic_load(&outer->scope);
+	if (scope == NULL || atomic_exchange(&scope->held, true))
+		return;
+	atomic_fetch_add(&scope->refs, 1);
+	scope->next = *held;
+	*held = scope;
+}
+
+void
+svc_scope_cancel(struct svc_scope *held)
+{
+	while (held != NULL) {
+		struct svc_scope *scope = held;
+		held = scope->next;
+		cancel(scope);
+	}
 }
 
 SVC_HOT void

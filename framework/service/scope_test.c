@@ -11,6 +11,9 @@ struct mesh {
 	struct gate go;
 	struct gate lent; /* an outer call is there to be used by the test */
 	struct gate brief;
+	struct svc_stream *stream; /* within, of "Keep" */
+	struct svc_stream *outer_stream;
+	svc_err far; /* what the other end of one was told */
 	struct svc_call *outer_call;
 	svc_err inner_code, outer_code;
 	struct svc_error inner_err;
@@ -88,6 +91,111 @@ ask_and_leave(struct svc_call *call, const struct svc_message *req,
 	(void)req, (void)rsp;
 	return svc_call_async(svc_client_of(mesh->server), "student",
 	    "Student.Hold", NULL, inner_ended, mesh, within(call));
+}
+
+/* The other end of the streams within. */
+static svc_err
+hold_stream(struct svc_stream *stream, void *arg)
+{
+	struct mesh *mesh = arg;
+	struct svc_message m;
+	svc_err code;
+	gate_add(&mesh->held);
+	while ((code = svc_stream_recv(stream, &m)) == SVC_OK &&
+	       strcmp(m.data, "answer") != 0)
+		;
+	if (code == SVC_OK)
+		return svc_stream_send(stream, &m);
+	mesh->far = code;
+	gate_add(&mesh->left);
+	return code;
+}
+
+/* Waits in one of these: for a message, for room, or in no function. */
+enum { RECEIVE, SEND, ASK };
+
+static svc_err
+use_stream(struct mesh *mesh, struct svc_call *call, int how)
+{
+	static char data[60000];
+	struct svc_message m = {.data = data, .len = sizeof(data)};
+	svc_err code = SVC_OK;
+	struct svc_stream *stream =
+	    svc_open(svc_client_of(mesh->server), "student",
+		how == SEND ? "Student.Deaf" : "Student.Streams", within(call));
+	assert_non_null(stream);
+	int64_t until_ms = svc_deadline(PATIENCE_MS);
+	while (how == SEND && code == SVC_OK)
+		code = svc_stream_send(stream, &m);
+	while (how == ASK && !svc_stream_cancelled(stream) &&
+	       svc_remaining(until_ms) > 0)
+		sched_yield();
+	if (how != SEND)
+		code = svc_stream_recv(stream, &m);
+	mesh->inner_code = code;
+	svc_stream_error(stream, &mesh->inner_err);
+	svc_stream_free(stream);
+	gate_add(&mesh->inner);
+	return code;
+}
+
+static svc_err
+receive_within(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req, (void)rsp;
+	return use_stream(arg, call, RECEIVE);
+}
+
+static svc_err
+send_within(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req, (void)rsp;
+	return use_stream(arg, call, SEND);
+}
+
+static svc_err
+ask_within(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req, (void)rsp;
+	return use_stream(arg, call, ASK);
+}
+
+static svc_err
+stream_within(struct svc_stream *stream, void *arg)
+{
+	struct mesh *mesh = arg;
+	mesh->outer_stream = stream;
+	return use_stream(mesh, svc_stream_call(stream), RECEIVE);
+}
+
+/* Takes nothing, until its caller has left. */
+static svc_err
+deaf(struct svc_stream *stream, void *arg)
+{
+	struct mesh *mesh = arg;
+	int64_t until_ms = svc_deadline(PATIENCE_MS);
+	gate_add(&mesh->held);
+	while (!svc_stream_cancelled(stream) && svc_remaining(until_ms) > 0)
+		sched_yield();
+	struct svc_message m;
+	mesh->far = svc_stream_recv(stream, &m);
+	gate_add(&mesh->left);
+	return mesh->far;
+}
+
+/* Leaves the stream to the test. */
+static svc_err
+keep_stream(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)req, (void)rsp;
+	mesh->stream = svc_open(svc_client_of(mesh->server), "student",
+	    "Student.Streams", within(call));
+	return SVC_OK;
 }
 
 /* The test makes the call within. */
@@ -186,6 +294,13 @@ mesh_start(struct mesh *mesh)
 	svc_handle(mesh->server, "Student.Wait", ask_and_wait, mesh);
 	svc_handle(mesh->server, "Student.Twice", ask_twice, mesh);
 	svc_handle(mesh->server, "Student.Leave", ask_and_leave, mesh);
+	svc_handle(mesh->server, "Student.Receive", receive_within, mesh);
+	svc_handle(mesh->server, "Student.Send", send_within, mesh);
+	svc_handle(mesh->server, "Student.Ask", ask_within, mesh);
+	svc_handle(mesh->server, "Student.Keep", keep_stream, mesh);
+	svc_handle_stream(mesh->server, "Student.Streams", hold_stream, mesh);
+	svc_handle_stream(mesh->server, "Student.Deaf", deaf, mesh);
+	svc_handle_stream(mesh->server, "Student.Within", stream_within, mesh);
 	must_start(mesh->server);
 	mesh->client = make("client", NULL);
 	assert_int_equal(svc_init(mesh->client, 0, NULL), SVC_OK);
@@ -292,6 +407,106 @@ a_search_for_a_node_ends_too(void **state)
 	}
 }
 
+static void
+must_have_ended(struct mesh *mesh)
+{
+	gate_wait(&mesh->inner, 1);
+	assert_int_equal(mesh->inner_code, SVC_E_CANCELLED);
+	assert_string_equal(mesh->inner_err.text,
+	    "the call that is being handled was cancelled");
+	/* The far end is told. */
+	gate_wait(&mesh->left, 1);
+	assert_int_equal(mesh->far, SVC_E_CANCELLED);
+	assert_int_equal(gate_count(&mesh->held), 1);
+}
+
+static void
+a_stream_ends_with_its_outer_caller(void **state)
+{
+	(void)state;
+	static const char *const endpoints[] = {
+	    "Student.Receive", "Student.Send", "Student.Ask"};
+	for (size_t i = 0; i < 3; i++) {
+		struct mesh mesh;
+		mesh_start(&mesh);
+		begin(&mesh, endpoints[i]);
+		gate_wait(&mesh.held, 1);
+		leave(&mesh);
+		must_have_ended(&mesh);
+		mesh_stop(&mesh);
+	}
+}
+
+static void
+a_stream_ends_with_its_outer_stream(void **state)
+{
+	(void)state;
+	enum { FREE, CANCEL, CANCEL_HERE, WAYS };
+	for (int way = 0; way < WAYS; way++) {
+		struct mesh mesh;
+		mesh_start(&mesh);
+		struct svc_stream *stream = svc_open(
+		    svc_client_of(mesh.client), "student", "Student.Within");
+		gate_wait(&mesh.held, 1);
+		if (way == FREE)
+			svc_stream_free(stream);
+		else
+			svc_stream_cancel(
+			    way == CANCEL ? stream : mesh.outer_stream);
+		must_have_ended(&mesh);
+		if (way != FREE)
+			svc_stream_free(stream);
+		mesh_stop(&mesh);
+	}
+}
+
+/* A service that stops ends the streams within those that it cuts, or their
+ * handlers would wait on. */
+static void
+a_stream_ends_when_its_service_stops(void **state)
+{
+	(void)state;
+	static char drain[] = "--drain_timeout=50ms";
+	char *argv[] = {drain, drain, NULL};
+	struct mesh mesh;
+	mesh_start(&mesh);
+	struct svc_service *relay = make("relay", NULL);
+	svc_handle_stream(relay, "Relay.Within", stream_within, &mesh);
+	assert_int_equal(svc_init(relay, 2, argv), SVC_OK);
+	must_start(relay);
+	struct svc_stream *stream =
+	    svc_open(svc_client_of(mesh.client), "relay", "Relay.Within");
+	gate_wait(&mesh.held, 1);
+	svc_free(relay);
+	must_have_ended(&mesh);
+	struct svc_message m;
+	assert_int_equal(svc_stream_recv(stream, &m), SVC_E_UNAVAILABLE);
+	svc_stream_free(stream);
+	mesh_stop(&mesh);
+}
+
+/* Whose handler has returned belongs to nobody's call. */
+static void
+a_stream_outlives_its_outer_call(void **state)
+{
+	(void)state;
+	struct mesh mesh;
+	mesh_start(&mesh);
+	begin(&mesh, "Student.Keep");
+	gate_wait(&mesh.outer, 1);
+	assert_int_equal(mesh.outer_code, SVC_OK);
+	gate_wait(&mesh.held, 1);
+	svc_free(mesh.client);
+	mesh.client = NULL;
+	struct svc_message m = {.data = "answer", .len = 6};
+	assert_int_equal(svc_stream_send(mesh.stream, &m), SVC_OK);
+	assert_int_equal(svc_stream_recv(mesh.stream, &m), SVC_OK);
+	assert_string_equal(m.data, "answer");
+	assert_int_equal(svc_stream_recv(mesh.stream, &m), SVC_E_EOF);
+	svc_stream_free(mesh.stream);
+	mesh_stop(&mesh);
+}
+
 /* The memory of a cancelled call serves the next one, not its end. */
 static void
 the_next_call_is_another(void **state)
@@ -369,6 +584,10 @@ main(void)
 	    TEST(a_call_that_waits_ends_with_its_outer_caller),
 	    TEST(calls_that_do_not_wait_end_too),
 	    TEST(a_search_for_a_node_ends_too),
+	    TEST(a_stream_ends_with_its_outer_caller),
+	    TEST(a_stream_ends_with_its_outer_stream),
+	    TEST(a_stream_ends_when_its_service_stops),
+	    TEST(a_stream_outlives_its_outer_call),
 	    TEST(the_next_call_is_another),
 	    TEST(who_was_answered_has_not_left),
 	    TEST(a_call_that_ended_is_not_told),

@@ -400,6 +400,13 @@ svc_server_running(struct svc_server *server)
 	return sum;
 }
 
+void
+svc_server_limit(struct svc_server *server, int64_t deadline_at_ms)
+{
+	if (server->listener != NULL && SVC_OPS_HAS(server->ops, linger_until))
+		server->ops->linger_until(server->listener, deadline_at_ms);
+}
+
 bool
 svc_server_wait(struct svc_server *server, int64_t deadline_at_ms)
 {

@@ -74,7 +74,9 @@ stop(struct svc_service *service)
 	svc_registrar_stop(&service->registrar);
 	svc_server_drain(service->server);
 	int64_t limit_ms = service->values.drain_timeout_ms;
-	if (!svc_server_wait(service->server, svc_deadline(limit_ms))) {
+	int64_t deadline_at_ms = svc_deadline(limit_ms);
+	svc_server_limit(service->server, deadline_at_ms);
+	if (!svc_server_wait(service->server, deadline_at_ms)) {
 		service->cut = true;
 		svc_log(SVC_LOG_WARN, "service.cut",
 		    "%lld calls still ran after --drain_timeout (%lld ms)",
@@ -327,8 +329,10 @@ svc_init(struct svc_service *service, int argc, char *argv[])
 		return svc_service_fail(
 		    service, SVC_E_PRECONDITION, "svc_init was called before");
 	service->state = SVC_SERVICE_FAILED;
-	if (argv == NULL)
-		argc = 0;
+	int given = 0;
+	while (argv != NULL && given < argc && argv[given] != NULL)
+		given++;
+	argc = given;
 	if (service->bad_option.code != SVC_OK) {
 		service->error = service->bad_option;
 		return service->error.code;

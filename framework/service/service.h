@@ -320,6 +320,9 @@ svc_err svc_server_listen(struct svc_server *server, struct svc_error *err);
 void svc_server_open(struct svc_server *server);
 /* Take no new calls. */
 void svc_server_drain(struct svc_server *server);
+/* When it is closed: until then, or a little later, wait for clients that have
+ * not taken all that they were sent. */
+void svc_server_limit(struct svc_server *server, int64_t deadline_at_ms);
 /* Wait for running calls; false when the deadline passed before they ended. */
 bool svc_server_wait(struct svc_server *server, int64_t deadline_at_ms);
 int64_t svc_server_running(struct svc_server *server);
@@ -341,6 +344,8 @@ struct svc_call {
 	int64_t deadline_at_ms;
 	/* svc_call_cancelled has said that the deadline passed. */
 	_Atomic bool late;
+	_Atomic bool cut; /* its stream was ended here, and not by its handler
+			   */
 	struct svc_headers *spare; /* the map given to the handler to fill */
 	struct svc_error fail;     /* what svc_fail said; only code and text */
 	char *at, *end;            /* what is left of the newest block */
@@ -370,6 +375,11 @@ struct svc_scoped {
 void svc_scope_join(struct svc_call *outer, struct svc_scoped *inner);
 /* After this `cancel` does not run any more. Nothing happens in none. */
 void svc_scope_leave(struct svc_scoped *inner);
+/* The outer call's stream was ended here: what is within is to end as if its
+ * caller had left. First hold it, while svc_scope_end is not called, then
+ * cancel all that are held, under no lock. */
+void svc_scope_hold(struct svc_call *outer, struct svc_scope **held);
+void svc_scope_cancel(struct svc_scope *held);
 /* The handler has returned, and the stream is not released yet: what is still
  * under way is left alone from now on. */
 void svc_scope_end(struct svc_call *outer);

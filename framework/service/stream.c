@@ -97,6 +97,17 @@ svc_stream_end(
 	svc_stream_wake(stream);
 }
 
+void
+svc_stream_cut(struct svc_stream *stream, svc_err code, const char *text,
+    struct svc_scope **held)
+{
+	svc_stream_end(stream, code, text, true);
+	if (stream->call == NULL)
+		return;
+	atomic_store(&stream->call->cut, true);
+	svc_scope_hold(stream->call, held);
+}
+
 svc_err
 svc_stream_fail(
     struct svc_stream *stream, svc_err code, const char *format, ...)
@@ -106,6 +117,17 @@ svc_stream_fail(
 	svc_error_vset(&stream->last, code, format, args);
 	va_end(args);
 	return code;
+}
+
+static svc_err
+mistake(struct svc_stream *stream, const char *text)
+{
+	if (stream == NULL)
+		return SVC_E_INVAL;
+	pthread_mutex_lock(&stream->lock);
+	svc_stream_fail(stream, SVC_E_INVAL, "%s", text);
+	pthread_mutex_unlock(&stream->lock);
+	return SVC_E_INVAL;
 }
 
 /* How the stream ended, for whoever still wants to send or receive. */
@@ -156,21 +178,32 @@ svc_stream_close_gate(struct svc_stream *stream)
 	atomic_fetch_and(&stream->gate, ~GATE_OPEN);
 }
 
-bool
-svc_stream_is_busy(struct svc_stream *stream)
+static bool
+is_busy(struct svc_stream *stream)
 {
 	return stream->busy > 0 || atomic_load(&stream->gate) >= GATE_ONE;
+}
+
+void
+svc_stream_await_calm(struct svc_stream *stream)
+{
+	/* Who leaves an open one tells nobody. */
+	svc_stream_close_gate(stream);
+	stream->calm_awaited = true;
+	while (is_busy(stream))
+		svc_cond_wait(&stream->calm, &stream->lock, INT64_MAX);
+	stream->calm_awaited = false;
 }
 
 static void
 left(struct svc_stream *stream)
 {
-	if (svc_stream_is_busy(stream))
+	if (is_busy(stream))
 		return;
-	if (stream->release_due)
-		svc_stream_release(stream, stream->release_code);
-	else if (stream->moving)
+	if (stream->calm_awaited)
 		pthread_cond_signal(&stream->calm);
+	else if (stream->release_due)
+		svc_stream_release(stream, stream->release_code);
 }
 
 static void
@@ -187,7 +220,7 @@ svc_stream_release(struct svc_stream *stream, svc_err code)
 	if (handle == NULL)
 		return;
 	svc_stream_close_gate(stream);
-	if (svc_stream_is_busy(stream)) {
+	if (is_busy(stream)) {
 		stream->release_due = true;
 		stream->release_code = code;
 		return;
@@ -206,13 +239,35 @@ svc_stream_put(struct svc_stream *stream, const struct svc_part *part,
 	struct svc_stream_handle *handle = stream->handle;
 	if (handle == NULL)
 		return SVC_E_CLOSED;
+	bool heading = (part->flags & SVC_PART_HEADERS) != 0;
+	stream->heading = stream->heading || heading;
 	stream->busy++;
 	stream->room = false;
 	pthread_mutex_unlock(&stream->lock);
 	svc_err code = handle->ops->send(handle, part, err);
 	pthread_mutex_lock(&stream->lock);
+	if (heading) {
+		stream->heading = false;
+		stream->sent_headers = stream->sent_headers || code == SVC_OK;
+		if (stream->end_due)
+			svc_stream_put_end(
+			    stream, stream->end.code, stream->end.text);
+	}
 	leave(stream);
 	return code;
+}
+
+void
+svc_stream_credit_all(struct svc_stream *stream)
+{
+	struct svc_stream_handle *handle = stream->handle;
+	if (handle == NULL || !SVC_OPS_HAS(handle->ops, credit))
+		return;
+	stream->busy++;
+	pthread_mutex_unlock(&stream->lock);
+	handle->ops->credit(handle, SIZE_MAX);
+	pthread_mutex_lock(&stream->lock);
+	leave(stream);
 }
 
 /* ----------------------------------------------------------------- arriving */
@@ -395,6 +450,8 @@ await(struct svc_stream *stream)
 svc_err
 svc_stream_recv(struct svc_stream *stream, struct svc_message *ret_message)
 {
+	if (ret_message == NULL)
+		return mistake(stream, "there is no place for the message");
 	*ret_message = (struct svc_message){0};
 	if (stream == NULL)
 		return SVC_E_INVAL;
@@ -450,6 +507,9 @@ svc_stream_put_end(struct svc_stream *stream, svc_err code, const char *text)
 {
 	if (stream->sent_status)
 		return;
+	stream->end_due = stream->heading;
+	if (stream->heading) /* headers go once, and first */
+		return;
 	stream->sent_status = true;
 	stream->sent_end = true;
 	svc_stream_close_gate(stream);
@@ -464,7 +524,6 @@ svc_stream_put_end(struct svc_stream *stream, svc_err code, const char *text)
 	bool told = false;
 	while (!stream->sent_headers && trailers) {
 		svc_err put = svc_stream_put(stream, &part, &why);
-		stream->sent_headers = put == SVC_OK;
 		if (put != SVC_E_AGAIN || stream->ended || expired(stream))
 			break;
 		wait_for_room(stream, false, &told);
@@ -472,15 +531,22 @@ svc_stream_put_end(struct svc_stream *stream, svc_err code, const char *text)
 	if (stream->sent_headers)
 		part = (struct svc_part){.headers = stream->own_trailers};
 	part.flags |= SVC_PART_END;
+	/* What a handler returns comes behind what it sent; what has ended the
+	 * stream under its hands does not wait. */
+	if (stream->ended && stream->end.code != SVC_OK)
+		part.flags |= SVC_PART_CUT;
 	part.status = code;
 	part.status_text = code != SVC_OK ? text : NULL;
-	if (svc_stream_put(stream, &part, &why) != SVC_E_EXHAUSTED)
-		return;
-	/* More headers or trailers than fit. */
-	part.headers = NULL;
-	part.status = SVC_E_EXHAUSTED;
-	part.status_text = why.text;
-	svc_stream_put(stream, &part, NULL);
+	if (svc_stream_put(stream, &part, &why) == SVC_E_EXHAUSTED) {
+		/* More headers or trailers than fit. */
+		part.headers = NULL;
+		part.status = SVC_E_EXHAUSTED;
+		part.status_text = why.text;
+		svc_stream_put(stream, &part, NULL);
+	}
+	/* The handler may go on for long. */
+	if (atomic_load(&stream->cut))
+		svc_stream_credit_all(stream);
 }
 
 /* The type of a direction, which a handler's first message decides. */
@@ -542,6 +608,7 @@ send_quickly(struct svc_stream *stream, const struct svc_message *message)
 	bool sent = false;
 	if ((was & GATE_OPEN) != 0 &&
 	    message->len <= (uint64_t)stream->max_message &&
+	    (message->data != NULL || message->len == 0) &&
 	    (message->content_type == NULL ||
 		strcmp(message->content_type, stream->sent_type) == 0) &&
 	    (stream->deadline_at_ms == INT64_MAX ||
@@ -603,14 +670,14 @@ send(struct svc_stream *stream, const struct svc_message *message,
 		struct svc_error why = {0};
 		code = svc_stream_put(stream, &part, &why);
 		if (code == SVC_OK) {
-			stream->sent_headers = true;
 			if (!stream->server)
 				svc_stream_remember(
 				    stream, message->data, message->len);
 			open_gate(stream);
 			return SVC_OK;
 		}
-		if (code != SVC_E_AGAIN && code != SVC_E_CLOSED)
+		if (code != SVC_E_AGAIN && code != SVC_E_CLOSED &&
+		    !stream->ended)
 			return svc_stream_fail(stream, code, "%s",
 			    why.text[0] != '\0' ? why.text
 						: svc_err_text(code));
@@ -621,16 +688,19 @@ send(struct svc_stream *stream, const struct svc_message *message,
 svc_err
 svc_stream_send(struct svc_stream *stream, const struct svc_message *message)
 {
-	if (stream == NULL || message == NULL)
-		return SVC_E_INVAL;
 	svc_err code;
 	bool mislabelled = false;
+	if (stream == NULL || message == NULL)
+		return mistake(stream, "there is no message");
 	if ((atomic_load_explicit(&stream->gate, memory_order_relaxed) &
 		GATE_OPEN) != 0 &&
 	    send_quickly(stream, message))
 		return SVC_OK;
 	pthread_mutex_lock(&stream->lock);
-	if (message->len > (uint64_t)stream->max_message)
+	if (message->data == NULL && message->len > 0)
+		code = svc_stream_fail(stream, SVC_E_INVAL,
+		    "the message has %zu bytes but no data", message->len);
+	else if (message->len > (uint64_t)stream->max_message)
 		code = svc_stream_fail(stream, SVC_E_EXHAUSTED,
 		    "the message has %zu bytes, more than max_message_size "
 		    "(%lld); raise --max_message_size",
@@ -684,10 +754,11 @@ svc_stream_cancel(struct svc_stream *stream)
 {
 	if (stream == NULL)
 		return;
+	struct svc_scope *within = NULL;
 	pthread_mutex_lock(&stream->lock);
 	if (!stream->ended) {
-		svc_stream_end(stream, SVC_E_CANCELLED,
-		    "svc_stream_cancel was called", true);
+		svc_stream_cut(stream, SVC_E_CANCELLED,
+		    "svc_stream_cancel was called", &within);
 		/* A handler keeps its handle until it returns; what it ends
 		 * with is sent now. */
 		if (stream->server)
@@ -697,6 +768,7 @@ svc_stream_cancel(struct svc_stream *stream)
 			svc_stream_release(stream, SVC_E_CANCELLED);
 	}
 	pthread_mutex_unlock(&stream->lock);
+	svc_scope_cancel(within);
 }
 
 bool

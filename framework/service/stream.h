@@ -53,7 +53,8 @@ void svc_stream_queue_fini(struct svc_stream_queue *queue);
 struct svc_stream {
 	pthread_mutex_t lock; /* see stream.c */
 	pthread_cond_t readable, writable;
-	pthread_cond_t calm; /* nobody is busy, for who moves the stream */
+	pthread_cond_t calm; /* nobody is busy; see svc_stream_await_calm */
+	bool calm_awaited;
 	bool reader_waits;
 	int writers_waiting; /* one sends, another may move the stream */
 	bool server;
@@ -74,6 +75,8 @@ struct svc_stream {
 
 	bool room; /* `writable` was called */
 	bool sent_headers;
+	bool heading;     /* a part with headers is being sent */
+	bool end_due;     /* behind it: a handler's end, which is `end` */
 	bool sent_end;    /* the user's sending side is closed */
 	bool sent_status; /* a handler's end was sent */
 	bool heard;       /* the peer has sent something */
@@ -94,7 +97,7 @@ struct svc_stream {
 	struct svc_headers *headers, *trailers;         /* the peer's */
 	struct svc_headers *own_headers, *own_trailers; /* to be sent */
 
-	struct svc_call *call; /* of a handler */
+	struct svc_call *call; /* of a handler, until it returns */
 };
 
 /* What waits to be received may take so much more than one message. */
@@ -108,6 +111,10 @@ void svc_stream_fini(struct svc_stream *stream);
 /* With the lock; the first end counts. `code` SVC_OK: well. */
 void svc_stream_end(
     struct svc_stream *stream, svc_err code, const char *text, bool cut);
+/* The same of a handler's stream, under its hands: what it has begun within is
+ * to be cancelled, once the lock is let go. */
+void svc_stream_cut(struct svc_stream *stream, svc_err code, const char *text,
+    struct svc_scope **held);
 void svc_stream_wake(struct svc_stream *stream);
 /* What the user did was not done, for this reason. With the lock; returns
  * `code`. */
@@ -125,7 +132,8 @@ void svc_stream_take_trailers(
 void svc_stream_writable(struct svc_stream_handle *handle);
 /* With the lock: sends take the long way again, and whoever is in an op. */
 void svc_stream_close_gate(struct svc_stream *stream);
-bool svc_stream_is_busy(struct svc_stream *stream);
+/* With the lock, which is let go meanwhile: until nobody is in an op. */
+void svc_stream_await_calm(struct svc_stream *stream);
 /* With the lock, which is let go meanwhile: give the handle back now or when
  * the last thread in an op leaves it. */
 void svc_stream_release(struct svc_stream *stream, svc_err code);
@@ -133,6 +141,9 @@ void svc_stream_release(struct svc_stream *stream, svc_err code);
  * nobody gives back at the same time. With the lock. */
 svc_err svc_stream_put(struct svc_stream *stream, const struct svc_part *part,
     struct svc_error *err);
+/* What has come was dropped: the peer may send as much again, on other streams.
+ * With the lock, as above. */
+void svc_stream_credit_all(struct svc_stream *stream);
 /* Sends the end of a handler's side, once; with the lock, as above. */
 void svc_stream_put_end(
     struct svc_stream *stream, svc_err code, const char *text);

@@ -17,6 +17,7 @@
 
 struct client_stream {
 	struct svc_stream base;
+	struct svc_scoped scoped;
 	struct svc_attempts at;
 	struct svc_error why;      /* of the attempt that was lost */
 	int64_t connect_ms;        /* for the choice of a node */
@@ -48,7 +49,7 @@ lose(struct client_stream *client, struct svc_exchange how, const char *text)
 	struct svc_stream *stream = &client->base;
 	svc_err code = how.code;
 	client->at.last = how;
-	if (!may_move(client)) {
+	if (!may_move(client) || svc_attempt_is_final(&client->at)) {
 		svc_stream_end(stream, code, text, false);
 		return;
 	}
@@ -239,9 +240,7 @@ svc_stream_move(struct svc_stream *stream)
 {
 	struct client_stream *client = client_of(stream);
 	stream->moving = true;
-	svc_stream_close_gate(stream);
-	while (svc_stream_is_busy(stream))
-		svc_cond_wait(&stream->calm, &stream->lock, INT64_MAX);
+	svc_stream_await_calm(stream);
 	svc_stream_release(stream, SVC_E_CANCELLED);
 	struct svc_error why = client->why;
 	stream->lost = false;
@@ -298,6 +297,21 @@ svc_stream_is_forgotten(struct svc_stream *stream)
 }
 
 /* ------------------------------------------------------------ open and free */
+
+/* The outer caller has left. */
+static void
+leave(struct svc_scoped *scoped)
+{
+	struct client_stream *client =
+	    (struct client_stream *)(void *)((char *)scoped -
+					     offsetof(
+						 struct client_stream, scoped));
+	struct svc_stream *stream = &client->base;
+	pthread_mutex_lock(&stream->lock);
+	svc_stream_end(stream, SVC_E_CANCELLED, svc_cancelled_within, true);
+	svc_stream_release(stream, SVC_E_CANCELLED);
+	pthread_mutex_unlock(&stream->lock);
+}
 
 /* What the options point to is the caller's: a copy of each text. */
 struct texts {
@@ -372,8 +386,12 @@ begin(struct client_stream *client, struct svc_client *of,
 		code = attempts(client, err);
 	/* The handler may end before its stream. */
 	client->at.plan.within = NULL;
-	if (code != SVC_OK)
+	if (code != SVC_OK) {
 		svc_attempts_finish(&client->at);
+	} else if (plan->within != NULL) {
+		client->scoped.cancel = leave;
+		svc_scope_join(plan->within, &client->scoped);
+	}
 	return code;
 }
 
@@ -479,6 +497,7 @@ void
 svc_stream_client_free(struct svc_stream *stream)
 {
 	struct client_stream *client = client_of(stream);
+	svc_scope_leave(&client->scoped);
 	pthread_mutex_lock(&stream->lock);
 	svc_stream_end(stream, SVC_E_CANCELLED, NULL, true);
 	svc_stream_release(stream, SVC_E_CANCELLED);

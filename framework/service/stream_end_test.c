@@ -5,6 +5,68 @@
 
 /* -------------------------------------------------------- cancel, deadlines */
 
+struct running {
+	struct gate in, out;
+	struct svc_stream *stream; /* of the handler that began last */
+};
+
+/* Goes on though its stream is cancelled, until the test says so. */
+static svc_err
+runs_on(struct svc_stream *stream, void *arg)
+{
+	struct running *running = arg;
+	running->stream = stream;
+	gate_add(&running->in);
+	gate_wait(&running->out, 1);
+	return SVC_OK;
+}
+
+/* What it was sent and has not read is nobody's any more, and must not hold up
+ * the other streams of the connection. */
+static void
+a_cancelled_stream_holds_nothing_up(void **state)
+{
+	(void)state;
+	static char stream_window[] = "--stream_window=64k";
+	static char window[] = "--connection_window=256k";
+	char *argv[] = {window, window, stream_window, NULL};
+	enum { STREAMS = 8, SIZE = 15000 };
+	static char data[SIZE];
+	struct svc_message m = {.data = data, .len = SIZE};
+	for (int by_handler = 0; by_handler < 2; by_handler++) {
+		struct svc_service *s = make("student", NULL), *c;
+		struct running running = {.stream = NULL};
+		gate_init(&running.in);
+		gate_init(&running.out);
+		svc_handle_stream(s, "Student.RunsOn", runs_on, &running);
+		svc_handle_stream(s, "Student.Echo", echo, NULL);
+		assert_int_equal(svc_init(s, 3, argv), SVC_OK);
+		must_start(s);
+		struct svc_client *client = client_of(&c);
+		for (int i = 0; i < STREAMS; i++) {
+			struct svc_stream *stream = svc_open(client, "student",
+			    "Student.RunsOn", timeout_ms(PATIENCE_MS));
+			for (int n = 0; n < 4; n++)
+				must(stream, svc_stream_send(stream, &m));
+			gate_wait(&running.in, i + 1);
+			svc_stream_cancel(by_handler ? running.stream : stream);
+			svc_stream_free(stream);
+		}
+		struct svc_stream *stream = svc_open(
+		    client, "student", "Student.Echo", timeout_ms(PATIENCE_MS));
+		for (int n = 0; n < 50; n++) {
+			must(stream, svc_stream_send(stream, &m));
+			struct svc_message back;
+			must(stream, svc_stream_recv(stream, &back));
+			assert_int_equal(back.len, SIZE);
+		}
+		gate_add(&running.out);
+		svc_stream_free(stream);
+		svc_free(c);
+		svc_free(s);
+	}
+}
+
 static void *
 cancel_it(void *arg)
 {
@@ -290,6 +352,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    TEST(a_client_cancels),
+	    TEST(a_cancelled_stream_holds_nothing_up),
 	    TEST(a_stream_within_a_call_has_its_deadline),
 	    TEST(a_handler_ends_before_its_client),
 	    TEST(a_deadline_ends_both_sides),

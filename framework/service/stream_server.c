@@ -82,6 +82,8 @@ on_closed(struct svc_stream_handle *handle, const struct svc_stream_end *end)
 	    : late ? "the deadline of the stream passed"
 		   : "the caller has cancelled the stream or is gone",
 	    !limit);
+	if (atomic_load(&stream->cut))
+		svc_stream_credit_all(stream);
 	pthread_mutex_unlock(&stream->lock);
 }
 
@@ -137,15 +139,19 @@ void
 svc_server_cut_streams(struct svc_server *server)
 {
 	int64_t deadline_at_ms = svc_deadline(CUT_WAIT_MS);
+	struct svc_scope *within = NULL;
 	pthread_mutex_lock(&server->lock);
 	server->cut = true;
 	for (struct svc_server_stream *s = server->streams; s != NULL;
 	     s = s->next) {
 		pthread_mutex_lock(&s->base.lock);
-		svc_stream_end(&s->base, SVC_E_UNAVAILABLE,
-		    "the service is stopping", true);
+		svc_stream_cut(&s->base, SVC_E_UNAVAILABLE,
+		    "the service is stopping", &within);
 		pthread_mutex_unlock(&s->base.lock);
 	}
+	pthread_mutex_unlock(&server->lock);
+	svc_scope_cancel(within);
+	pthread_mutex_lock(&server->lock);
 	/* They tell their clients themselves. */
 	svc_err code = SVC_OK;
 	while (server->n_streams > 0 && code == SVC_OK)
@@ -174,6 +180,8 @@ finish(struct svc_server_stream *at, struct svc_call *call, svc_err code)
 	if (code == SVC_E_EOF)
 		code = SVC_OK;
 	pthread_mutex_lock(&stream->lock);
+	/* Whoever has ended it may still be telling so. */
+	svc_stream_await_calm(stream);
 	struct svc_error end = {.code = code};
 	if (stream->ended) {
 		end = stream->end;
@@ -187,7 +195,17 @@ finish(struct svc_server_stream *at, struct svc_call *call, svc_err code)
 	struct svc_stream_handle *handle = stream->handle;
 	stream->handle = NULL;
 	pthread_mutex_unlock(&stream->lock);
-	handle->ops->release(handle, SVC_OK);
+	handle->ops->release(handle, end.code);
+}
+
+static void
+set_call(struct svc_stream *stream, struct svc_call *call)
+{
+	pthread_mutex_lock(&stream->lock);
+	stream->call = call;
+	if (call != NULL && stream->ended && stream->end.code != SVC_OK)
+		atomic_store(&call->cut, true);
+	pthread_mutex_unlock(&stream->lock);
 }
 
 static void
@@ -205,9 +223,10 @@ run(void *arg)
 	call.stream = stream->handle;
 	call.req = &at->opened;
 	call.deadline_at_ms = stream->deadline_at_ms;
-	stream->call = &call;
+	set_call(stream, &call);
 	if (code == SVC_OK)
 		code = endpoint->stream_fn(stream, endpoint->arg);
+	set_call(stream, NULL);
 	if (endpoint->limit != 0)
 		atomic_fetch_sub(&endpoint->running, 1);
 	svc_admission_leave(server, shard);

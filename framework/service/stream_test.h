@@ -143,15 +143,24 @@ waits(struct svc_stream *stream, void *arg)
 {
 	struct seen *seen = arg;
 	struct svc_message m;
+	struct svc_error err;
+	svc_err received, sent;
 	gate_add(&seen->in);
 	do
-		seen->recv = svc_stream_recv(stream, &m);
-	while (seen->recv == SVC_OK);
-	svc_stream_error(stream, &seen->err);
-	seen->send = send_text(stream, "too late");
+		received = svc_stream_recv(stream, &m);
+	while (received == SVC_OK);
+	svc_stream_error(stream, &err);
+	sent = send_text(stream, "too late");
+	/* Two may end at once: one that a busy machine began late, and the one
+	 * that was opened in its place. */
+	pthread_mutex_lock(&seen->out.lock);
+	seen->recv = received;
+	seen->err = err;
+	seen->send = sent;
 	seen->cancelled = svc_stream_cancelled(stream);
+	pthread_mutex_unlock(&seen->out.lock);
 	gate_add(&seen->out);
-	return seen->recv;
+	return received;
 }
 
 static UNUSED void

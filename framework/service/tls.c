@@ -118,6 +118,8 @@ svc_tls_check(const struct svc_service *service, const struct svc_node *node,
 const char *
 svc_call_identity(const struct svc_call *call)
 {
+	if (call == NULL)
+		return "";
 	const struct svc_transport_ops *ops = call->stream->ops;
 	const char *name =
 	    SVC_OPS_HAS(ops, identity) ? ops->identity(call->stream) : NULL;

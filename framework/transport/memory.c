@@ -34,6 +34,7 @@ struct listener {
 	void *arg;
 	_Atomic(svc_direct_cb) direct;
 	_Atomic bool draining;
+	int64_t linger_until_ms; /* atomic */
 	struct end *ends;
 };
 
@@ -327,6 +328,8 @@ end_create(struct memory *memory, struct listener *listener, const char *peer,
 	    .server = listener != NULL,
 	    .accept = listener != NULL ? listener->accept : NULL,
 	    .accept_arg = listener != NULL ? listener->arg : NULL,
+	    .linger_until_ms =
+		listener != NULL ? &listener->linger_until_ms : NULL,
 	};
 	if (svc_mux_init(&end->mux, &config, peer) != SVC_OK) {
 		svc_mem_free(end);
@@ -412,6 +415,7 @@ memory_listen(void *self, const char *address, svc_accept_cb accept, void *arg,
 	listener->memory = self;
 	listener->accept = accept;
 	listener->arg = arg;
+	listener->linger_until_ms = INT64_MAX;
 	pthread_mutex_lock(&names_mutex);
 	if (any)
 		snprintf(listener->name, sizeof(listener->name),
@@ -491,6 +495,14 @@ memory_drain(void *self)
 {
 	forget_name(self);
 	each_end(self, drain_end);
+}
+
+static void
+memory_linger_until(void *self, int64_t until_at_ms)
+{
+	struct listener *listener = self;
+	__atomic_store_n(
+	    &listener->linger_until_ms, until_at_ms, __ATOMIC_RELAXED);
 }
 
 static void
@@ -741,4 +753,5 @@ const struct svc_transport_ops svc_transport_memory = {
     .interrupt = svc_mux_interrupt,
     .answer = svc_mux_answer,
     .flush = svc_mux_flush,
+    .linger_until = memory_linger_until,
 };

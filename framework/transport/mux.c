@@ -506,6 +506,13 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 	struct svc_mux *mux = stream->mux;
 	svc_err rc;
 	bool end = (part->flags & SVC_PART_END) != 0;
+	bool cut = (part->flags & SVC_PART_CUT) != 0;
+	struct svc_part last;
+	if (cut) {
+		last = *part;
+		last.flags &= ~SVC_PART_CUT;
+		part = &last;
+	}
 	svc_biased_lock_take(&mux->lock);
 	mux_adopt(mux, stream);
 	bool given = give_message(stream, part);
@@ -523,10 +530,13 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 	} else {
 		rc = check_size(mux, part, err);
 	}
-	if (rc == SVC_OK && !given)
+	if (rc == SVC_OK && !given &&
+	    !(cut && stream->pending != NULL && mux_overtake(stream, part)))
 		rc = give_part(stream, part, true, err);
 	if (rc == SVC_OK && end) {
 		stream->sent_end = true;
+		if (part->status != SVC_OK && stream->pending != NULL)
+			mux_keep_failure(stream, part);
 		if (stream->done && stream->pending == NULL)
 			mux_unlist(mux, stream);
 	}

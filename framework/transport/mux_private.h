@@ -85,6 +85,7 @@ struct svc_mux_stream {
 	bool left;       /* the loop, by svc_mux_answer */
 	bool answered;   /* by it, while only the loop's thread knew of it */
 	bool want_writable;
+	bool failed; /* our END says so and waits; see mux_keep_failure */
 	bool exempt; /* its first pending part, from the connection's credit */
 	svc_err release_code;
 	struct svc_task *cancel_task; /* of its holder, once it is cancelled */
@@ -93,9 +94,10 @@ struct svc_mux_stream {
 	uint32_t freed;
 	uint32_t held_messages; /* of a holder that holds */
 	size_t held;            /* and their bytes */
-	uint32_t moved;         /* mux->ticks at the last piece */
-	uint32_t grown;         /* what its window has grown by */
-	int64_t fitted_at_us;   /* when that was looked at; 0: never */
+	uint32_t moved; /* mux->ticks at the last piece: of what comes, or of
+			 * what goes when it is lingering */
+	uint32_t grown; /* what its window has grown by */
+	int64_t fitted_at_us; /* when that was looked at; 0: never */
 	/* Messages sent in a row, and when that was looked at; see mux_burst.c.
 	 */
 	uint32_t ahead;
@@ -220,6 +222,15 @@ svc_mux_result mux_deliver_whole(
 /* Without the lock, by the runner, after a callback: deliver what was queued
  * meanwhile, then let go of the stream. */
 void mux_callback_done(struct svc_mux_stream *stream);
+/* A server's stream is cut, by this part, while something of it waits to be
+ * sent: drops that. True when the part must not be sent, because a reset was.
+ */
+bool mux_overtake(struct svc_mux_stream *stream, const struct svc_part *end);
+/* It has failed, by this part, which waits with what is before it. */
+void mux_keep_failure(
+    struct svc_mux_stream *stream, const struct svc_part *end);
+/* A server stops: streams that were given back and have failed are reset. */
+void mux_reset_failed(struct svc_mux *mux);
 /* By the runner: the holder has given the stream back. Unlocks. */
 void mux_end_released(struct svc_mux_stream *stream);
 /* The stream has a callback to come, from the loop. */

@@ -236,13 +236,14 @@ svc_mux_credit(struct svc_stream_handle *handle, size_t bytes)
 	struct svc_mux *mux = stream->mux;
 	svc_biased_lock_take(&mux->lock);
 	mux_adopt(mux, stream);
-	if (bytes > stream->held)
+	bool all = bytes > stream->held;
+	if (all)
 		bytes = stream->held;
 	stream->held -= bytes;
 	/* Each message has the cost of a frame's header too. Who gives credit
 	 * for several at once gives all of it with the last. */
 	uint32_t messages = stream->held_messages > 0 ? 1 : 0;
-	if (stream->held == 0 && bytes > 0)
+	if (all || (stream->held == 0 && bytes > 0))
 		messages = stream->held_messages;
 	stream->held_messages -= messages;
 	mux_consume(stream, bytes + (size_t)messages * FRAME_SIZE);

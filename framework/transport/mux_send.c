@@ -210,6 +210,8 @@ send_piece(struct svc_mux_stream *stream)
 	mux_charge(stream, head + len);
 	part->begun = true;
 	part->sent += len;
+	if (stream->lingering)
+		stream->moved = mux->ticks;
 	if (stream->unopened) {
 		stream->unopened = false;
 		mux->n_unopened--;

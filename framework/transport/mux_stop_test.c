@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* How long a server that stops waits for who has not read its answers. */
+/* How long a server waits for who has not read its answers: when it stops, when
+ * they are given back, and when what they belong to has failed. */
 #include "mux_test.h"
 
 #include <semaphore.h>
@@ -73,8 +74,16 @@ waits(int most)
 	return n;
 }
 
+static void
+attach(void)
+{
+	svc_mux_attach(&server.mux);
+}
+
+/* Its answer is given and let go, more than a client that reads as `how` says
+ * has credit for. */
 static struct svc_executor *
-begin_to_stop(struct seen *mine)
+answer(struct seen *mine, const struct svc_stream_events *how)
 {
 	struct svc_executor *executor;
 	static const struct svc_executor_config config = {.loops = 1};
@@ -84,15 +93,26 @@ begin_to_stop(struct seen *mine)
 	pair(&client, &server, NULL);
 	exchange(&client, &server);
 	assert_int_equal(
-	    open_with(&client, mine, &events, SVC_PART_END, NULL, 0), SVC_OK);
+	    open_with(&client, mine, how, SVC_PART_END, NULL, 0), SVC_OK);
 	exchange(&client, &server);
+	unsigned flags = SVC_PART_HEADERS | SVC_PART_MESSAGE;
+	if (how == &holder) {
+		assert_int_equal(
+		    send_part(&served[0], flags, data, 1000), SVC_OK);
+		flags = SVC_PART_MESSAGE;
+	}
 	assert_int_equal(
-	    send_part(&served[0],
-		SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END, data, LEN),
-	    SVC_OK);
+	    send_part(&served[0], flags | SVC_PART_END, data, LEN), SVC_OK);
 	let_go(&served[0]);
 	free(data);
 	server.mux.config.loop = svc_executor_loop(executor);
+	return executor;
+}
+
+static struct svc_executor *
+begin_to_stop(struct seen *mine)
+{
+	struct svc_executor *executor = answer(mine, &events);
 	on_loop(stop);
 	return executor;
 }
@@ -159,6 +179,164 @@ who_takes_it_too_slowly_is_given_up(void **state)
 	end(executor, &mine);
 }
 
+/* Or until it is told to wait no longer, but half a second at least. */
+static void
+who_has_no_time_left_is_given_up(void **state)
+{
+	(void)state;
+	for (int64_t left_ms = -100; left_ms <= 1900; left_ms += 1000) {
+		struct seen mine;
+		struct svc_executor *executor = answer(&mine, &events);
+		int64_t until_ms = svc_now_ms() + left_ms;
+		server.mux.config.linger_until_ms = &until_ms;
+		on_loop(stop);
+		int n = 0;
+		while (n < 100 && !svc_mux_failed(&server.mux)) {
+			svc_clock_advance(500);
+			on_loop(pass_half_a_second);
+			n++;
+		}
+		assert_int_equal(n, left_ms < 500 ? 1 : left_ms < 1000 ? 2 : 4);
+		end(executor, &mine);
+	}
+}
+
+/* A server that does not stop waits for as long as idle_ms. */
+static void
+an_end_that_is_not_read_is_reset(void **state)
+{
+	(void)state;
+	struct seen mine;
+	struct svc_executor *executor = answer(&mine, &holder);
+	on_loop(attach);
+	assert_int_equal(server.mux.n_lingering, 1);
+	int n = 0;
+	while (n < 500 && server.mux.n_lingering > 0) {
+		on_loop(pass_half_a_second); /* a quarter of keepalive_ms */
+		read_some(&client, SIZE_MAX);
+		on_loop(serve);
+		n++;
+	}
+	assert_in_range(n, 120, 123);
+	assert_false(svc_mux_failed(&server.mux));
+	assert_int_equal(mine.messages, 1);
+	assert_true(mine.closed);
+	assert_int_equal(mine.code, SVC_E_TIMEDOUT);
+	assert_string_equal(
+	    mine.text, "the end of the stream was not read in 300000 ms");
+	assert_int_equal(server.mux.n_streams, 0);
+	assert_int_equal(server.mux.pending, 0);
+	end(executor, &mine);
+}
+
+/* A failure waits for its reader, but a server that stops does not. */
+static void
+a_failure_does_not_hold_up_a_stop(void **state)
+{
+	(void)state;
+	uint8_t *data = pattern(LEN);
+	for (int reads = 0; reads < 2; reads++) {
+		struct seen mine;
+		pair(&client, &server, NULL);
+		exchange(&client, &server);
+		assert_int_equal(
+		    open_with(&client, &mine, reads ? &events : &holder,
+			SVC_PART_END, NULL, 0),
+		    SVC_OK);
+		exchange(&client, &server);
+		assert_int_equal(
+		    send_part(&served[0], SVC_PART_HEADERS | SVC_PART_MESSAGE,
+			data, 1000),
+		    SVC_OK);
+		assert_int_equal(
+		    send_part(&served[0], SVC_PART_MESSAGE, data, LEN), SVC_OK);
+		struct svc_part last = {.flags = SVC_PART_END,
+		    .status = SVC_E_ABORTED,
+		    .status_text = "enough"};
+		assert_int_equal(
+		    svc_mux_send(served[0].stream, &last, NULL), SVC_OK);
+		let_go(&served[0]);
+		exchange(&client, &server);
+		assert_int_equal(mine.messages, 1 + reads);
+		assert_int_equal(mine.ended, reads);
+		assert_int_equal(server.mux.n_lingering, 1 - reads);
+		assert_false(svc_mux_linger(&server.mux));
+		assert_int_equal(server.mux.n_streams, 0);
+		exchange(&client, &server);
+		assert_int_equal(mine.code, SVC_E_ABORTED);
+		if (!reads) {
+			assert_true(mine.closed);
+			assert_string_equal(mine.text, "enough");
+		}
+		let_go(&mine);
+		end_finish(&client);
+		end_finish(&server);
+	}
+	free(data);
+}
+
+/* What it finds unsent is dropped. */
+static void
+a_cut_does_not_wait(void **state)
+{
+	(void)state;
+	enum { SMALL = 60000, BEFORE = 9 };
+	static const struct {
+		int before;        /* small ones */
+		size_t len;        /* and then one of so many */
+		unsigned messages; /* that come */
+		bool reset;
+	} rows[] = {
+	    {BEFORE, SMALL, BEFORE, false},
+	    {1, LEN, 1, true}, /* half of it is sent */
+	    {0, LEN, 0, true},
+	};
+	uint8_t *data = pattern(LEN);
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct seen mine;
+		pair(&client, &server, NULL);
+		exchange(&client, &server);
+		assert_int_equal(
+		    open_with(&client, &mine, &holder, SVC_PART_END, NULL, 0),
+		    SVC_OK);
+		exchange(&client, &server);
+		unsigned flags = SVC_PART_HEADERS | SVC_PART_MESSAGE;
+		for (int n = 0; n < rows[i].before; n++) {
+			assert_int_equal(
+			    send_part(&served[0], flags, data, SMALL), SVC_OK);
+			flags = SVC_PART_MESSAGE;
+		}
+		assert_int_equal(
+		    send_part(&served[0], flags, data, rows[i].len), SVC_OK);
+		/* A message alone is granted what it needs, if its pieces come
+		 * to be asked for. */
+		if (rows[i].before > 0)
+			exchange(&client, &server);
+		struct svc_part last = {.flags = SVC_PART_END | SVC_PART_CUT,
+		    .status = SVC_E_TIMEDOUT,
+		    .status_text = "too late"};
+		assert_int_equal(
+		    svc_mux_send(served[0].stream, &last, NULL), SVC_OK);
+		assert_int_equal(
+		    svc_mux_send(served[0].stream, &last, NULL), SVC_E_INVAL);
+		assert_int_equal(server.mux.pending, 0);
+		let_go(&served[0]);
+		assert_int_equal(server.mux.n_held, 0);
+		assert_int_equal(server.mux.n_lingering, 0);
+		exchange(&client, &server);
+		assert_int_equal(mine.messages, rows[i].messages);
+		assert_int_equal(mine.ended, !rows[i].reset);
+		assert_int_equal(mine.closed, rows[i].reset);
+		assert_int_equal(mine.code, SVC_E_TIMEDOUT);
+		if (rows[i].reset)
+			assert_string_equal(mine.text, "too late");
+		let_go(&mine);
+		end_finish(&client);
+		end_finish(&server);
+	}
+	free(data);
+}
+
 int
 main(void)
 {
@@ -166,6 +344,10 @@ main(void)
 	    cmocka_unit_test(who_pauses_gets_the_whole_answer),
 	    cmocka_unit_test(who_says_nothing_is_given_up),
 	    cmocka_unit_test(who_takes_it_too_slowly_is_given_up),
+	    cmocka_unit_test(who_has_no_time_left_is_given_up),
+	    cmocka_unit_test(an_end_that_is_not_read_is_reset),
+	    cmocka_unit_test(a_failure_does_not_hold_up_a_stop),
+	    cmocka_unit_test(a_cut_does_not_wait),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

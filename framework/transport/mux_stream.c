@@ -314,6 +314,58 @@ run_queued(struct svc_mux_stream *stream)
 	svc_biased_lock_take(&mux->lock);
 }
 
+bool
+mux_overtake(struct svc_mux_stream *stream, const struct svc_part *end)
+{
+	struct svc_mux *mux = stream->mux;
+	/* Half a message cannot be taken back, nor can headers be left out. */
+	const struct pending_part *part = stream->pending;
+	bool reset = part->begun || (part->flags & SVC_PART_HEADERS) != 0;
+	mux_drop_pending(stream);
+	if (!reset)
+		return false;
+	mux_queue_reset(mux, stream->id, end->status, false,
+	    end->status_text != NULL ? end->status_text : "");
+	mux_unlist(mux, stream);
+	return true;
+}
+
+static void
+keep_end(
+    struct svc_mux_stream *stream, svc_err code, const char *text, size_t len)
+{
+	if (len >= sizeof(stream->end_text))
+		len = sizeof(stream->end_text) - 1;
+	memcpy(stream->end_text, text, len);
+	stream->end_text[len] = 0;
+	stream->end.code = code;
+	stream->end.text = stream->end_text;
+}
+
+void
+mux_keep_failure(struct svc_mux_stream *stream, const struct svc_part *end)
+{
+	const char *text = end->status_text != NULL ? end->status_text : "";
+	stream->failed = true;
+	keep_end(stream, end->status, text, strlen(text));
+}
+
+void
+mux_reset_failed(struct svc_mux *mux)
+{
+	for (uint32_t i = 0; i < mux->n_buckets && mux->n_lingering > 0; i++)
+		for (struct svc_mux_stream *stream = mux->buckets[i], *next;
+		     stream != NULL; stream = next) {
+			next = stream->next;
+			if (!stream->lingering || !stream->failed)
+				continue;
+			mux_queue_reset(mux, stream->id, stream->end.code,
+			    false, stream->end_text);
+			mux_forget(stream);
+			mux_stream_destroy(stream);
+		}
+}
+
 SVC_HOT void
 mux_end_released(struct svc_mux_stream *stream)
 {
@@ -322,6 +374,7 @@ mux_end_released(struct svc_mux_stream *stream)
 	    stream->pending != NULL && !mux->failed) {
 		/* Its answer goes on by itself. */
 		stream->lingering = true;
+		stream->moved = mux->ticks;
 		mux->n_lingering++;
 		mux_drop_assembly(stream);
 		if (stream->unconsumed > 0)
@@ -489,14 +542,9 @@ set_end(struct svc_mux_stream *stream, svc_err code, bool not_run,
 		stream->released = true;
 	else if (stream->got_end && stream->sent_end)
 		return false;
-	if (len >= sizeof(stream->end_text))
-		len = sizeof(stream->end_text) - 1;
-	memcpy(stream->end_text, text, len);
-	stream->end_text[len] = 0;
-	stream->end.code = code;
+	keep_end(stream, code, text, len);
 	stream->end.not_run = not_run;
 	stream->end.silent = stream->mux->silent;
-	stream->end.text = stream->end_text;
 	return true;
 }
 

@@ -113,6 +113,39 @@ look_at_granted(struct svc_mux *mux)
 	mux_end_later(stream, SVC_E_TIMEDOUT, false, text);
 }
 
+/* What was given back with something left to be sent, of which the peer takes
+ * none. With the mutex. */
+static struct svc_mux_stream *
+find_unread(const struct svc_mux *mux, uint32_t ticks)
+{
+	for (uint32_t i = 0; i < mux->n_buckets; i++)
+		for (struct svc_mux_stream *stream = mux->buckets[i];
+		     stream != NULL; stream = stream->next)
+			if (stream->lingering &&
+			    mux->ticks - stream->moved > ticks)
+				return stream;
+	return NULL;
+}
+
+static void
+look_at_lingering(struct svc_mux *mux)
+{
+	int64_t idle_ms = mux->config.limits.idle_ms, every_ms = pace(mux);
+	if (mux->n_lingering == 0 || idle_ms == SVC_FOREVER || every_ms == 0)
+		return;
+	int64_t ticks = idle_ms / every_ms;
+	struct svc_mux_stream *stream;
+	char text[120];
+	snprintf(text, sizeof(text),
+	    "the end of the stream was not read in %lld ms",
+	    (long long)idle_ms);
+	while (ticks < UINT32_MAX &&
+	       (stream = find_unread(mux, (uint32_t)ticks)) != NULL) {
+		mux_queue_reset(mux, stream->id, SVC_E_TIMEDOUT, false, text);
+		mux_end_later(stream, SVC_E_TIMEDOUT, false, text);
+	}
+}
+
 /* A listener's connection that had no stream for idle_ms: streams that the peer
  * opens before it reads this are served still. */
 static void
@@ -138,6 +171,14 @@ mux_pong(struct svc_mux *mux, uint32_t value)
 	mux->close_due = mux->close_due || mux->n_streams == 0;
 }
 
+static int64_t
+linger_until(const struct svc_mux *mux)
+{
+	const int64_t *until_ms = mux->config.linger_until_ms;
+	return until_ms != NULL ? __atomic_load_n(until_ms, __ATOMIC_RELAXED)
+				: INT64_MAX;
+}
+
 /* A peer on a busy machine, or behind a slow line, pauses now and then. */
 static void
 linger_on(struct svc_mux *mux)
@@ -148,7 +189,8 @@ linger_on(struct svc_mux *mux)
 	mux->seen_sent = mux->sent;
 	mux->seen_received = received;
 	mux->quiet = lives ? 0 : mux->quiet + 1;
-	if (mux->quiet >= MAX_QUIET || ++mux->stuck >= MAX_LINGER)
+	if (mux->quiet >= MAX_QUIET || ++mux->stuck >= MAX_LINGER ||
+	    svc_now_ms() >= linger_until(mux))
 		mux_fail(mux, SVC_E_CLOSED, "closed");
 }
 
@@ -194,6 +236,7 @@ tick(struct svc_timer *timer)
 	} else if (is_busy(mux) || newest_id(mux) != mux->seen_id) {
 		mux->seen_id = newest_id(mux);
 		mux->idle_at_ms = INT64_MAX;
+		look_at_lingering(mux);
 		if (every_ms > 0) {
 			if (is_busy(mux))
 				look_for_life(mux);
@@ -309,6 +352,8 @@ svc_mux_linger(struct svc_mux *mux)
 	svc_biased_lock_take(&mux->lock);
 	mux_adopt_left(mux);
 	bool first = !mux->leaving;
+	if (first)
+		mux_reset_failed(mux);
 	bool unsent = mux->out.len > 0 || mux->flushing || mux->n_lingering > 0;
 	if (first && mux->config.server && mux->draining && !mux->failed)
 		/* What came before this was run or refused; what comes behind

@@ -546,6 +546,45 @@ trailers_arrive(void **state)
 	stop(conn);
 }
 
+static void
+a_cut_does_not_wait_for_a_reader(void **state)
+{
+	(void)state;
+	enum { SIZE = 60000 };
+	struct side mine;
+	start(NULL, &reads);
+	if (!has_credit()) {
+		stop(NULL);
+		test_lacks("credit");
+	}
+	uint8_t *data = svc_mem_calloc(1, SIZE);
+	void *conn = dial(here.ops->listener_address(here.listener));
+	assert_int_equal(
+	    open_to(conn, "take", 0, NULL, 0, &keeps, &mine), SVC_OK);
+	AWAIT(here.accepted != NULL);
+	struct side *theirs = here.accepted;
+	struct svc_part part = {.flags = SVC_PART_HEADERS};
+	assert_int_equal(here.ops->send(theirs->stream, &part, NULL), SVC_OK);
+	uint32_t sent = 0;
+	while (push(theirs, SVC_PART_MESSAGE, sent, data, SIZE) == SVC_OK)
+		sent++;
+	/* The last one waits: it is dropped. */
+	part = (struct svc_part){.flags = SVC_PART_END | SVC_PART_CUT,
+	    .status = SVC_E_ABORTED,
+	    .status_text = "cut"};
+	assert_int_equal(here.ops->send(theirs->stream, &part, NULL), SVC_OK);
+	AWAIT(mine.ended || mine.closed);
+	assert_int_equal(mine.code, SVC_E_ABORTED);
+	assert_int_equal(mine.count, sent - 1);
+	/* Nothing is left to wait for. */
+	here.accepted = NULL;
+	here.ops->release(theirs->stream, SVC_E_ABORTED);
+	svc_mem_free(theirs);
+	here.ops->release(mine.stream, SVC_E_CANCELLED);
+	svc_mem_free(data);
+	stop(conn);
+}
+
 /* ----------------------------------------------------------- silent peers */
 
 static const uint8_t hello[32] = {0xf5, 's', 'v', 'c', 1, 1, 32, 0, 0, 0, 16, 0,
@@ -758,6 +797,7 @@ svc_conformance_transport_flow(const struct svc_conformance_transport *with)
 	    cmocka_unit_test(both_sides_pour_through_wide_windows),
 	    cmocka_unit_test(a_small_call_does_not_wait_for_a_huge_message),
 	    cmocka_unit_test(trailers_arrive),
+	    cmocka_unit_test(a_cut_does_not_wait_for_a_reader),
 	    cmocka_unit_test(a_peer_that_falls_silent_is_noticed),
 	    cmocka_unit_test(an_idle_connection_is_closed_and_no_call_fails),
 	    cmocka_unit_test(a_stop_loses_no_answer),

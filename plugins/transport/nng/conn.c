@@ -650,6 +650,8 @@ conn_create(struct nng *self, struct listener *listener, bool layered,
 	    .server = listener != NULL,
 	    .accept = accept,
 	    .accept_arg = arg,
+	    .linger_until_ms =
+		listener != NULL ? listener_linger(listener) : NULL,
 	};
 	if (nng_aio_alloc(&conn->send_aio, sent, conn) != 0 ||
 	    nng_aio_alloc(&conn->recv_aio, received, conn) != 0 ||

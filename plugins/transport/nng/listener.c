@@ -25,6 +25,7 @@ struct listener {
 	bool tls, stuck; /* stuck: it cannot take new certificates */
 	unsigned generation;
 	char address[URL_MAX_LEN];
+	int64_t linger_until_ms; /* atomic */
 
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
@@ -302,6 +303,7 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
 	listener->self = self;
 	listener->accept = accept;
 	listener->arg = arg;
+	listener->linger_until_ms = INT64_MAX;
 	listener->layered = address.layered;
 	listener->tls = address.tls;
 	listener->source.fd = -1;
@@ -397,6 +399,12 @@ listener_drain(struct listener *listener)
 {
 	stop_accepting(listener);
 	each_conn(listener, drain_conn);
+}
+
+int64_t *
+listener_linger(struct listener *listener)
+{
+	return &listener->linger_until_ms;
 }
 
 void

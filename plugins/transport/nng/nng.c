@@ -190,6 +190,17 @@ drain(void *arg)
 }
 
 static void
+linger_until(void *arg, int64_t until_at_ms)
+{
+	struct place *place = arg;
+	if (place->inside != NULL)
+		place->inside->linger_until(place->it, until_at_ms);
+	else
+		__atomic_store_n(
+		    listener_linger(place->it), until_at_ms, __ATOMIC_RELAXED);
+}
+
+static void
 destroy_listener(void *arg)
 {
 	struct place *place = arg;
@@ -278,6 +289,7 @@ const struct svc_transport_ops nng_ops = {
     .interrupt = svc_mux_interrupt,
     .answer = svc_mux_answer,
     .flush = svc_mux_flush,
+    .linger_until = linger_until,
 };
 
 SVC_PLUGIN(nng_ops);

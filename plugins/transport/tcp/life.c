@@ -82,6 +82,8 @@ conn_create(struct tcp *tcp, struct listener *listener, int fd,
 	    .server = listener != NULL,
 	    .accept = accept,
 	    .accept_arg = arg,
+	    .linger_until_ms =
+		listener != NULL ? listener_linger(listener) : NULL,
 	};
 	if (svc_mux_init(&conn->mux, &config, peer) != SVC_OK) {
 		svc_mem_free(conn);

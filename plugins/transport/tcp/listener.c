@@ -23,6 +23,7 @@ struct listener {
 	svc_accept_cb accept;
 	void *arg;
 	char address[80];
+	int64_t linger_until_ms; /* atomic */
 
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
@@ -225,6 +226,7 @@ listener_create(struct tcp *tcp, const char *address, svc_accept_cb accept,
 	listener->tcp = tcp;
 	listener->accept = accept;
 	listener->arg = arg;
+	listener->linger_until_ms = INT64_MAX;
 	listener->source.fd = fd;
 	listener->source.ready = listener_ready;
 	listener->pause.fire = listener_continue;
@@ -309,6 +311,12 @@ listener_drain(struct listener *listener)
 {
 	stop_accepting(listener);
 	each_conn(listener, drain_conn);
+}
+
+int64_t *
+listener_linger(struct listener *listener)
+{
+	return &listener->linger_until_ms;
 }
 
 void

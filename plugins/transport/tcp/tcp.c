@@ -150,6 +150,13 @@ tcp_drain(void *listener)
 }
 
 static void
+tcp_linger_until(void *listener, int64_t until_at_ms)
+{
+	__atomic_store_n(
+	    listener_linger(listener), until_at_ms, __ATOMIC_RELAXED);
+}
+
+static void
 tcp_listener_destroy(void *listener)
 {
 	listener_destroy(listener);
@@ -201,6 +208,7 @@ const struct svc_transport_ops tcp_ops = {
     .credit = svc_mux_credit,
     .answer = svc_mux_answer,
     .flush = svc_mux_flush,
+    .linger_until = tcp_linger_until,
     .identity = conn_identity,
     .on_cancel = svc_mux_on_cancel,
     .interrupt = svc_mux_interrupt,

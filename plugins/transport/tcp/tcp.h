@@ -48,6 +48,8 @@ svc_err listener_create(struct tcp *tcp, const char *address,
     struct svc_error *err);
 const char *listener_address(struct listener *listener);
 void listener_drain(struct listener *listener);
+/* Until when its connections may linger; atomic. */
+int64_t *listener_linger(struct listener *listener);
 void listener_destroy(struct listener *listener);
 /* A connection of it has been freed. */
 void listener_forget(struct listener *listener, struct conn *conn);

@@ -203,6 +203,9 @@ SVC_API svc_err svc_handle_options(struct svc_service *service,
     const char *endpoint, svc_handler fn, void *arg,
     const struct svc_option *options);
 
+/* The functions that take a call, an event or a stream take NULL for it: they
+ * return NULL, "", 0, true for "cancelled" or SVC_E_INVAL. */
+
 /** Memory that lives as long as the call, not zeroed, aligned for any type;
  * NULL when memory ran out. Threads: of those that follow, only the handler's.
  */
@@ -216,8 +219,8 @@ SVC_API char *svc_printf(struct svc_call *call, const char *format, ...)
 SVC_API svc_err svc_reply_text(struct svc_call *call, struct svc_message *rsp,
     const char *content_type, const char *format, ...) SVC_PRINTF(4, 5);
 /** An error the caller will read: `return svc_fail(call, SVC_E_INVAL, "...")`.
- * Returns `code`. The text is one line of up to 247 bytes; what is longer is
- * cut. */
+ * Returns `code`, also without a call. The text is one line of up to 247 bytes;
+ * what is longer is cut. */
 SVC_API svc_err svc_fail(struct svc_call *call, svc_err code,
     const char *format, ...) SVC_PRINTF(3, 4);
 /** Decode the request into a new message of this type by the codec of its
@@ -237,8 +240,9 @@ SVC_API const char *svc_call_header(
     const struct svc_call *call, const char *name);
 /** Milliseconds the caller still waits; SVC_FOREVER without a deadline. */
 SVC_API int64_t svc_call_remaining_ms(const struct svc_call *call);
-/** The caller has gone or its deadline has passed: give up. What the handler
- * returns then is not taken for an answer. */
+/** The caller has gone or its deadline has passed, or the handler's stream was
+ * ended by svc_stream_cancel or a stop: give up. What the handler returns then
+ * is not taken for an answer. */
 SVC_API bool svc_call_cancelled(const struct svc_call *call);
 /** "host:port" of the caller; "" when the transport has none. */
 SVC_API const char *svc_call_peer(const struct svc_call *call);
@@ -373,6 +377,7 @@ typedef svc_err (*svc_call_ended)(svc_err code, const struct svc_message *rsp,
  * For a wrapper: go on with the call, and run `end` exactly once when it has
  * ended, for calls of both kinds, also when it never began. Return what this
  * returns.
+ * Errors: SVC_E_INVAL (a NULL: nothing was run), what the call ends with
  */
 SVC_API svc_err svc_call_then(const struct svc_outgoing *call,
     svc_call_next next, void *next_arg, svc_call_ended end, void *arg);
@@ -433,7 +438,9 @@ SVC_API svc_err svc_handle_stream_options(struct svc_service *service,
  * as long as they are no more than 64 KiB.
  *
  * timeout_ms(n) bounds the whole life of the stream, at both sides, and so does
- * the deadline of the call in within(call); without them there is none.
+ * the deadline of the call in within(call); without them there is none. A
+ * stream within a call ends with SVC_E_CANCELLED when the caller of that call
+ * leaves before its handler has returned; then the stream goes on by itself.
  * Connecting is bounded by --client_request_timeout. content_type(str) is that
  * of all messages sent; without it the service's default. Streams must be freed
  * before the service is.
@@ -466,9 +473,10 @@ SVC_API struct svc_stream *svc_open_options(struct svc_client *client,
  * Errors: SVC_E_EOF (the handler has ended the stream, well), what the stream
  * ended with (SVC_E_CANCELLED, SVC_E_TIMEDOUT, SVC_E_UNAVAILABLE, the
  * handler's code), SVC_E_EXHAUSTED (a limit: this message was not sent, the
- * stream goes on), SVC_E_INVAL (after svc_stream_close_send, however the stream
- * has ended; another content type), SVC_E_NOMEM; the text is in
- * svc_stream_error.
+ * stream goes on; if the peer's own limit is not known yet, it ends),
+ * SVC_E_INVAL (after svc_stream_close_send, however the stream has ended;
+ * another content type; no message, or a length without data), SVC_E_NOMEM; the
+ * text is in svc_stream_error.
  */
 SVC_API svc_err svc_stream_send(
     struct svc_stream *stream, const struct svc_message *message);
@@ -604,9 +612,10 @@ typedef svc_err (*svc_publish_next)(
 typedef svc_err (*svc_publish_wrapper)(const struct svc_publishing *event,
     svc_publish_next next, void *next_arg, void *arg);
 
-/** Publish one event; returns when the broker has it (p2p: when every
- * subscriber acknowledged). Works after svc_init; connects on first use.
- * Errors: SVC_E_TIMEDOUT, SVC_E_UNAVAILABLE, SVC_E_INVAL, SVC_E_EXHAUSTED */
+/** Publish one event (NULL: one without data); returns when the broker has it
+ * (p2p: when every subscriber acknowledged). Works after svc_init; connects on
+ * first use. Errors: SVC_E_TIMEDOUT, SVC_E_UNAVAILABLE, SVC_E_INVAL,
+ * SVC_E_EXHAUSTED */
 SVC_API svc_err svc_publish(struct svc_service *service, const char *topic,
     const struct svc_message *message);
 /** The same with the failure's text; `err` may be NULL. */

@@ -46,6 +46,9 @@ struct svc_mux_config {
 	bool server;
 	svc_accept_cb accept; /* of a server */
 	void *accept_arg;
+	/* A server's: atomic, until when svc_mux_linger may be true, see the
+	 * op. NULL: no limit but its own. */
+	const int64_t *linger_until_ms;
 };
 
 /* A stream's place in one of a connection's lists. */
@@ -224,8 +227,8 @@ SVC_API void svc_mux_drain(struct svc_mux *mux);
  * this returns. */
 SVC_API void svc_mux_finish(struct svc_mux *mux);
 /** On the loop, when a connection is to be closed whatever is open: true while
- * answers that were given still wait to be sent and the peer takes them.
- * close() comes again when that has changed. */
+ * answers that were given still wait to be sent and the peer takes them, up to
+ * config.linger_until_ms. close() comes again when that has changed. */
 SVC_API bool svc_mux_linger(struct svc_mux *mux);
 
 /* The ops of these names. */

@@ -22,6 +22,9 @@ extern "C" {
 #define SVC_PART_HEADERS 1u /* the first part of each direction has them */
 #define SVC_PART_MESSAGE 2u
 #define SVC_PART_END 4u /* the last part of this direction */
+/* With END, by a server whose stream was cut: what waits to be sent before it
+ * is dropped. */
+#define SVC_PART_CUT 16u
 
 struct svc_part {
 	unsigned flags;
@@ -115,8 +118,9 @@ struct svc_transport_limits {
 	/* A peer that says nothing for so long while streams are open, though
 	 * it is asked, is dead. 0: 10,000; SVC_FOREVER: never */
 	int64_t keepalive_ms;
-	/* A listener closes connections that had no stream for so long.
-	 * 0: 300,000; SVC_FOREVER: never */
+	/* A listener closes connections that had no stream for so long, and
+	 * ends streams that were given back when their peer takes nothing of
+	 * what is left of them for so long. 0: 300,000; SVC_FOREVER: never */
 	int64_t idle_ms;
 };
 
@@ -224,8 +228,10 @@ struct svc_transport_ops {
 	svc_err (*wait)(
 	    struct svc_stream_handle *stream, int64_t deadline_at_ms);
 	/** Give the stream back. If it has not ended in both directions the
-	 * peer is told `code` (SVC_E_CANCELLED). No event runs or comes after
-	 * this returns, except the one that calls it. */
+	 * peer is told `code` (SVC_E_CANCELLED). What was given with an END and
+	 * could not be sent yet goes on by itself, until the peer has taken
+	 * none of it for idle_ms. No event runs or comes after this returns,
+	 * except the one that calls it. */
 	void (*release)(struct svc_stream_handle *stream, svc_err code);
 
 	/** "host:port" of the other side, valid while the stream is; optional.
@@ -236,10 +242,10 @@ struct svc_transport_ops {
 	bool (*cancelled)(struct svc_stream_handle *stream);
 	/** `bytes` of messages are consumed: the peer may send as many more.
 	 * Once for each message, also an empty one; several at once only when
-	 * nothing is left. More than there is to consume does no harm. The
-	 * message that came with the first part to accept is consumed already.
-	 * For a holder with `holds`; optional, and without it a peer is held
-	 * up by nothing but the transport's own means. */
+	 * nothing is left. With more than there is to consume all of it is.
+	 * The message that came with the first part to accept is consumed
+	 * already. For a holder with `holds`; optional, and without it a peer
+	 * is held up by nothing but the transport's own means. */
 	void (*credit)(struct svc_stream_handle *stream, size_t bytes);
 	/** The name in the peer's verified certificate: its first DNS name,
 	 * else its common name; NULL when it showed none or the connection is
@@ -286,6 +292,12 @@ struct svc_transport_ops {
 	 * at most 2 ms. For a holder that is about to wait itself: write them
 	 * now. Optional. */
 	void (*flush)(struct svc_stream_handle *stream);
+
+	/** Before `listener_destroy`: until then at the latest it waits for
+	 * peers that have not taken all that they were sent, but always half a
+	 * second. Optional; without it, and up to then, it waits for 20 s, and
+	 * for a peer that says nothing 5 s. */
+	void (*linger_until)(void *listener, int64_t until_at_ms);
 };
 
 extern SVC_API const struct svc_interface svc_transport_interface;
