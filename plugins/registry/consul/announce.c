@@ -8,6 +8,9 @@
 
 #include "node.h"
 
+#include <address/address.h>
+#include <address/hash.h>
+
 #include <svc/clock.h>
 
 #include <cjson/cJSON.h>
@@ -211,24 +214,15 @@ announce_at(struct attempt *attempt, const struct svc_buf *body,
 
 /* ------------------------------------------------------------- announcing */
 
-static uint64_t
-hash_of(const struct svc_buf *body)
-{
-	uint64_t hash = UINT64_C(0xcbf29ce484222325);
-	for (size_t i = 0; i < body->len; i++)
-		hash = (hash ^ body->data[i]) * UINT64_C(0x100000001b3);
-	return hash != 0 ? hash : 1;
-}
-
 static svc_err
 announce_somewhere(struct attempt *attempt, const struct svc_buf *body,
     struct state *state, struct svc_error *err)
 {
 	struct consul *consul = attempt->consul;
-	uint64_t hash = hash_of(body);
+	uint64_t hash = hash_bytes(HASH_START, body->data, body->len);
 	size_t first =
 	    state->placed ? state->server : atomic_load(&consul->current);
-	size_t tries = consul->n_servers > 2 ? consul->n_servers : 2;
+	size_t tries = address_tries(consul->n_servers);
 	svc_err rc = SVC_E_UNAVAILABLE;
 	for (size_t i = 0; i < tries; i++) {
 		if (i > 0 && svc_remaining(attempt->deadline_at_ms) == 0)

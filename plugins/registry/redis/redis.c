@@ -204,6 +204,7 @@ redis_destroy(struct redis *redis)
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
 		svc_mem_free(texts[i]);
 	svc_mem_free(redis->servers);
+	skips_fini(&redis->skips);
 	pthread_mutex_destroy(&redis->lock);
 	svc_mem_free(redis);
 }
@@ -260,19 +261,14 @@ redis_create(const struct svc_registry_config *config, struct redis **ret_redis,
 	if (redis == NULL)
 		return no_memory(err);
 	pthread_mutex_init(&redis->lock, NULL);
+	skips_init(&redis->skips);
 	svc_err rc = take_config(redis, config, err);
 	if (rc != SVC_OK) {
 		redis_destroy(redis);
 		return rc;
 	}
-	/* So that there is time for a second attempt, or for each server. */
-	size_t tries = redis->n_servers > 2 ? redis->n_servers : 2;
 	redis->timeout_ms = config->timeout_ms;
-	redis->try_ms = redis->timeout_ms / (int64_t)tries;
-	if (redis->try_ms > TRY_MAX_MS)
-		redis->try_ms = TRY_MAX_MS;
-	if (redis->try_ms < TRY_MIN_MS)
-		redis->try_ms = TRY_MIN_MS;
+	redis->try_ms = address_try_ms(redis->timeout_ms, redis->n_servers);
 	*ret_redis = redis;
 	return SVC_OK;
 }

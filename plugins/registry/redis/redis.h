@@ -2,6 +2,8 @@
 #ifndef SVC_REDIS_H
 #define SVC_REDIS_H
 
+#include <address/skips.h>
+
 #include <svc/registry.h>
 
 #include <openssl/ssl.h>
@@ -13,11 +15,8 @@ enum {
 	PULL_MS = 4000,
 	PULL_MIN_MS = 100,
 	PULL_MAX_MS = 60000,
-	TRY_MIN_MS = 200,
-	TRY_MAX_MS = 2000,
 	/* For one question of a watch, however many answers that takes. */
 	ASK_MAX_MS = 30000,
-	WARNED_MAX = 64,
 	NAMESPACE_MAX = 128,
 };
 
@@ -43,13 +42,11 @@ struct redis {
 	char database[12];
 	/* For the servers that are `secure`; texts are own. */
 	char *cert, *key, *ca, *name;
+	struct skips skips; /* keys that hold something else */
 
 	pthread_mutex_t lock; /* guards what follows */
 	struct link *idle[IDLE_MAX];
 	size_t n_idle;
-	size_t skipped; /* values that were no records */
-	uint64_t warned[WARNED_MAX];
-	size_t n_warned;
 };
 
 /** Errors: SVC_E_INVAL (address, options, TLS files), SVC_E_NOMEM */
