@@ -398,6 +398,7 @@ struct svc_registrar {
 	bool stopping;
 	bool busy;    /* one op at a time, and none under the lock */
 	bool lost;    /* said so */
+	bool reached; /* the registry may have the node */
 	int failures; /* in a row */
 	int64_t next_at_ms;
 	_Atomic bool registered, draining;
@@ -412,7 +413,8 @@ svc_err svc_registrar_start(
 /* What the record holds has changed: announce it now, if started. */
 void svc_registrar_again(struct svc_registrar *registrar);
 /* Mark the node as draining, then withdraw it, and wait a little each time
- * until a watch has seen it. */
+ * until a watch has seen it. The registry has registry_timeout for all of that;
+ * what it did not take back by then is logged. */
 void svc_registrar_stop(struct svc_registrar *registrar);
 /* "ok", "not registered" or "draining". Threads: any. */
 const char *svc_registrar_status(const struct svc_registrar *registrar);

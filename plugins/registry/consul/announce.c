@@ -239,13 +239,13 @@ announce_somewhere(struct attempt *attempt, const struct svc_buf *body,
 
 svc_err
 consul_announce(struct consul *consul, const struct svc_record *record,
-    int64_t ttl_ms, struct svc_error *err)
+    int64_t ttl_ms, int64_t timeout_ms, struct svc_error *err)
 {
 	struct state state = {0};
 	struct svc_buf body;
 	struct attempt attempt = {
 	    .consul = consul,
-	    .deadline_at_ms = svc_deadline(consul->timeout_ms),
+	    .deadline_at_ms = svc_deadline(timeout_ms),
 	};
 	char *instance = node_instance(record->name, record->nodes[0].id);
 	svc_buf_init(&attempt.answer, ANSWER_MAX);
@@ -315,12 +315,12 @@ withdraw_everywhere(
 
 svc_err
 consul_withdraw(struct consul *consul, const struct svc_record *record,
-    struct svc_error *err)
+    int64_t timeout_ms, struct svc_error *err)
 {
 	struct state state = {0};
 	struct attempt attempt = {
 	    .consul = consul,
-	    .deadline_at_ms = svc_deadline(consul->timeout_ms),
+	    .deadline_at_ms = svc_deadline(timeout_ms),
 	};
 	char *instance = node_instance(record->name, record->nodes[0].id);
 	if (instance == NULL)

@@ -345,9 +345,10 @@ redis_run_at(struct redis *redis, size_t server, redis_op op, void *arg,
 }
 
 svc_err
-redis_run(struct redis *redis, redis_op op, void *arg, struct svc_error *err)
+redis_run(struct redis *redis, redis_op op, void *arg, int64_t timeout_ms,
+    struct svc_error *err)
 {
-	int64_t deadline_at_ms = svc_deadline(redis->timeout_ms);
+	int64_t deadline_at_ms = svc_deadline(timeout_ms);
 	size_t server = atomic_load(&redis->current), tries = 0;
 	for (;;) {
 		svc_err rc =
@@ -410,8 +411,8 @@ announce_op(struct redis *redis, struct link *link, int64_t deadline_at_ms,
 }
 
 static svc_err
-announce(void *self, const struct svc_record *record, int64_t ttl_ms,
-    struct svc_error *err)
+announce_within(void *self, const struct svc_record *record, int64_t ttl_ms,
+    int64_t timeout_ms, struct svc_error *err)
 {
 	char *json = svc_record_encode(record);
 	struct announcement a = {record, json, ttl_ms};
@@ -424,9 +425,17 @@ announce(void *self, const struct svc_record *record, int64_t ttl_ms,
 		    "the record of %s has %zu bytes: at most %d are allowed",
 		    record->name, strlen(json), VALUE_MAX);
 	else
-		rc = redis_run(self, announce_op, &a, err);
+		rc = redis_run(self, announce_op, &a, timeout_ms, err);
 	svc_mem_free(json);
 	return rc;
+}
+
+static svc_err
+announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	const struct redis *redis = self;
+	return announce_within(self, record, ttl_ms, redis->timeout_ms, err);
 }
 
 static svc_err
@@ -438,10 +447,18 @@ withdraw_op(struct redis *redis, struct link *link, int64_t deadline_at_ms,
 }
 
 static svc_err
-withdraw(void *self, const struct svc_record *record, struct svc_error *err)
+withdraw_within(void *self, const struct svc_record *record, int64_t timeout_ms,
+    struct svc_error *err)
 {
 	struct announcement a = {record, NULL, 0};
-	return redis_run(self, withdraw_op, &a, err);
+	return redis_run(self, withdraw_op, &a, timeout_ms, err);
+}
+
+static svc_err
+withdraw(void *self, const struct svc_record *record, struct svc_error *err)
+{
+	const struct redis *redis = self;
+	return withdraw_within(self, record, redis->timeout_ms, err);
 }
 
 struct question {
@@ -481,7 +498,8 @@ lookup(void *self, const char *service, svc_record_sink sink, void *arg,
     struct svc_error *err)
 {
 	struct question question = {self, service, sink, arg, false};
-	svc_err rc = redis_run(self, lookup_op, &question, err);
+	svc_err rc = redis_run(
+	    self, lookup_op, &question, question.redis->timeout_ms, err);
 	return rc == SVC_OK && question.no_memory ? no_memory(err) : rc;
 }
 
@@ -523,5 +541,7 @@ static const struct svc_registry_ops redis_ops = {
     .unwatch = unwatch,
     .options = "namespace database pull",
     .uses = SVC_REGISTRY_TLS,
+    .announce_within = announce_within,
+    .withdraw_within = withdraw_within,
 };
 SVC_PLUGIN(redis_ops);

@@ -62,13 +62,13 @@ svc_err redis_tls(
 
 /**
  * Run `op` on a connection, on one server after the other until one does it or
- * the time of an op is over. It may run more than once.
+ * `timeout_ms` is over. It may run more than once.
  * Errors: those of link_open and of `op`
  */
 typedef svc_err (*redis_op)(struct redis *redis, struct link *link,
     int64_t deadline_at_ms, void *arg, struct svc_error *err);
-svc_err redis_run(
-    struct redis *redis, redis_op op, void *arg, struct svc_error *err);
+svc_err redis_run(struct redis *redis, redis_op op, void *arg,
+    int64_t timeout_ms, struct svc_error *err);
 /** The same on one server, once, within ASK_MAX_MS and until `wake_fd` can be
  * read (-1: none). Errors: also SVC_E_CANCELLED */
 svc_err redis_run_at(struct redis *redis, size_t server, redis_op op, void *arg,

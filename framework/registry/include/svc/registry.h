@@ -237,6 +237,15 @@ struct svc_registry_ops {
 	/** SVC_REGISTRY_*: what else of the config it makes use of. What it
 	 * does not is refused rather than left out when safety hangs on it. */
 	uint32_t uses;
+
+	/** As announce and withdraw, with `timeout_ms` (positive) in place of
+	 * the config's. Each is optional: a service that stops gives what is
+	 * left of one timeout_ms to these, and calls the others, which may take
+	 * longer, where they are absent. */
+	svc_err (*announce_within)(void *self, const struct svc_record *record,
+	    int64_t ttl_ms, int64_t timeout_ms, struct svc_error *err);
+	svc_err (*withdraw_within)(void *self, const struct svc_record *record,
+	    int64_t timeout_ms, struct svc_error *err);
 };
 #define SVC_REGISTRY_TLS 1u
 
@@ -269,6 +278,13 @@ SVC_API svc_err svc_registry_announce(struct svc_registry *registry,
     const struct svc_record *record, int64_t ttl_ms, struct svc_error *err);
 SVC_API svc_err svc_registry_withdraw(struct svc_registry *registry,
     const struct svc_record *record, struct svc_error *err);
+/** The same with a timeout of their own, as far as the plugin has these ops;
+ * what is not positive is one attempt that waits for nothing. */
+SVC_API svc_err svc_registry_announce_within(struct svc_registry *registry,
+    const struct svc_record *record, int64_t ttl_ms, int64_t timeout_ms,
+    struct svc_error *err);
+SVC_API svc_err svc_registry_withdraw_within(struct svc_registry *registry,
+    const struct svc_record *record, int64_t timeout_ms, struct svc_error *err);
 
 /** An answer, grouped by name and version and sorted by both, nodes sorted by
  * id. */
