@@ -46,13 +46,19 @@ is_word_of(const char *words, const char *word)
 	return false;
 }
 
+static uint32_t
+uses_of(const struct svc_registry_ops *ops)
+{
+	return SVC_OPS_HAS(ops, uses) ? ops->uses : 0;
+}
+
 /* That the plugin makes use of all that it is given. */
 static svc_err
 config_check(const struct svc_registry_ops *ops,
     const struct svc_registry_config *config, struct svc_error *err)
 {
 	const char *known = SVC_OPS_HAS(ops, options) ? ops->options : "";
-	uint32_t uses = SVC_OPS_HAS(ops, uses) ? ops->uses : 0;
+	uint32_t uses = uses_of(ops);
 	const char *key, *value;
 	char quoted[64];
 	for (size_t i = 0; svc_headers_at(config->options, i, &key, &value);
@@ -145,6 +151,12 @@ const char *
 svc_registry_name(const struct svc_registry *registry)
 {
 	return registry->ops->name;
+}
+
+uint32_t
+svc_registry_uses(const struct svc_registry *registry)
+{
+	return uses_of(registry->ops);
 }
 
 /* ------------------------------------------------------------ announcing */

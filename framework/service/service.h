@@ -526,9 +526,13 @@ svc_err svc_service_codecs(struct svc_service *service,
     const struct svc_codecs **ret_codecs, struct svc_error *err);
 /* The value of `address` (bound) as others reach it, or as is `wanted`: a host,
  * an IP address or an interface, each also with a port; NULL chooses. To be
- * freed with svc_mem_free. Errors: SVC_E_INVAL, SVC_E_NOMEM */
+ * freed with svc_mem_free. Errors: SVC_E_INVAL (also what nobody could dial),
+ * SVC_E_NOMEM */
 svc_err svc_advertise_address(const char *bound, const char *wanted,
     char **ret_address, struct svc_error *err);
+/* Logs what some of those who are told the address could not dial. `servers` is
+ * where the registry is, as by SVC_REGISTRY_SERVERS; NULL: on this host. */
+void svc_advertise_warn(const char *advertised, const char *servers);
 /* The endpoint Debug.Health, unless the service has one. Before listening. */
 svc_err svc_debug_add(struct svc_service *service, struct svc_error *err);
 

@@ -154,7 +154,7 @@ static const struct svc_registry_ops consul_ops = {
     .watch = watch,
     .unwatch = unwatch,
     .options = CONSUL_OPTIONS,
-    .uses = SVC_REGISTRY_TLS,
+    .uses = SVC_REGISTRY_TLS | SVC_REGISTRY_SERVERS,
     .announce_within = announce_within,
     .withdraw_within = withdraw_within,
 };

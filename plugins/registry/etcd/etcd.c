@@ -153,7 +153,7 @@ static const struct svc_registry_ops etcd_ops = {
     .list = list,
     .watch = watch,
     .unwatch = unwatch,
-    .uses = SVC_REGISTRY_TLS,
+    .uses = SVC_REGISTRY_TLS | SVC_REGISTRY_SERVERS,
     .announce_within = announce_within,
     .withdraw_within = withdraw_within,
 };

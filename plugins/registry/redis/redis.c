@@ -540,7 +540,7 @@ static const struct svc_registry_ops redis_ops = {
     .watch = watch,
     .unwatch = unwatch,
     .options = "namespace database pull",
-    .uses = SVC_REGISTRY_TLS,
+    .uses = SVC_REGISTRY_TLS | SVC_REGISTRY_SERVERS,
     .announce_within = announce_within,
     .withdraw_within = withdraw_within,
 };
