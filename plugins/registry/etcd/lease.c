@@ -622,6 +622,9 @@ keeper_announce(struct keeper *keeper, const char *name, const char *value,
 	rc = settle(&asker, key, err);
 	pthread_mutex_lock(&keeper->lock);
 	key->busy = false;
+	/* From now on, for until now somebody has wanted it, and answers may
+	 * take longer than the TTL. */
+	key->until_ms = svc_deadline(ttl_ms);
 	key->lost = key->lost && rc != SVC_OK;
 	call_for(keeper, key->lost ? key->try_at_ms : key->until_ms);
 	pthread_cond_broadcast(&keeper->changed);
