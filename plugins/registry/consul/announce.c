@@ -281,7 +281,8 @@ consul_announce(struct consul *consul, const struct svc_record *record,
 /*
  * At every agent that may have it: which are all when this process did not
  * announce it. The one that had it last must agree; of the others one that
- * does not answer is as good as gone, since nobody passes its check.
+ * does not answer is as good as gone, since nobody passes its check. One that
+ * is alone may only have been slow, and is asked once more.
  */
 static svc_err
 withdraw_everywhere(
@@ -289,25 +290,29 @@ withdraw_everywhere(
 {
 	struct consul *consul = attempt->consul;
 	uint64_t servers = state->servers != 0 ? state->servers : UINT64_MAX;
+	size_t tries = address_tries(consul->n_servers);
 	bool agreed = false;
 	svc_err failed = SVC_OK;
-	for (size_t i = 0; i < consul->n_servers; i++) {
+	for (size_t i = 0; i < tries; i++) {
 		struct svc_error why = {0};
-		bool must = state->placed && state->server == i;
-		if ((servers & UINT64_C(1) << i) == 0)
+		attempt->server = i % consul->n_servers;
+		uint64_t bit = UINT64_C(1) << attempt->server;
+		bool must = state->placed && state->server == attempt->server;
+		bool last = i + consul->n_servers >= tries;
+		if ((servers & bit) == 0)
 			continue;
-		attempt->server = i;
 		svc_err rc = ask(attempt, "PUT",
 		    "/v1/agent/service/deregister/", true, NULL, &why);
 		if (rc == SVC_OK || rc == SVC_E_NOT_FOUND) {
 			agreed = true;
-			state->servers &= ~(UINT64_C(1) << i);
+			servers &= ~bit;
+			state->servers &= ~bit;
 			continue;
 		}
 		failed = rc;
 		if (err != NULL)
 			*err = why;
-		if (must)
+		if (must && (last || !attempt->next))
 			return rc;
 	}
 	return agreed ? SVC_OK : failed;

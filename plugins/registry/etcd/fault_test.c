@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -251,12 +252,107 @@ a_stream_that_says_nothing_is_opened_anew(void **state)
 	svc_clock_real();
 }
 
+/* Of keepalives, until two wait at the same time: the one that the keeper's
+ * thread has sent, and that of an announcement. */
+struct keeping {
+	struct fake_http http;
+	int waiting[FAKE_HTTP_OPEN_MAX];
+	size_t n_waiting;
+	bool answers;
+	atomic_bool seen;
+};
+
+static void
+answer_json(int fd, const char *json)
+{
+	struct svc_buf text;
+	svc_buf_init(&text, 1 << 10);
+	svc_buf_printf(&text,
+	    "HTTP/1.1 200 OK\r\nConnection: close\r\n"
+	    "Content-Length: %zu\r\n\r\n%s",
+	    strlen(json), json);
+	fake_http_send(fd, text.data, text.len);
+	svc_buf_fini(&text);
+	close(fd);
+}
+
+static bool
+is_left(int fd)
+{
+	char byte;
+	return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
+static void
+answer_keepalive(struct keeping *keeping, int fd)
+{
+	static const char alive[] =
+	    "{\"result\":{\"ID\":\"77\",\"TTL\":\"3\"}}";
+	size_t n = 0;
+	for (size_t i = 0; i < keeping->n_waiting; i++) {
+		if (is_left(keeping->waiting[i]))
+			close(keeping->waiting[i]);
+		else
+			keeping->waiting[n++] = keeping->waiting[i];
+	}
+	keeping->answers = keeping->answers || n > 0;
+	if (!keeping->answers && n < FAKE_HTTP_OPEN_MAX)
+		keeping->waiting[n++] = fd;
+	else
+		answer_json(fd, alive);
+	while (keeping->answers && n > 0)
+		answer_json(keeping->waiting[--n], alive);
+	keeping->n_waiting = n;
+	if (keeping->answers)
+		atomic_store(&keeping->seen, true);
+}
+
+static void
+answer_keeping(int fd, const char *request, void *arg)
+{
+	if (strstr(request, "/v3/lease/keepalive ") != NULL)
+		answer_keepalive(arg, fd);
+	else if (strstr(request, "/v3/lease/grant ") != NULL)
+		answer_json(fd, "{\"ID\":\"77\",\"TTL\":\"3\"}");
+	else
+		answer_json(fd, "{\"header\":{\"revision\":\"5\"}}");
+}
+
+static void
+an_announcement_renews_a_lease_that_is_late(void **state)
+{
+	(void)state;
+	static struct keeping keeping;
+	struct svc_registry *registry = NULL;
+	struct sample sample;
+	fake_http_start(&keeping.http, answer_keeping, &keeping);
+	struct svc_registry_config config = {.address = keeping.http.address};
+	assert_int_equal(
+	    svc_registry_create("etcd", &config, &registry, NULL), SVC_OK);
+	sample_init(&sample, "s", "1", "a", 1);
+	int64_t until_ms = svc_deadline(WAIT_MS);
+	while (!atomic_load(&keeping.seen) && svc_now_ms() < until_ms) {
+		struct svc_error err = {0};
+		if (svc_registry_announce(
+			registry, &sample.record, 3000, &err) != SVC_OK)
+			fail_msg("%s", err.text);
+		poll(NULL, 0, 20); /* or it asks thousands of times */
+	}
+	assert_true(atomic_load(&keeping.seen));
+	sample_fini(&sample);
+	svc_registry_destroy(registry);
+	fake_http_stop(&keeping.http);
+	for (size_t i = 0; i < keeping.n_waiting; i++)
+		close(keeping.waiting[i]);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(every_break_brings_the_full_state_again),
 	    cmocka_unit_test(a_stream_that_says_nothing_is_opened_anew),
+	    cmocka_unit_test(an_announcement_renews_a_lease_that_is_late),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

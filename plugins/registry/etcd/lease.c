@@ -357,6 +357,32 @@ hold(const struct asker *asker, struct lease *lease, int64_t *ret_id,
 	return rc;
 }
 
+/* The thread renews leases one after the other, on one connection. When one of
+ * them is overdue, for packets were lost or another question holds the thread
+ * up, whoever looks after a key of it renews it on the connection that he has.
+ */
+static void
+renew_when_late(const struct asker *asker, struct lease *lease, int64_t id)
+{
+	struct keeper *keeper = asker->keeper;
+	int64_t since_ms = svc_now_ms(), ttl_ms = lease->ttl_s * 1000;
+	size_t n_lost = 0;
+	bool alive = false;
+	pthread_mutex_lock(&keeper->lock);
+	bool late =
+	    lease->id == id && since_ms >= lease->renew_at_ms + ttl_ms / 12;
+	pthread_mutex_unlock(&keeper->lock);
+	if (!late || keep_alive(asker, id, &alive, NULL) != SVC_OK)
+		return;
+	pthread_mutex_lock(&keeper->lock);
+	if (!alive)
+		n_lost = lose(keeper, lease, id);
+	else if (lease->id == id)
+		lease->renew_at_ms = since_ms + ttl_ms / 3;
+	pthread_mutex_unlock(&keeper->lock);
+	say_lost(n_lost);
+}
+
 /* Sees to it that the key, which is busy, is as it should be. */
 static svc_err
 settle(const struct asker *asker, const struct key *key, struct svc_error *err)
@@ -367,8 +393,10 @@ settle(const struct asker *asker, const struct key *key, struct svc_error *err)
 		int64_t id;
 		bool same = false;
 		svc_err rc = hold(asker, key->lease, &id, err);
-		if (rc == SVC_OK)
+		if (rc == SVC_OK) {
+			renew_when_late(asker, key->lease, id);
 			rc = look(asker, key, id, &same, err);
+		}
 		if (rc != SVC_OK || same)
 			return rc;
 		rc = put(asker, key, id, err);
