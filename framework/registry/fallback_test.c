@@ -10,6 +10,7 @@
 #include <svc/log.h>
 
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -621,6 +622,10 @@ another_registry_is_asked(void **state)
 	announce(f->truth, &f->b);
 	set_away(false);
 	expect(f, SVC_CREATED, "b");
+	/* Its first node is told before all it has. */
+	int64_t deadline_at_ms = svc_deadline(WAIT_MS);
+	while (logged("registry.answers") == 0 && svc_now_ms() < deadline_at_ms)
+		sched_yield();
 	withdraw(f->spare, &f->a);
 	expect(f, SVC_REMOVED, "a");
 	announce(f->spare, &f->a);

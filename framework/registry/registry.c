@@ -46,13 +46,19 @@ is_word_of(const char *words, const char *word)
 	return false;
 }
 
+static uint32_t
+uses_of(const struct svc_registry_ops *ops)
+{
+	return SVC_OPS_HAS(ops, uses) ? ops->uses : 0;
+}
+
 /* That the plugin makes use of all that it is given. */
 static svc_err
 config_check(const struct svc_registry_ops *ops,
     const struct svc_registry_config *config, struct svc_error *err)
 {
 	const char *known = SVC_OPS_HAS(ops, options) ? ops->options : "";
-	uint32_t uses = SVC_OPS_HAS(ops, uses) ? ops->uses : 0;
+	uint32_t uses = uses_of(ops);
 	const char *key, *value;
 	char quoted[64];
 	for (size_t i = 0; svc_headers_at(config->options, i, &key, &value);
@@ -112,6 +118,7 @@ svc_registry_create_ops(const struct svc_registry_ops *ops,
 		    err, SVC_E_NOMEM, "no memory for registry %s", ops->name);
 	registry->ops = ops;
 	registry->grace_ms = full.grace_ms;
+	registry->timeout_ms = full.timeout_ms;
 	rc = ops->create(&full, &registry->self, err);
 	if (rc != SVC_OK) {
 		svc_mem_free(registry);
@@ -146,6 +153,12 @@ svc_registry_name(const struct svc_registry *registry)
 	return registry->ops->name;
 }
 
+uint32_t
+svc_registry_uses(const struct svc_registry *registry)
+{
+	return uses_of(registry->ops);
+}
+
 /* ------------------------------------------------------------ announcing */
 
 static svc_err
@@ -161,9 +174,11 @@ one_node_check(const struct svc_record *record, struct svc_error *err)
 }
 
 svc_err
-svc_registry_announce(struct svc_registry *registry,
-    const struct svc_record *record, int64_t ttl_ms, struct svc_error *err)
+svc_registry_announce_within(struct svc_registry *registry,
+    const struct svc_record *record, int64_t ttl_ms, int64_t timeout_ms,
+    struct svc_error *err)
 {
+	const struct svc_registry_ops *ops = registry->ops;
 	svc_err rc = one_node_check(record, err);
 	if (rc != SVC_OK)
 		return rc;
@@ -171,17 +186,40 @@ svc_registry_announce(struct svc_registry *registry,
 		return svc_error_set(err, SVC_E_INVAL,
 		    "the TTL is %lld ms: it must be positive",
 		    (long long)ttl_ms);
-	return registry->ops->announce(registry->self, record, ttl_ms, err);
+	if (!SVC_OPS_HAS(ops, announce_within))
+		return ops->announce(registry->self, record, ttl_ms, err);
+	return ops->announce_within(registry->self, record, ttl_ms,
+	    timeout_ms > 0 ? timeout_ms : 1, err);
+}
+
+svc_err
+svc_registry_announce(struct svc_registry *registry,
+    const struct svc_record *record, int64_t ttl_ms, struct svc_error *err)
+{
+	return svc_registry_announce_within(
+	    registry, record, ttl_ms, registry->timeout_ms, err);
+}
+
+svc_err
+svc_registry_withdraw_within(struct svc_registry *registry,
+    const struct svc_record *record, int64_t timeout_ms, struct svc_error *err)
+{
+	const struct svc_registry_ops *ops = registry->ops;
+	svc_err rc = one_node_check(record, err);
+	if (rc != SVC_OK)
+		return rc;
+	if (!SVC_OPS_HAS(ops, withdraw_within))
+		return ops->withdraw(registry->self, record, err);
+	return ops->withdraw_within(
+	    registry->self, record, timeout_ms > 0 ? timeout_ms : 1, err);
 }
 
 svc_err
 svc_registry_withdraw(struct svc_registry *registry,
     const struct svc_record *record, struct svc_error *err)
 {
-	svc_err rc = one_node_check(record, err);
-	if (rc != SVC_OK)
-		return rc;
-	return registry->ops->withdraw(registry->self, record, err);
+	return svc_registry_withdraw_within(
+	    registry, record, registry->timeout_ms, err);
 }
 
 /* ---------------------------------------------------------------- asking */

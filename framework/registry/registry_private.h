@@ -24,7 +24,7 @@ enum {
 struct svc_registry {
 	const struct svc_registry_ops *ops;
 	void *self;
-	int64_t grace_ms;
+	int64_t grace_ms, timeout_ms;
 	pthread_mutex_t lock; /* guards watches */
 	struct svc_watch *watches;
 	/* What to go on with when it is away; NULL when there is none. */

@@ -17,8 +17,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -306,65 +304,12 @@ snapshot_saved_unix_ms(const struct snapshot *snapshot)
 
 /* ------------------------------------------------------------------ writing */
 
-static svc_err
-write_all(int fd, const struct svc_buf *buf)
-{
-	size_t done = 0;
-	while (done < buf->len) {
-		ssize_t n = write(fd, buf->data + done, buf->len - done);
-		if (n < 0 && errno != EINTR)
-			return SVC_E_UNKNOWN;
-		if (n > 0)
-			done += (size_t)n;
-	}
-	/* Or a crash of the system could leave an empty file of this name. */
-	return fsync(fd) == 0 ? SVC_OK : SVC_E_UNKNOWN;
-}
-
-/* Under another name first, so that there is always a whole one. */
-static svc_err
-replace_file(const char *path, const struct svc_buf *buf, struct svc_error *err)
-{
-	struct svc_buf name;
-	svc_buf_init(&name, 8192);
-	svc_buf_printf(&name, "%s.XXXXXX", path);
-	if (name.failed != SVC_OK) {
-		svc_buf_fini(&name);
-		return svc_error_set(
-		    err, SVC_E_NOMEM, "no memory to write %s", path);
-	}
-	char *fresh = (char *)name.data;
-	svc_err rc = SVC_E_UNKNOWN;
-	int sys = 0, fd = mkostemp(fresh, O_CLOEXEC); /* with mode 0600 */
-	if (fd >= 0) {
-		rc = write_all(fd, buf);
-		sys = errno;
-		if (close(fd) != 0 && rc == SVC_OK) {
-			rc = SVC_E_UNKNOWN;
-			sys = errno;
-		}
-		if (rc == SVC_OK && rename(fresh, path) != 0) {
-			rc = SVC_E_UNKNOWN;
-			sys = errno;
-		}
-		if (rc != SVC_OK)
-			unlink(fresh);
-	} else {
-		sys = errno;
-	}
-	svc_buf_fini(&name);
-	if (rc != SVC_OK)
-		return svc_error_sys(
-		    err, rc, sys, "the snapshot %s cannot be written", path);
-	return SVC_OK;
-}
-
 static void
 put_lines(struct snapshot *snapshot, struct svc_buf *buf)
 {
 	struct kept_service *service;
 	struct kept_node *node;
-	svc_buf_printf(buf, "{\"svc_snapshot\":%d,\"registry\":", VERSION);
+	svc_buf_printf(buf, SNAPSHOT_MARK "%d,\"registry\":", VERSION);
 	svc_buf_json_string(buf, snapshot->of, strlen(snapshot->of));
 	svc_buf_printf(
 	    buf, ",\"saved_unix_ms\":%" PRId64 "}\n", svc_now_unix_ms());
@@ -394,7 +339,7 @@ save(struct snapshot *snapshot, struct svc_error *err)
 	else if (rc != SVC_OK)
 		svc_error_set(err, rc, "no memory to write %s", snapshot->path);
 	else
-		rc = replace_file(snapshot->path, &buf, err);
+		rc = snapshot_replace(snapshot->path, &buf, err);
 	svc_buf_fini(&buf);
 	pthread_mutex_lock(&snapshot->lock);
 	return rc;
@@ -419,10 +364,13 @@ run(void *arg)
 			snapshot->changed = false;
 			continue;
 		}
-		bool ok = save(snapshot, &err) == SVC_OK;
+		svc_err rc = save(snapshot, &err);
+		/* Another process writes this file just now. */
+		bool busy = rc == SVC_E_AGAIN;
+		bool ok = rc == SVC_OK || busy;
 		at_ms = svc_deadline(ok ? SNAPSHOT_WRITE_MS : AGAIN_MS);
 		/* At the end one attempt has to do. */
-		if (!ok && !snapshot->ending)
+		if (rc != SVC_OK && !snapshot->ending)
 			snapshot->changed = true;
 		if (!ok && !said)
 			svc_log(

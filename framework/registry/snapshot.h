@@ -2,6 +2,7 @@
 #ifndef SVC_REGISTRY_SNAPSHOT_H
 #define SVC_REGISTRY_SNAPSHOT_H
 
+#include <svc/buf.h>
 #include <svc/registry.h>
 
 /**
@@ -55,6 +56,18 @@ bool snapshot_has(struct snapshot *snapshot, const char *service);
 size_t snapshot_count(struct snapshot *snapshot);
 /** When what was read from the file was saved; 0 when there was none. */
 int64_t snapshot_saved_unix_ms(const struct snapshot *snapshot);
+
+/** With which every file begins. */
+#define SNAPSHOT_MARK "{\"svc_snapshot\":"
+/**
+ * Replace the file as a whole, by one with mode 0600 that is written as
+ * PATH.writing first. Whoever is killed meanwhile leaves that one, and the next
+ * writes it over. A lock keeps others from it, in this process or another.
+ * Errors: SVC_E_AGAIN (somebody is writing it), SVC_E_UNKNOWN (the system's, or
+ * PATH.writing is none of ours), SVC_E_NOMEM
+ */
+svc_err snapshot_replace(
+    const char *path, const struct svc_buf *buf, struct svc_error *err);
 
 /** The lines of a file. Those that do not decode are left out; returns how
  * many did. Errors: SVC_E_PRECONDITION when the first line is that of another

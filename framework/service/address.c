@@ -4,10 +4,12 @@
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
+#include <limits.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 enum { HOST_SIZE = 256 };
@@ -121,17 +123,98 @@ is_wildcard(const char *host)
 		   IN6_IS_ADDR_UNSPECIFIED(&any));
 }
 
+/* An IP address as it is written here or there: with or without brackets, with
+ * or without a zone, and mapped into IPv6. AF_UNSPEC: it is none. */
+static int
+parse_ip(const char *text, struct in_addr *v4, struct in6_addr *v6)
+{
+	char plain[INET6_ADDRSTRLEN];
+	text += *text == '[';
+	size_t len = strcspn(text, "%]");
+	if (len >= sizeof(plain))
+		return AF_UNSPEC;
+	memcpy(plain, text, len);
+	plain[len] = '\0';
+	if (inet_pton(AF_INET, plain, v4) == 1)
+		return AF_INET;
+	if (inet_pton(AF_INET6, plain, v6) != 1)
+		return AF_UNSPEC;
+	if (!IN6_IS_ADDR_V4MAPPED(v6))
+		return AF_INET6;
+	memcpy(v4, &v6->s6_addr[12], sizeof(*v4));
+	return AF_INET;
+}
+
+static bool
+is_loopback(int family, const struct in_addr *v4, const struct in6_addr *v6)
+{
+	return family == AF_INET    ? ntohl(v4->s_addr) >> 24 == 127
+	       : family == AF_INET6 ? IN6_IS_ADDR_LOOPBACK(v6)
+				    : false;
+}
+
+/* Why nobody could ever dial the host, or NULL. */
+static const char *
+why_never(const char *host)
+{
+	struct in_addr v4;
+	struct in6_addr v6;
+	int family = parse_ip(host, &v4, &v6);
+	if (is_wildcard(host) ||
+	    (family == AF_INET && v4.s_addr == htonl(INADDR_ANY)))
+		return "names every address, so nobody can dial it";
+	if (family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&v6))
+		return "is a link-local IPv6 address, which each host reaches "
+		       "by an interface of its own, so nobody can dial it";
+	if ((family == AF_INET && (IN_MULTICAST(ntohl(v4.s_addr)) ||
+				      v4.s_addr == htonl(INADDR_BROADCAST))) ||
+	    (family == AF_INET6 && IN6_IS_ADDR_MULTICAST(&v6)))
+		return "is not the address of one host, so nobody can dial it";
+	return NULL;
+}
+
+/* An address on the network: HOST:PORT, or of a scheme, as ws://HOST:PORT/PATH.
+ */
+struct place {
+	char before[32]; /* "ws://" */
+	char host[HOST_SIZE];
+	uint16_t port;
+	const char *behind; /* "/PATH", within the text */
+};
+
+static bool
+read_place(const char *text, struct place *place)
+{
+	char address[HOST_SIZE + 16];
+	const char *mark = strstr(text, "://");
+	size_t before = mark != NULL ? (size_t)(mark + 3 - text) : 0;
+	size_t len = strcspn(text + before, before > 0 ? "/" : "");
+	if (before >= sizeof(place->before) || len >= sizeof(address))
+		return false;
+	memcpy(place->before, text, before);
+	place->before[before] = '\0';
+	memcpy(address, text + before, len);
+	address[len] = '\0';
+	place->behind = text + before + len;
+	return svc_address_split(address, place->host, HOST_SIZE, &place->port,
+		   NULL) == SVC_OK;
+}
+
 /* ------------------------------------------------------------- advertising */
 
+/* At another host or port than `place`. */
 static svc_err
-join(const char *host, uint16_t port, char **ret_address)
+join(const struct place *place, const char *host, uint16_t port,
+    char **ret_address)
 {
 	bool v6 = strchr(host, ':') != NULL;
-	size_t size = strlen(host) + sizeof("[]:65535");
+	size_t size = strlen(place->before) + strlen(host) +
+		      strlen(place->behind) + sizeof("[]:65535");
 	char *text = svc_mem_alloc(size);
 	if (text == NULL)
 		return SVC_E_NOMEM;
-	snprintf(text, size, v6 ? "[%s]:%u" : "%s:%u", host, (unsigned)port);
+	snprintf(text, size, v6 ? "%s[%s]:%u%s" : "%s%s:%u%s", place->before,
+	    host, (unsigned)port, place->behind);
 	*ret_address = text;
 	return SVC_OK;
 }
@@ -146,7 +229,7 @@ copy(const char *text, char **ret_address)
 static svc_err SVC_PRINTF(3, 4)
     bad_wish(struct svc_error *err, const char *wanted, const char *why, ...)
 {
-	char quoted[64], text[80];
+	char quoted[64], text[120];
 	va_list args;
 	va_start(args, why);
 	vsnprintf(text, sizeof(text), why, args);
@@ -171,6 +254,15 @@ is_host_name(const char *host)
 	return host[0] != '\0';
 }
 
+static bool
+is_bare_v6_with_zone(const char *wanted)
+{
+	struct in_addr v4;
+	struct in6_addr v6;
+	return wanted[0] != '[' && strchr(wanted, '%') != NULL &&
+	       parse_ip(wanted, &v4, &v6) == AF_INET6;
+}
+
 /* The host, and the port where one is given. An IPv6 address without brackets
  * is one as a whole. */
 static svc_err
@@ -187,7 +279,8 @@ split_wish(const char *wanted, char host[HOST_SIZE], uint16_t *port,
 		memmove(host, wanted + 1, len - 2);
 		host[len - 2] = '\0';
 	} else if (inet_pton(AF_INET6, wanted, &in6) != 1 &&
-		   strchr(wanted, ':') != NULL) {
+		   strchr(wanted, ':') != NULL &&
+		   !is_bare_v6_with_zone(wanted)) {
 		uint16_t own;
 		if (svc_address_split(wanted, host, HOST_SIZE, &own, &why) !=
 		    SVC_OK)
@@ -199,11 +292,11 @@ split_wish(const char *wanted, char host[HOST_SIZE], uint16_t *port,
 		*port = own;
 	}
 	bool v6 = strchr(host, ':') != NULL;
+	const char *never = why_never(host);
+	if (never != NULL)
+		return bad_wish(err, wanted, "%s", never);
 	if (v6 && inet_pton(AF_INET6, host, &in6) != 1)
 		return bad_wish(err, wanted, "has no valid IPv6 address");
-	if (is_wildcard(host))
-		return bad_wish(
-		    err, wanted, "names every address, so nobody can dial it");
 	if (!v6 && !is_host_name(host))
 		return bad_wish(
 		    err, wanted, "has a character that no host has");
@@ -211,10 +304,11 @@ split_wish(const char *wanted, char host[HOST_SIZE], uint16_t *port,
 }
 
 static svc_err
-from_wish(const char *wanted, uint16_t port, char **ret_address,
+from_wish(const char *wanted, const struct place *bound, char **ret_address,
     struct svc_error *err)
 {
 	char host[HOST_SIZE];
+	uint16_t port = bound->port;
 	svc_err code = split_wish(wanted, host, &port, err);
 	if (code != SVC_OK)
 		return code;
@@ -224,29 +318,130 @@ from_wish(const char *wanted, uint16_t port, char **ret_address,
 			return bad_wish(err, wanted,
 			    "is an interface without an address that others "
 			    "can dial");
-		return join(address, port, ret_address);
+		return join(bound, address, port, ret_address);
 	}
-	return join(host, port, ret_address);
+	return join(bound, host, port, ret_address);
 }
 
 svc_err
 svc_advertise_address(const char *bound, const char *wanted, char **ret_address,
     struct svc_error *err)
 {
-	char host[HOST_SIZE];
-	uint16_t port;
+	struct place here, there;
+	bool whole = wanted != NULL && strstr(wanted, "://") != NULL;
 	/* What is no network address has no other form. */
-	if (svc_address_split(bound, host, sizeof(host), &port, NULL) !=
-		SVC_OK ||
-	    (wanted != NULL && strstr(wanted, "://") != NULL))
-		return copy(wanted != NULL ? wanted : bound, ret_address);
-	if (wanted != NULL)
-		return from_wish(wanted, port, ret_address, err);
-	if (!is_wildcard(host))
-		return copy(bound, ret_address);
-	char address[INET6_ADDRSTRLEN];
-	bool v6 = strcmp(host, "0.0.0.0") != 0;
-	if (!best_address(NULL, v6, address, sizeof(address)))
-		snprintf(address, sizeof(address), "127.0.0.1");
-	return join(address, port, ret_address);
+	bool network = read_place(bound, &here);
+	if (wanted != NULL && network && !whole)
+		return from_wish(wanted, &here, ret_address, err);
+	if (wanted == NULL && network && is_wildcard(here.host)) {
+		char address[INET6_ADDRSTRLEN];
+		bool v6 = strcmp(here.host, "0.0.0.0") != 0;
+		if (!best_address(NULL, v6, address, sizeof(address)))
+			snprintf(address, sizeof(address), "127.0.0.1");
+		return join(&here, address, here.port, ret_address);
+	}
+	/* As it is. */
+	const char *text = wanted != NULL ? wanted : bound;
+	const char *never =
+	    read_place(text, &there) ? why_never(there.host) : NULL;
+	if (never != NULL)
+		return bad_wish(err, text, "%s", never);
+	return copy(text, ret_address);
+}
+
+/* ---------------------------------------------------------------- warnings */
+
+/* Whether the host is this one, as far as its text says: a name that is not
+ * this host's is not looked up, and taken for another's. */
+static bool
+is_this_host(const char *host)
+{
+	char name[HOST_NAME_MAX + 1] = "";
+	struct in_addr v4;
+	struct in6_addr v6;
+	int family = parse_ip(host, &v4, &v6);
+	if (family == AF_UNSPEC) {
+		gethostname(name, sizeof(name) - 1);
+		return strcasecmp(host, "localhost") == 0 ||
+		       strcasecmp(host, name) == 0;
+	}
+	if (is_loopback(family, &v4, &v6))
+		return true;
+	struct ifaddrs *all = NULL;
+	bool own = false;
+	/* What cannot be found out is no reason for a warning. */
+	if (getifaddrs(&all) != 0)
+		return true;
+	for (struct ifaddrs *at = all; at != NULL && !own; at = at->ifa_next) {
+		if (at->ifa_addr == NULL || at->ifa_addr->sa_family != family)
+			continue;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+		if (family == AF_INET) {
+			memcpy(&in, at->ifa_addr, sizeof(in));
+			own = in.sin_addr.s_addr == v4.s_addr;
+		} else {
+			memcpy(&in6, at->ifa_addr, sizeof(in6));
+			own = IN6_ARE_ADDR_EQUAL(&in6.sin6_addr, &v6);
+		}
+	}
+	freeifaddrs(all);
+	return own;
+}
+
+/* Whether one of the servers, "[SCHEME://]HOST[:PORT][/],...", is on another
+ * host. NULL is this one. */
+static bool
+is_elsewhere(const char *servers)
+{
+	if (servers == NULL)
+		return false;
+	for (const char *at = servers; *at != '\0';) {
+		char host[HOST_SIZE];
+		at += strspn(at, ", ");
+		size_t len = strcspn(at, ", ");
+		const char *end = at + len;
+		const char *mark = memmem(at, len, "://", 3);
+		if (mark != NULL)
+			at = mark + 3;
+		bool v6 = at < end && *at == '[';
+		at += v6;
+		size_t n = strcspn(at, v6 ? "]" : ":/, ");
+		if (n > (size_t)(end - at))
+			n = (size_t)(end - at);
+		if (n > 0 && n < sizeof(host)) {
+			memcpy(host, at, n);
+			host[n] = '\0';
+			if (!is_this_host(host))
+				return true;
+		}
+		at = end;
+	}
+	return false;
+}
+
+void
+svc_advertise_warn(const char *advertised, const char *servers)
+{
+	struct place place;
+	struct in_addr v4;
+	struct in6_addr v6;
+	if (!read_place(advertised, &place))
+		return;
+	int family = parse_ip(place.host, &v4, &v6);
+	if (family == AF_INET && ntohl(v4.s_addr) >> 16 == 0xA9FE)
+		svc_log(SVC_LOG_WARN, "advertise.link_local",
+		    "others are told %s, a link-local address that only hosts "
+		    "on the same link can dial: give --advertise=HOST, "
+		    "INTERFACE or another IP address",
+		    advertised);
+	else if ((is_loopback(family, &v4, &v6) ||
+		     strcasecmp(place.host, "localhost") == 0) &&
+		 is_elsewhere(servers))
+		svc_log(SVC_LOG_WARN, "advertise.loopback",
+		    "others are told %s, which only this host can dial, while "
+		    "the registry is at %s: give --advertise=HOST, INTERFACE "
+		    "or another IP address, and an --address that is not of "
+		    "the loopback",
+		    advertised, servers);
 }

@@ -75,15 +75,15 @@ retry_wait(int failures, svc_err code, int64_t interval_ms)
 }
 
 static svc_err
-announce(struct svc_service *service, struct svc_error *err)
+announce(struct svc_service *service, int64_t timeout_ms, struct svc_error *err)
 {
 	struct svc_record_built built;
 	svc_err code = svc_record_build(service, &built);
 	if (code != SVC_OK)
 		return svc_error_set(err, code,
 		    "the record cannot be built: %s", svc_err_text(code));
-	code = svc_registry_announce(
-	    service->registry, &built.record, service->values.ttl_ms, err);
+	code = svc_registry_announce_within(service->registry, &built.record,
+	    service->values.ttl_ms, timeout_ms, err);
 	svc_record_built_fini(&built);
 	return code;
 }
@@ -110,6 +110,8 @@ note(struct svc_registrar *registrar, svc_err code, int64_t since_ms)
 		registrar->lost = true;
 	}
 	atomic_store(&registrar->registered, code == SVC_OK);
+	/* What got no answer may have been done nevertheless. */
+	registrar->reached = registrar->reached || !is_refusal(code);
 	return id;
 }
 
@@ -122,10 +124,14 @@ announce_locked(
 	struct svc_service *service = registrar->service;
 	while (registrar->busy)
 		svc_cond_wait(&registrar->changed, &registrar->lock, INT64_MAX);
+	if (registrar->stopping)
+		return svc_error_set(
+		    err, SVC_E_CANCELLED, "the service is stopping");
 	registrar->busy = true;
 	pthread_mutex_unlock(&registrar->lock);
 	int64_t since_ms = svc_now_ms();
-	svc_err code = announce(service, err);
+	svc_err code =
+	    announce(service, service->values.registry_timeout_ms, err);
 	pthread_mutex_lock(&registrar->lock);
 	registrar->busy = false;
 	const char *id = note(registrar, code, since_ms);
@@ -252,38 +258,46 @@ wait_for(struct seen *seen, enum sight sight, int64_t deadline_at_ms)
 }
 
 /* So that nobody chooses this node any longer, while those who have chosen it
- * still find it. */
+ * still find it. A registry that has fallen silent leaves half of the time to
+ * the withdrawal. */
 static void
-mark(struct svc_registrar *registrar, struct seen *seen, int64_t deadline_at_ms)
+mark(struct svc_registrar *registrar, struct seen *seen, int64_t deadline_at_ms,
+    int64_t seen_at_ms)
 {
 	struct svc_error err = {0};
-	if (announce(registrar->service, &err) == SVC_OK)
-		wait_for(seen, MARKED, deadline_at_ms);
+	if (announce(registrar->service, svc_remaining(deadline_at_ms) / 2,
+		&err) == SVC_OK)
+		wait_for(seen, MARKED, seen_at_ms);
 }
 
+/* Withdraws until then. A node that the registry does not have, as far as is
+ * known, is neither marked nor waited for. */
 static void
-withdraw(struct svc_registrar *registrar)
+withdraw(
+    struct svc_registrar *registrar, bool registered, int64_t deadline_at_ms)
 {
 	struct svc_service *service = registrar->service;
+	const struct svc_values *v = &service->values;
 	struct svc_record_built built;
 	if (svc_record_build(service, &built) != SVC_OK)
 		return;
-	struct seen seen = {.id = service->values.id};
+	struct seen seen = {.id = v->id};
 	pthread_mutex_init(&seen.lock, NULL);
 	svc_cond_init(&seen.changed);
-	int64_t deadline_at_ms = svc_deadline(SEEN_WAIT_MS);
+	int64_t seen_at_ms = svc_deadline(SEEN_WAIT_MS);
 	struct svc_watch *watch = NULL;
-	if (svc_registry_watch(service->registry, service->values.name,
-		on_change, &seen, &watch, NULL) == SVC_OK)
-		mark(registrar, &seen, deadline_at_ms);
+	if (registered && svc_registry_watch(service->registry, v->name,
+			      on_change, &seen, &watch, NULL) == SVC_OK)
+		mark(registrar, &seen, deadline_at_ms, seen_at_ms);
 	struct svc_error err = {0};
-	if (svc_registry_withdraw(service->registry, &built.record, &err) !=
-	    SVC_OK)
+	if (svc_registry_withdraw_within(service->registry, &built.record,
+		svc_remaining(deadline_at_ms), &err) != SVC_OK)
 		svc_log(SVC_LOG_WARN, "registry.withdraw",
-		    "node %s stays in registry %s until its ttl passes: %s",
-		    service->values.id, service->values.registry, err.text);
+		    "registry %s did not take back %s, which may be left in it "
+		    "until its ttl (%g s) has passed: %s",
+		    v->registry, v->id, (double)v->ttl_ms / 1000, err.text);
 	else if (watch != NULL)
-		wait_for(&seen, GONE, deadline_at_ms);
+		wait_for(&seen, GONE, seen_at_ms);
 	svc_registry_unwatch(watch);
 	svc_record_built_fini(&built);
 	pthread_mutex_destroy(&seen.lock);
@@ -293,6 +307,8 @@ withdraw(struct svc_registrar *registrar)
 void
 svc_registrar_stop(struct svc_registrar *registrar)
 {
+	int64_t deadline_at_ms =
+	    svc_deadline(registrar->service->values.registry_timeout_ms);
 	pthread_mutex_lock(&registrar->lock);
 	registrar->stopping = true;
 	bool running = registrar->running;
@@ -300,12 +316,16 @@ svc_registrar_stop(struct svc_registrar *registrar)
 	atomic_store(&registrar->draining, true);
 	pthread_cond_broadcast(&registrar->changed);
 	pthread_mutex_unlock(&registrar->lock);
+	/* An announcement under way began before, so it ends before. */
 	if (running)
 		svc_thread_join(registrar->thread);
 	pthread_mutex_lock(&registrar->lock);
 	while (registrar->busy)
 		svc_cond_wait(&registrar->changed, &registrar->lock, INT64_MAX);
+	bool reached = registrar->reached;
+	registrar->reached = false;
 	pthread_mutex_unlock(&registrar->lock);
-	if (atomic_exchange(&registrar->registered, false))
-		withdraw(registrar);
+	bool registered = atomic_exchange(&registrar->registered, false);
+	if (reached)
+		withdraw(registrar, registered, deadline_at_ms);
 }

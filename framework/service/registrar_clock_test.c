@@ -224,6 +224,167 @@ a_registry_that_shows_nobody_is_not_waited_for(void **state)
 	svc_clock_real();
 }
 
+/* A registry whose server takes what it is told and falls silent: each op lasts
+ * as long as it may, by the clock. */
+static atomic_bool silent;
+static atomic_int silent_ops;
+static _Atomic int64_t silent_withdrawn_ms;
+static struct gate asked, answers;
+
+static svc_err
+silent_op(int64_t timeout_ms, struct svc_error *err)
+{
+	atomic_fetch_add(&silent_ops, 1);
+	svc_clock_advance(timeout_ms);
+	return svc_error_set(err, SVC_E_TIMEDOUT, "silence");
+}
+
+static svc_err
+silent_announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    int64_t timeout_ms, struct svc_error *err)
+{
+	svc_err code = svc_registry_memory.announce(self, record, ttl_ms, err);
+	if (!atomic_load(&silent))
+		return code;
+	int64_t until_ms = svc_deadline(timeout_ms);
+	gate_add(&asked);
+	gate_wait(&answers, 1);
+	return silent_op(svc_remaining(until_ms), err);
+}
+
+static svc_err
+silent_withdraw(void *self, const struct svc_record *record, int64_t timeout_ms,
+    struct svc_error *err)
+{
+	if (!atomic_load(&silent))
+		return svc_registry_memory.withdraw(self, record, err);
+	atomic_store(&silent_withdrawn_ms, timeout_ms);
+	return silent_op(timeout_ms, err);
+}
+
+static char left_text[256];
+
+static void
+left_sink(const struct svc_log_line *line, void *arg)
+{
+	(void)arg;
+	if (strcmp(line->id, "registry.withdraw") == 0)
+		snprintf(left_text, sizeof(left_text), "%s", line->text);
+}
+
+static struct svc_service *
+start_silent(void)
+{
+	static struct svc_registry_ops ops;
+	if (ops.name == NULL) {
+		ops = svc_registry_memory;
+		ops.name = "silent";
+		ops.announce_within = silent_announce;
+		ops.withdraw_within = silent_withdraw;
+		assert_int_equal(svc_plugin_add(&ops), SVC_OK);
+	}
+	svc_clock_manual();
+	left_text[0] = '\0';
+	svc_log_set_sink(left_sink, NULL);
+	svc_log_set_level(SVC_LOG_INFO);
+	atomic_store(&silent, false);
+	atomic_store(&silent_ops, 0);
+	gate_init(&asked);
+	gate_init(&answers);
+	struct svc_service *s = svc_new(name("left"), id("left-1"),
+	    registry(silent, "left"), transport(memory), broker(memory));
+	char program[] = "program", ttl[] = "--registry_ttl=30s";
+	char timeout[] = "--registry_timeout=4s";
+	char *argv[] = {program, ttl, timeout, NULL};
+	assert_int_equal(svc_init(s, 3, argv), SVC_OK);
+	must_start(s);
+	return s;
+}
+
+static void
+a_stop_takes_no_longer_than_one_op(void **state)
+{
+	(void)state;
+	struct svc_service *s = start_silent();
+	atomic_store(&silent, true);
+	gate_add(&answers);
+	int64_t since_ms = svc_now_ms();
+	svc_free(s);
+	assert_int_equal(svc_now_ms() - since_ms, 4000);
+	/* The mark, and in the time that it leaves the withdrawal. */
+	assert_int_equal(atomic_load(&silent_ops), 2);
+	assert_int_equal(atomic_load(&silent_withdrawn_ms), 2000);
+	assert_string_equal(left_text,
+	    "registry silent did not take back left-1, which may be left in it "
+	    "until its ttl (30 s) has passed: silence");
+	svc_log_set_sink(NULL, NULL);
+	svc_clock_real();
+}
+
+static void *
+free_it(void *arg)
+{
+	svc_free(arg);
+	return NULL;
+}
+
+static void
+an_announcement_under_way_counts(void **state)
+{
+	(void)state;
+	pthread_t ending;
+	struct svc_service *s = start_silent();
+	atomic_store(&silent, true);
+	svc_clock_advance(10000);
+	gate_wait(&asked, 1);
+	/* It began a second before the stop. */
+	svc_clock_advance(1000);
+	int64_t since_ms = svc_now_ms();
+	assert_int_equal(svc_thread_start(&ending, "ends", free_it, s), SVC_OK);
+	while (!atomic_load(&s->registrar.draining))
+		sched_yield();
+	gate_add(&answers);
+	svc_thread_join(ending);
+	/* So it ended a second before its end, with a second left. */
+	assert_int_equal(svc_now_ms() - since_ms, 4000);
+	assert_int_equal(atomic_load(&silent_ops), 2);
+	assert_int_equal(atomic_load(&silent_withdrawn_ms), 1000);
+	assert_non_null(strstr(left_text, "left-1"));
+	svc_log_set_sink(NULL, NULL);
+	svc_clock_real();
+}
+
+static void
+what_may_have_been_announced_is_withdrawn(void **state)
+{
+	(void)state;
+	struct svc_record_list list = {0};
+	struct svc_registry *other = NULL;
+	const struct svc_registry_config config = {.address = "left"};
+	assert_int_equal(svc_registry_create_ops(
+			     &svc_registry_memory, &config, &other, NULL),
+	    SVC_OK);
+	struct svc_service *s = start_silent();
+	gate_add(&answers);
+	/* It fell silent, and its last answer said nothing of that it has it.
+	 */
+	atomic_store(&silent, true);
+	svc_clock_advance(10000);
+	while (svc_registered(s))
+		sched_yield();
+	atomic_store(&silent, false);
+	assert_int_equal(
+	    svc_registry_lookup(other, "left", &list, NULL), SVC_OK);
+	svc_record_list_fini(&list);
+	svc_free(s);
+	assert_int_equal(
+	    svc_registry_lookup(other, "left", &list, NULL), SVC_E_NOT_FOUND);
+	assert_string_equal(left_text, "");
+	svc_registry_destroy(other);
+	svc_log_set_sink(NULL, NULL);
+	svc_clock_real();
+}
+
 int
 main(void)
 {
@@ -232,6 +393,9 @@ main(void)
 	    cmocka_unit_test(who_is_refused_asks_less_and_less),
 	    cmocka_unit_test(intervals_count_from_where_an_announcement_began),
 	    cmocka_unit_test(a_registry_that_shows_nobody_is_not_waited_for),
+	    cmocka_unit_test(a_stop_takes_no_longer_than_one_op),
+	    cmocka_unit_test(an_announcement_under_way_counts),
+	    cmocka_unit_test(what_may_have_been_announced_is_withdrawn),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -370,6 +370,11 @@ start(struct svc_service *service, struct svc_error *err)
 		    service->values.advertise, &service->advertised, err);
 	if (code != SVC_OK)
 		return code;
+	if (svc_registry_uses(service->registry) & SVC_REGISTRY_SERVERS)
+		svc_advertise_warn(
+		    service->advertised, service->values.registry_address);
+	else
+		svc_advertise_warn(service->advertised, NULL);
 	show_options(service);
 	svc_server_open(service->server);
 	code = svc_events_start(service, err);

@@ -408,6 +408,7 @@ struct svc_registrar {
 	bool stopping;
 	bool busy;    /* one op at a time, and none under the lock */
 	bool lost;    /* said so */
+	bool reached; /* the registry may have the node */
 	int failures; /* in a row */
 	int64_t next_at_ms;
 	_Atomic bool registered, draining;
@@ -422,7 +423,8 @@ svc_err svc_registrar_start(
 /* What the record holds has changed: announce it now, if started. */
 void svc_registrar_again(struct svc_registrar *registrar);
 /* Mark the node as draining, then withdraw it, and wait a little each time
- * until a watch has seen it. */
+ * until a watch has seen it. The registry has registry_timeout for all of that;
+ * what it did not take back by then is logged. */
 void svc_registrar_stop(struct svc_registrar *registrar);
 /* "ok", "not registered" or "draining". Threads: any. */
 const char *svc_registrar_status(const struct svc_registrar *registrar);
@@ -534,9 +536,13 @@ svc_err svc_service_codecs(struct svc_service *service,
     const struct svc_codecs **ret_codecs, struct svc_error *err);
 /* The value of `address` (bound) as others reach it, or as is `wanted`: a host,
  * an IP address or an interface, each also with a port; NULL chooses. To be
- * freed with svc_mem_free. Errors: SVC_E_INVAL, SVC_E_NOMEM */
+ * freed with svc_mem_free. Errors: SVC_E_INVAL (also what nobody could dial),
+ * SVC_E_NOMEM */
 svc_err svc_advertise_address(const char *bound, const char *wanted,
     char **ret_address, struct svc_error *err);
+/* Logs what some of those who are told the address could not dial. `servers` is
+ * where the registry is, as by SVC_REGISTRY_SERVERS; NULL: on this host. */
+void svc_advertise_warn(const char *advertised, const char *servers);
 /* The endpoint Debug.Health, unless the service has one. Before listening. */
 svc_err svc_debug_add(struct svc_service *service, struct svc_error *err);
 

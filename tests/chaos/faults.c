@@ -374,7 +374,9 @@ static const struct fault lossy = {
     .heal = add_node,
     .after_ms = LONG_MS,
     .gone_more_ms = 2000,
-    .back_more_ms = 2000,
+    /* Who starts opens a connection, and TCP waits a second, then two, for each
+     * of its first packets that is lost: more than 5 s in one case of fifty. */
+    .back_more_ms = 5000,
 };
 
 static bool

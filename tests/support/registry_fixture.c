@@ -218,3 +218,72 @@ an_emptied_registry_heals_and_nobody_is_forgotten(void **state)
 	announce(f, &f->b);
 	expect(f, SVC_CREATED, &f->b);
 }
+
+void
+an_absent_server_is_an_error_of_the_ops(void **state)
+{
+	struct fixture *f = *state;
+	struct svc_record_list list = {0};
+	struct svc_error why = {0};
+	char address[32];
+	snprintf(address, sizeof(address), "127.0.0.1:%d", test_free_port());
+	struct svc_registry *registry = make(address);
+	assert_int_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
+	    SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(why.text, address));
+	assert_int_equal(svc_registry_withdraw(registry, &f->a.record, NULL),
+	    SVC_E_UNAVAILABLE);
+	assert_int_equal(svc_registry_lookup(registry, f->name, &list, NULL),
+	    SVC_E_UNAVAILABLE);
+	assert_int_equal(
+	    svc_registry_list(registry, &list, NULL), SVC_E_UNAVAILABLE);
+	/* A watch waits for it, and ends when it is told. */
+	for (int i = 0; i < 2; i++) {
+		OK(svc_registry_watch(registry, i == 0 ? f->name : NULL,
+		    recorder_change, f->recorder, &f->watch, err));
+		assert_true(recorder_quiet(f->recorder, 300));
+		svc_registry_unwatch(f->watch);
+		f->watch = NULL;
+	}
+	svc_registry_destroy(registry);
+}
+
+void
+a_frozen_server_costs_no_more_than_the_timeout(void **state)
+{
+	struct fixture *f = *state;
+	struct svc_registry_config config = config_of(server->address);
+	struct svc_watch *brief = NULL;
+	config.timeout_ms = 1000;
+	struct svc_registry *registry = make_with(&config);
+	assert_int_equal(lookup(registry, f->name), SVC_E_NOT_FOUND);
+	announce(f, &f->a);
+	watch(f);
+	test_server_freeze(server);
+	int64_t since_ms = svc_now_ms();
+	assert_int_equal(
+	    svc_registry_announce(registry, &f->a.record, TTL_MS, NULL),
+	    SVC_E_TIMEDOUT);
+	/* Its own and not the 4 s of the others. */
+	assert_in_range(svc_now_ms() - since_ms, 900, 3900);
+	/* That of one op goes before. */
+	since_ms = svc_now_ms();
+	assert_int_equal(svc_registry_announce_within(
+			     f->registry, &f->a.record, TTL_MS, 600, NULL),
+	    SVC_E_TIMEDOUT);
+	assert_int_equal(
+	    svc_registry_withdraw_within(f->registry, &f->a.record, 600, NULL),
+	    SVC_E_TIMEDOUT);
+	assert_in_range(svc_now_ms() - since_ms, 900, 3900);
+	/* Ending a watch does not wait until the server is found silent. */
+	OK(svc_registry_watch(
+	    f->registry, NULL, recorder_change, f->recorder, &brief, err));
+	since_ms = svc_now_ms();
+	svc_registry_unwatch(brief);
+	assert_true(svc_now_ms() - since_ms < 3000);
+	test_server_thaw(server);
+	announce(f, &f->b);
+	expect(f, SVC_CREATED, &f->b);
+	svc_registry_destroy(registry);
+}

@@ -72,5 +72,7 @@ int lines_counted(void);
 extern int conformance_failures;
 void it_keeps_the_promises(void **state);
 void an_emptied_registry_heals_and_nobody_is_forgotten(void **state);
+void an_absent_server_is_an_error_of_the_ops(void **state);
+void a_frozen_server_costs_no_more_than_the_timeout(void **state);
 
 #endif

@@ -1,19 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* health: what each node of a service says of itself. */
+/*
+ * health: what each node of a service says of itself. Nodes are asked side by
+ * side, so that those that are silent cost one timeout together.
+ *
+ * Lock: asking.lock guards `open` alone. What an answer fills is its own until
+ * it is not open any longer.
+ */
 #include "out.h"
 #include "tool.h"
+
+#include <svc/clock.h>
 
 #include <string.h>
 
 #define LINE_MAX_LEN ((size_t)1 << 24)
+#define AT_ONCE 32
 
 struct asking {
-	struct tool *tool;
-	const char *service;
-	struct out_table table;
-	struct svc_buf line; /* with --json */
-	size_t n;
-	bool ill; /* one did not answer, or not "ok" */
+	pthread_mutex_t lock;
+	pthread_cond_t answered;
+	size_t open;
+};
+
+/* One node. */
+struct answer {
+	struct asking *asking;
+	const struct svc_node *node;
+	svc_err code;
+	char *text; /* the status, or why there is none; NULL: no memory */
 };
 
 /* The text behind "status", or all that was said when there is none. */
@@ -37,49 +51,155 @@ status_of(const struct svc_message *reply, struct svc_buf *out)
 }
 
 static void
-ask(struct asking *asking, const struct svc_node *node)
+answer_end(struct answer *answer)
 {
-	struct svc_message request = {"application/json", "{}", 2, NULL};
-	struct svc_message reply = {0};
+	struct asking *asking = answer->asking;
+	pthread_mutex_lock(&asking->lock);
+	asking->open--;
+	pthread_cond_broadcast(&asking->answered);
+	pthread_mutex_unlock(&asking->lock);
+}
+
+static void
+on_answer(svc_err code, const struct svc_message *reply,
+    const struct svc_error *detail, void *arg)
+{
+	struct answer *answer = arg;
+	struct svc_buf text;
+	svc_buf_init(&text, LINE_MAX_LEN);
+	if (code == SVC_OK)
+		status_of(reply, &text);
+	else
+		svc_buf_puts(&text, detail->text);
+	svc_buf_putc(&text, '\0');
+	answer->code = code;
+	answer->text = svc_buf_take(&text, NULL);
+	svc_buf_fini(&text);
+	answer_end(answer);
+}
+
+/* Waits until no more than so many nodes are being asked. */
+static void
+wait_open(struct asking *asking, size_t most)
+{
+	pthread_mutex_lock(&asking->lock);
+	while (asking->open > most)
+		svc_cond_wait(&asking->answered, &asking->lock, INT64_MAX);
+	pthread_mutex_unlock(&asking->lock);
+}
+
+static void
+ask(struct answer *answer, struct tool *tool)
+{
+	struct asking *asking = answer->asking;
+	const struct svc_message request = {"application/json", "{}", 2, NULL};
 	struct svc_error err = {.text = ""};
-	struct svc_buf status;
-	int64_t timeout_ms = asking->tool->timeout_ms;
-	const struct svc_option options[] = {SVC_CALL_OPT_node(node->address),
-	    SVC_CALL_OPT_retries(0), SVC_CALL_OPT_detail(&err),
-	    SVC_CALL_OPT_timeout_ms(timeout_ms > 0 ? timeout_ms : 2000),
+	const struct svc_option options[] = {
+	    SVC_CALL_OPT_node(answer->node->address), SVC_CALL_OPT_retries(0),
+	    SVC_CALL_OPT_timeout_ms(
+		tool->timeout_ms > 0 ? tool->timeout_ms : 2000),
 	    SVC_CALL_OPT_end()};
 	svc_err rc;
 
-	svc_buf_init(&status, LINE_MAX_LEN);
-	rc = svc_call_options(svc_client_of(asking->tool->service),
-	    asking->service, "Debug.Health", &request, &reply, options);
-	if (rc == SVC_OK)
-		status_of(&reply, &status);
-	else
-		svc_buf_puts(&status, err.text);
-	svc_buf_putc(&status, '\0');
-	const char *text =
-	    status.failed == SVC_OK ? (const char *)status.data : "";
-	bool well = rc == SVC_OK && strcmp(text, "ok") == 0;
-	asking->ill = asking->ill || !well;
-	if (asking->tool->json) {
-		svc_buf_puts(&asking->line, asking->n > 0 ? "," : "");
-		svc_buf_puts(&asking->line, "{\"id\":");
-		out_json_text(&asking->line, node->id);
-		svc_buf_puts(&asking->line, ",\"address\":");
-		out_json_text(&asking->line, node->address);
-		svc_buf_puts(&asking->line,
-		    rc == SVC_OK ? ",\"status\":" : ",\"error\":");
-		out_json_text(&asking->line, text);
-		svc_buf_putc(&asking->line, '}');
-	} else {
-		out_cell(&asking->table, OUT_PLAIN, "%s", node->id);
-		out_cell(&asking->table, OUT_PLAIN, "%s", node->address);
-		out_cell(&asking->table, well ? OUT_GOOD : OUT_BAD, "%s", text);
+	wait_open(asking, AT_ONCE - 1);
+	pthread_mutex_lock(&asking->lock);
+	asking->open++;
+	pthread_mutex_unlock(&asking->lock);
+	rc =
+	    svc_call_async_options(svc_client_of(tool->service), tool->words[0],
+		"Debug.Health", &request, on_answer, answer, options);
+	if (rc != SVC_OK) {
+		svc_error_set(&err, rc, "%s", svc_err_text(rc));
+		on_answer(rc, NULL, &err, answer);
 	}
-	asking->n++;
-	svc_buf_fini(&status);
-	svc_message_free(&reply);
+}
+
+static bool
+is_well(const struct answer *answer)
+{
+	return answer->code == SVC_OK && answer->text != NULL &&
+	       strcmp(answer->text, "ok") == 0;
+}
+
+static int
+print_json(const struct answer *answers, size_t n)
+{
+	struct svc_buf line;
+
+	svc_buf_init(&line, LINE_MAX_LEN);
+	svc_buf_putc(&line, '[');
+	for (size_t i = 0; i < n; i++) {
+		const struct answer *answer = &answers[i];
+		svc_buf_puts(&line, i > 0 ? ",{\"id\":" : "{\"id\":");
+		out_json_text(&line, answer->node->id);
+		svc_buf_puts(&line, ",\"address\":");
+		out_json_text(&line, answer->node->address);
+		svc_buf_puts(&line,
+		    answer->code == SVC_OK ? ",\"status\":" : ",\"error\":");
+		out_json_text(&line, answer->text);
+		svc_buf_putc(&line, '}');
+	}
+	svc_buf_putc(&line, ']');
+	return tool_print_line(&line);
+}
+
+static int
+print_table(const struct answer *answers, size_t n)
+{
+	struct out_table table = {.columns = 3};
+
+	out_cell(&table, OUT_HEAD, "NODE");
+	out_cell(&table, OUT_HEAD, "ADDRESS");
+	out_cell(&table, OUT_HEAD, "STATUS");
+	for (size_t i = 0; i < n; i++) {
+		const struct answer *answer = &answers[i];
+		out_cell(&table, OUT_PLAIN, "%s", answer->node->id);
+		out_cell(&table, OUT_PLAIN, "%s", answer->node->address);
+		out_cell(&table, is_well(answer) ? OUT_GOOD : OUT_BAD, "%s",
+		    answer->text);
+	}
+	return out_table_end(&table, 0) == SVC_OK ? EXIT_OK : tool_no_memory();
+}
+
+/* In the order of the list, whoever answers first. */
+static int
+ask_all(struct tool *tool, const struct svc_record_list *list)
+{
+	struct asking asking = {.lock = PTHREAD_MUTEX_INITIALIZER};
+	struct answer *answers;
+	size_t n = 0;
+	int status = EXIT_OK;
+	bool ill = false, no_memory = false;
+
+	for (size_t i = 0; i < list->n_records; i++)
+		n += list->records[i]->n_nodes;
+	answers = svc_mem_calloc(n, sizeof(*answers));
+	if (answers == NULL)
+		return tool_no_memory();
+	svc_cond_init(&asking.answered);
+	n = 0;
+	for (size_t i = 0; i < list->n_records; i++)
+		for (size_t k = 0; k < list->records[i]->n_nodes; k++) {
+			answers[n].asking = &asking;
+			answers[n].node = &list->records[i]->nodes[k];
+			ask(&answers[n++], tool);
+		}
+	wait_open(&asking, 0);
+	for (size_t i = 0; i < n; i++) {
+		ill = ill || !is_well(&answers[i]);
+		no_memory = no_memory || answers[i].text == NULL;
+	}
+	if (no_memory)
+		status = tool_no_memory();
+	else
+		status = tool->json ? print_json(answers, n)
+				    : print_table(answers, n);
+	for (size_t i = 0; i < n; i++)
+		svc_mem_free(answers[i].text);
+	svc_mem_free(answers);
+	pthread_cond_destroy(&asking.answered);
+	pthread_mutex_destroy(&asking.lock);
+	return status == EXIT_OK && ill ? EXIT_FAILED : status;
 }
 
 int
@@ -87,38 +207,17 @@ run_health(struct tool *tool)
 {
 	struct svc_record_list list = {0};
 	struct svc_error err = {.text = ""};
-	struct asking asking = {
-	    .tool = tool, .service = tool->words[0], .table = {.columns = 3}};
-	int status = EXIT_OK;
-	svc_err rc;
+	const char *service = tool->words[0];
 
-	rc = svc_registry_lookup(
-	    svc_registry_of(tool->service), asking.service, &list, &err);
+	svc_err rc = svc_registry_lookup(
+	    svc_registry_of(tool->service), service, &list, &err);
 	if (rc == SVC_E_NOT_FOUND)
-		svc_error_set(
-		    &err, rc, "service not found: %s", asking.service);
+		svc_error_set(&err, rc, "service not found: %s", service);
 	if (rc != SVC_OK) {
 		tool_registry_failed(rc, &err);
 		return svc_exit_status(rc);
 	}
-	svc_buf_init(&asking.line, LINE_MAX_LEN);
-	svc_buf_putc(&asking.line, '[');
-	if (!tool->json) {
-		out_cell(&asking.table, OUT_HEAD, "NODE");
-		out_cell(&asking.table, OUT_HEAD, "ADDRESS");
-		out_cell(&asking.table, OUT_HEAD, "STATUS");
-	}
-	for (size_t i = 0; i < list.n_records; i++)
-		for (size_t k = 0; k < list.records[i]->n_nodes; k++)
-			ask(&asking, &list.records[i]->nodes[k]);
+	int status = ask_all(tool, &list);
 	svc_record_list_fini(&list);
-	svc_buf_putc(&asking.line, ']');
-	if (tool->json) {
-		status = tool_print_line(&asking.line);
-	} else {
-		svc_buf_fini(&asking.line);
-		if (out_table_end(&asking.table, 0) != SVC_OK)
-			status = tool_no_memory();
-	}
-	return status == EXIT_OK && asking.ill ? EXIT_FAILED : status;
+	return status;
 }

@@ -2,12 +2,19 @@
 #include "address.h"
 
 #include <svc/base.h>
+#include <svc/clock.h>
 #include <svc/log.h>
 
 #include <string.h>
 #include <strings.h>
 
-enum { HOST_MAX = 253 };
+enum {
+	HOST_MAX = 253,
+	TRY_MIN_MS = 200,
+	TRY_MAX_MS = 2000,
+	PAUSE_FIRST_MS = 100,
+	PAUSE_MAX_MS = 5000,
+};
 
 static svc_err
 bad(const struct address_form *form, const char *text, size_t len,
@@ -157,4 +164,35 @@ address_list_free(struct address *list, size_t n)
 	for (size_t i = 0; i < n; i++)
 		svc_mem_free(list[i].host);
 	svc_mem_free(list);
+}
+
+size_t
+address_tries(size_t n_servers)
+{
+	return n_servers > 2 ? n_servers : 2;
+}
+
+int64_t
+address_try_ms(int64_t timeout_ms, size_t n_servers)
+{
+	int64_t try_ms = timeout_ms / (int64_t)address_tries(n_servers);
+	if (try_ms > TRY_MAX_MS)
+		return TRY_MAX_MS;
+	return try_ms < TRY_MIN_MS ? TRY_MIN_MS : try_ms;
+}
+
+int64_t
+address_pause_ms(size_t failures, size_t n_servers)
+{
+	size_t round = failures / n_servers;
+	int64_t pause_ms = PAUSE_FIRST_MS;
+	if (round == 0)
+		return 0;
+	for (; round > 1 && pause_ms < PAUSE_MAX_MS; round--)
+		pause_ms = pause_ms * 8 / 5;
+	if (pause_ms > PAUSE_MAX_MS)
+		pause_ms = PAUSE_MAX_MS;
+	uint64_t fifth = (uint64_t)pause_ms / 5;
+	return pause_ms + (int64_t)svc_random_below(2 * fifth + 1) -
+	       (int64_t)fifth;
 }

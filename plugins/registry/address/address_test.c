@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <address/address.h>
+#include <address/hash.h>
+#include <address/skips.h>
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -111,12 +113,70 @@ what_is_no_address_is_told(void **state)
 	assert_non_null(strstr(err.text, "without the TLS"));
 }
 
+static void
+attempts_share_the_time(void **state)
+{
+	(void)state;
+	assert_int_equal(address_tries(1), 2);
+	assert_int_equal(address_tries(2), 2);
+	assert_int_equal(address_tries(5), 5);
+	assert_int_equal(address_try_ms(3000, 1), 1500);
+	assert_int_equal(address_try_ms(3000, 3), 1000);
+	assert_int_equal(address_try_ms(60000, 3), 2000);
+	assert_int_equal(address_try_ms(0, 1), 200);
+}
+
+static void
+what_is_skipped_is_said_once(void **state)
+{
+	static struct skips skips;
+	size_t count = 0;
+	(void)state;
+	skips_init(&skips);
+	for (uint64_t i = 1; i <= SKIPS_WARNED_MAX; i++) {
+		assert_true(skips_add(&skips, i, &count));
+		assert_false(skips_add(&skips, i, &count));
+	}
+	/* And no more than so much. */
+	assert_false(skips_add(&skips, 0, &count));
+	assert_int_equal(count, 2 * SKIPS_WARNED_MAX + 1);
+	skips_fini(&skips);
+	assert_true(hash_text(hash_text(HASH_START, "a"), "bc") !=
+		    hash_text(hash_text(HASH_START, "ab"), "c"));
+	assert_true(hash_bytes(HASH_START, "a", 1) == 0xaf63dc4c8601ec8c);
+}
+
+static void
+pauses_grow_with_the_rounds(void **state)
+{
+	(void)state;
+	for (size_t n = 1; n <= 3; n++) {
+		int64_t least = INT64_MAX, most = 0;
+		for (size_t i = 0; i < n; i++)
+			assert_int_equal(address_pause_ms(i, n), 0);
+		for (size_t i = n; i < 2 * n; i++)
+			assert_in_range(address_pause_ms(i, n), 80, 120);
+		for (size_t i = 2 * n; i < 3 * n; i++)
+			assert_in_range(address_pause_ms(i, n), 128, 192);
+		for (int i = 0; i < 100; i++) {
+			int64_t ms = address_pause_ms(SIZE_MAX - (size_t)i, n);
+			assert_in_range(ms, 4000, 6000);
+			least = ms < least ? ms : least;
+			most = ms > most ? ms : most;
+		}
+		assert_true(most - least >= 500);
+	}
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(addresses_are_read),
 	    cmocka_unit_test(what_is_no_address_is_told),
+	    cmocka_unit_test(attempts_share_the_time),
+	    cmocka_unit_test(what_is_skipped_is_said_once),
+	    cmocka_unit_test(pauses_grow_with_the_rounds),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

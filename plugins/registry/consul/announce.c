@@ -8,6 +8,9 @@
 
 #include "node.h"
 
+#include <address/address.h>
+#include <address/hash.h>
+
 #include <svc/clock.h>
 
 #include <cjson/cJSON.h>
@@ -211,24 +214,15 @@ announce_at(struct attempt *attempt, const struct svc_buf *body,
 
 /* ------------------------------------------------------------- announcing */
 
-static uint64_t
-hash_of(const struct svc_buf *body)
-{
-	uint64_t hash = UINT64_C(0xcbf29ce484222325);
-	for (size_t i = 0; i < body->len; i++)
-		hash = (hash ^ body->data[i]) * UINT64_C(0x100000001b3);
-	return hash != 0 ? hash : 1;
-}
-
 static svc_err
 announce_somewhere(struct attempt *attempt, const struct svc_buf *body,
     struct state *state, struct svc_error *err)
 {
 	struct consul *consul = attempt->consul;
-	uint64_t hash = hash_of(body);
+	uint64_t hash = hash_bytes(HASH_START, body->data, body->len);
 	size_t first =
 	    state->placed ? state->server : atomic_load(&consul->current);
-	size_t tries = consul->n_servers > 2 ? consul->n_servers : 2;
+	size_t tries = address_tries(consul->n_servers);
 	svc_err rc = SVC_E_UNAVAILABLE;
 	for (size_t i = 0; i < tries; i++) {
 		if (i > 0 && svc_remaining(attempt->deadline_at_ms) == 0)
@@ -245,13 +239,13 @@ announce_somewhere(struct attempt *attempt, const struct svc_buf *body,
 
 svc_err
 consul_announce(struct consul *consul, const struct svc_record *record,
-    int64_t ttl_ms, struct svc_error *err)
+    int64_t ttl_ms, int64_t timeout_ms, struct svc_error *err)
 {
 	struct state state = {0};
 	struct svc_buf body;
 	struct attempt attempt = {
 	    .consul = consul,
-	    .deadline_at_ms = svc_deadline(consul->timeout_ms),
+	    .deadline_at_ms = svc_deadline(timeout_ms),
 	};
 	char *instance = node_instance(record->name, record->nodes[0].id);
 	svc_buf_init(&attempt.answer, ANSWER_MAX);
@@ -287,7 +281,8 @@ consul_announce(struct consul *consul, const struct svc_record *record,
 /*
  * At every agent that may have it: which are all when this process did not
  * announce it. The one that had it last must agree; of the others one that
- * does not answer is as good as gone, since nobody passes its check.
+ * does not answer is as good as gone, since nobody passes its check. One that
+ * is alone may only have been slow, and is asked once more.
  */
 static svc_err
 withdraw_everywhere(
@@ -295,25 +290,29 @@ withdraw_everywhere(
 {
 	struct consul *consul = attempt->consul;
 	uint64_t servers = state->servers != 0 ? state->servers : UINT64_MAX;
+	size_t tries = address_tries(consul->n_servers);
 	bool agreed = false;
 	svc_err failed = SVC_OK;
-	for (size_t i = 0; i < consul->n_servers; i++) {
+	for (size_t i = 0; i < tries; i++) {
 		struct svc_error why = {0};
-		bool must = state->placed && state->server == i;
-		if ((servers & UINT64_C(1) << i) == 0)
+		attempt->server = i % consul->n_servers;
+		uint64_t bit = UINT64_C(1) << attempt->server;
+		bool must = state->placed && state->server == attempt->server;
+		bool last = i + consul->n_servers >= tries;
+		if ((servers & bit) == 0)
 			continue;
-		attempt->server = i;
 		svc_err rc = ask(attempt, "PUT",
 		    "/v1/agent/service/deregister/", true, NULL, &why);
 		if (rc == SVC_OK || rc == SVC_E_NOT_FOUND) {
 			agreed = true;
-			state->servers &= ~(UINT64_C(1) << i);
+			servers &= ~bit;
+			state->servers &= ~bit;
 			continue;
 		}
 		failed = rc;
 		if (err != NULL)
 			*err = why;
-		if (must)
+		if (must && (last || !attempt->next))
 			return rc;
 	}
 	return agreed ? SVC_OK : failed;
@@ -321,12 +320,12 @@ withdraw_everywhere(
 
 svc_err
 consul_withdraw(struct consul *consul, const struct svc_record *record,
-    struct svc_error *err)
+    int64_t timeout_ms, struct svc_error *err)
 {
 	struct state state = {0};
 	struct attempt attempt = {
 	    .consul = consul,
-	    .deadline_at_ms = svc_deadline(consul->timeout_ms),
+	    .deadline_at_ms = svc_deadline(timeout_ms),
 	};
 	char *instance = node_instance(record->name, record->nodes[0].id);
 	if (instance == NULL)

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "answer.h"
 
+#include <address/hash.h>
+
 #include "node.h"
 
 #include <svc/log.h>
@@ -11,18 +13,6 @@
 
 /* Far beyond what one consul holds for one service, or for all. */
 enum { NODES_MAX = 100000, NAMES_MAX = 100000 };
-
-#define HASH_START UINT64_C(0xcbf29ce484222325)
-
-static uint64_t
-hash_text(uint64_t hash, const char *text)
-{
-	/* With the NUL, so that texts do not run together. */
-	do
-		hash = (hash ^ (uint8_t)*text) * UINT64_C(0x100000001b3);
-	while (*text++ != '\0');
-	return hash;
-}
 
 static svc_err
 no_memory(struct svc_error *err)
@@ -55,38 +45,16 @@ text_of(const cJSON *object, const char *name)
 
 /* ----------------------------------------------------------------- skipping */
 
-void
-skips_init(struct skips *skips)
-{
-	*skips = (struct skips){0};
-	pthread_mutex_init(&skips->lock, NULL);
-}
-
-void
-skips_fini(struct skips *skips)
-{
-	pthread_mutex_destroy(&skips->lock);
-}
-
 /* An instance whose `n` tags (0: the whole) were passed over. */
 static void
 skip(struct skips *skips, const char *service, const char *instance, size_t n,
     const char *why)
 {
 	char quoted[2][100];
+	size_t count;
 	uint64_t hash =
 	    hash_text(hash_text(HASH_START, service), instance) + (n > 0);
-	bool known = false;
-	pthread_mutex_lock(&skips->lock);
-	size_t count = ++skips->count;
-	for (size_t i = 0; i < skips->n_warned; i++)
-		known = known || skips->warned[i] == hash;
-	if (skips->n_warned == WARNED_MAX)
-		known = true;
-	else if (!known)
-		skips->warned[skips->n_warned++] = hash;
-	pthread_mutex_unlock(&skips->lock);
-	if (known)
+	if (!skips_add(skips, hash, &count))
 		return;
 	svc_log_quote(service, strlen(service), quoted[0], sizeof(quoted[0]));
 	svc_log_quote(instance, strlen(instance), quoted[1], sizeof(quoted[1]));

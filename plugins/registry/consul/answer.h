@@ -2,24 +2,12 @@
 #ifndef SVC_CONSUL_ANSWER_H
 #define SVC_CONSUL_ANSWER_H
 
-#include <svc/registry.h>
+#include <address/skips.h>
 
-#include <pthread.h>
+#include <svc/registry.h>
 
 /* What consul's answers say. Pure functions over bytes, but for the count of
  * what they skip. */
-
-enum { WARNED_MAX = 64 };
-
-/** Counts what is no record and says so once for each. Threads: any. */
-struct skips {
-	pthread_mutex_t lock; /* guards what follows */
-	size_t count;
-	uint64_t warned[WARNED_MAX];
-	size_t n_warned;
-};
-void skips_init(struct skips *skips);
-void skips_fini(struct skips *skips);
 
 /* ------------------------------------------------------------------- nodes */
 

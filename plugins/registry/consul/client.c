@@ -8,6 +8,8 @@
 #include "announce.h"
 #include "node.h"
 
+#include <address/address.h>
+
 #include <svc/clock.h>
 #include <svc/log.h>
 
@@ -16,8 +18,6 @@
 
 enum {
 	PORT_DEFAULT = 8500,
-	TRY_MIN_MS = 200,
-	TRY_MAX_MS = 2000,
 	TAGS_LIST_MAX = 64,
 	TEXT_MAX = 255,
 };
@@ -156,14 +156,8 @@ consul_create(const struct svc_registry_config *config,
 		consul_destroy(consul);
 		return rc;
 	}
-	/* The time of an op must do for an attempt at each agent. */
 	consul->timeout_ms = config->timeout_ms;
-	size_t tries = consul->n_servers > 2 ? consul->n_servers : 2;
-	consul->try_ms = consul->timeout_ms / (int64_t)tries;
-	if (consul->try_ms > TRY_MAX_MS)
-		consul->try_ms = TRY_MAX_MS;
-	if (consul->try_ms < TRY_MIN_MS)
-		consul->try_ms = TRY_MIN_MS;
+	consul->try_ms = address_try_ms(consul->timeout_ms, consul->n_servers);
 	*ret_consul = consul;
 	return SVC_OK;
 }
@@ -313,7 +307,7 @@ consul_ask(struct consul *consul, struct http *http, const atomic_bool *stop,
     struct svc_buf *answer, struct svc_error *err)
 {
 	size_t first = atomic_load(&consul->current);
-	size_t tries = consul->n_servers > 2 ? consul->n_servers : 2;
+	size_t tries = address_tries(consul->n_servers);
 	svc_err rc = SVC_E_UNAVAILABLE;
 	for (size_t i = 0; i < tries; i++) {
 		size_t server = (first + i) % consul->n_servers;

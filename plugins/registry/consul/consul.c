@@ -24,16 +24,32 @@ plugin_destroy(void *self)
 }
 
 static svc_err
+announce_within(void *self, const struct svc_record *record, int64_t ttl_ms,
+    int64_t timeout_ms, struct svc_error *err)
+{
+	return consul_announce(self, record, ttl_ms, timeout_ms, err);
+}
+
+static svc_err
 announce(void *self, const struct svc_record *record, int64_t ttl_ms,
     struct svc_error *err)
 {
-	return consul_announce(self, record, ttl_ms, err);
+	struct consul *consul = self;
+	return consul_announce(consul, record, ttl_ms, consul->timeout_ms, err);
+}
+
+static svc_err
+withdraw_within(void *self, const struct svc_record *record, int64_t timeout_ms,
+    struct svc_error *err)
+{
+	return consul_withdraw(self, record, timeout_ms, err);
 }
 
 static svc_err
 withdraw(void *self, const struct svc_record *record, struct svc_error *err)
 {
-	return consul_withdraw(self, record, err);
+	struct consul *consul = self;
+	return consul_withdraw(consul, record, consul->timeout_ms, err);
 }
 
 /* Questions that any server may answer, also without a leader, so that who
@@ -138,6 +154,8 @@ static const struct svc_registry_ops consul_ops = {
     .watch = watch,
     .unwatch = unwatch,
     .options = CONSUL_OPTIONS,
-    .uses = SVC_REGISTRY_TLS,
+    .uses = SVC_REGISTRY_TLS | SVC_REGISTRY_SERVERS,
+    .announce_within = announce_within,
+    .withdraw_within = withdraw_within,
 };
 SVC_PLUGIN(consul_ops);

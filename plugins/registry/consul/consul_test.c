@@ -256,65 +256,6 @@ another_agent_takes_over(void **state)
 }
 
 static void
-an_absent_agent_is_an_error_of_the_ops(void **state)
-{
-	struct fixture *f = *state;
-	struct svc_record_list list = {0};
-	struct svc_error why = {0};
-	char address[32];
-	snprintf(address, sizeof(address), "127.0.0.1:%d", test_free_port());
-	struct svc_registry *registry = make(address);
-	assert_int_equal(
-	    svc_registry_announce(registry, &f->a.record, TTL_MS, &why),
-	    SVC_E_UNAVAILABLE);
-	assert_non_null(strstr(why.text, address));
-	assert_int_equal(svc_registry_withdraw(registry, &f->a.record, NULL),
-	    SVC_E_UNAVAILABLE);
-	assert_int_equal(svc_registry_lookup(registry, f->name, &list, NULL),
-	    SVC_E_UNAVAILABLE);
-	assert_int_equal(
-	    svc_registry_list(registry, &list, NULL), SVC_E_UNAVAILABLE);
-	/* A watch waits for it, and ends when it is told. */
-	for (int i = 0; i < 2; i++) {
-		OK(svc_registry_watch(registry, i == 0 ? f->name : NULL,
-		    recorder_change, f->recorder, &f->watch, err));
-		assert_true(recorder_quiet(f->recorder, 300));
-		svc_registry_unwatch(f->watch);
-		f->watch = NULL;
-	}
-	svc_registry_destroy(registry);
-}
-
-static void
-a_frozen_agent_costs_no_more_than_the_timeout(void **state)
-{
-	struct fixture *f = *state;
-	struct svc_registry *registry = NULL;
-	struct svc_registry_config config = {
-	    .address = server->address,
-	    .timeout_ms = 1000,
-	};
-	OK(svc_registry_create("consul", &config, &registry, err));
-	assert_int_equal(lookup(registry, f->name), SVC_E_NOT_FOUND);
-	watch(f);
-	test_server_freeze(server);
-	int64_t since_ms = svc_now_ms();
-	assert_int_equal(
-	    svc_registry_announce(registry, &f->a.record, TTL_MS, NULL),
-	    SVC_E_TIMEDOUT);
-	/* Its own and not the 5 s of the default. */
-	assert_true(svc_now_ms() - since_ms < 4000);
-	/* Ending a watch does not wait until the agent is found silent. */
-	since_ms = svc_now_ms();
-	svc_registry_unwatch(f->watch);
-	f->watch = NULL;
-	assert_true(svc_now_ms() - since_ms < 3000);
-	test_server_thaw(server);
-	OK(svc_registry_announce(f->registry, &f->a.record, TTL_MS, err));
-	svc_registry_destroy(registry);
-}
-
-static void
 a_watch_of_all_misses_nothing(void **state)
 {
 	struct fixture *f = *state;
@@ -386,8 +327,8 @@ main(void)
 	    TEST(changes_during_an_outage_are_told_after_it),
 	    TEST(what_other_programs_have_there_stops_nothing),
 	    TEST(another_agent_takes_over),
-	    TEST(an_absent_agent_is_an_error_of_the_ops),
-	    TEST(a_frozen_agent_costs_no_more_than_the_timeout),
+	    TEST(an_absent_server_is_an_error_of_the_ops),
+	    TEST(a_frozen_server_costs_no_more_than_the_timeout),
 	    TEST(a_watch_of_all_misses_nothing),
 	    TEST(a_node_goes_from_a_watch_of_all_in_time),
 	};

@@ -3,24 +3,22 @@
  * are 0 or missing, answers one upon the other, rubbish, half an answer, a
  * leader that changes behind a parked question. */
 #include <conformance/registry.h>
+#include <support/fake_http.h>
 
 #include <svc/buf.h>
 #include <svc/clock.h>
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
-enum { WAIT_MS = 30000, OPEN_MAX = 16 };
+enum { WAIT_MS = 30000 };
 
 /* How the questions for service "s" must come and are answered, one after the
  * other; `nodes` of them, "n1" to "nN". */
@@ -57,29 +55,12 @@ static const struct step {
 enum { STEPS = sizeof(steps) / sizeof(steps[0]), LAST_NODES = 10 };
 
 struct faulty {
-	pthread_t thread;
-	int listener;
-	char address[32];
-	atomic_bool ending;
+	struct fake_http http;
 	bool flood;         /* every answer at once, with a new index */
 	atomic_int n_asked; /* questions for the service */
 	int n_leader;       /* and for the leader */
 	char wrong[256];    /* a question that was not as it should be */
-	int open[OPEN_MAX];
-	size_t n_open;
 };
-
-static void
-send_text(int fd, const char *text, size_t len)
-{
-	while (len > 0) {
-		ssize_t n = send(fd, text, len, MSG_NOSIGNAL);
-		if (n <= 0)
-			return;
-		text += n;
-		len -= (size_t)n;
-	}
-}
 
 static void
 answer(int fd, int status, const char *index, const struct svc_buf *body,
@@ -91,8 +72,8 @@ answer(int fd, int status, const char *index, const struct svc_buf *body,
 	if (index != NULL)
 		svc_buf_printf(&head, "X-Consul-Index: %s\r\n", index);
 	svc_buf_printf(&head, "Content-Length: %zu\r\n\r\n", body->len + more);
-	send_text(fd, (const char *)head.data, head.len);
-	send_text(fd, (const char *)body->data, body->len);
+	fake_http_send(fd, head.data, head.len);
+	fake_http_send(fd, body->data, body->len);
 	svc_buf_fini(&head);
 	close(fd);
 }
@@ -143,10 +124,7 @@ answer_health(struct faulty *faulty, int fd, const char *request)
 		snprintf(faulty->wrong, sizeof(faulty->wrong),
 		    "question %d: %.150s", number, request);
 	if (step->how == PARKED) {
-		if (faulty->n_open < OPEN_MAX)
-			faulty->open[faulty->n_open++] = fd;
-		else
-			close(fd);
+		fake_http_keep(&faulty->http, fd);
 		return;
 	}
 	if (step->how == RUBBISH)
@@ -170,76 +148,21 @@ answer_leader(struct faulty *faulty, int fd)
 	svc_buf_fini(&body);
 }
 
-static bool
-read_request(int fd, char *text, size_t size)
-{
-	size_t len = 0;
-	do {
-		ssize_t n = recv(fd, text + len, size - 1 - len, 0);
-		if (n <= 0)
-			return false;
-		len += (size_t)n;
-		text[len] = '\0';
-	} while (strstr(text, "\r\n\r\n") == NULL);
-	return true;
-}
-
-static void *
-serve(void *arg)
+static void
+answer_any(int fd, const char *request, void *arg)
 {
 	struct faulty *faulty = arg;
-	char request[4096];
-	for (;;) {
-		int fd = accept(faulty->listener, NULL, NULL);
-		if (fd < 0 || atomic_load(&faulty->ending)) {
-			if (fd >= 0)
-				close(fd);
-			return NULL;
-		}
-		if (!read_request(fd, request, sizeof(request)))
-			close(fd);
-		else if (strstr(request, "/v1/status/leader ") != NULL)
-			answer_leader(faulty, fd);
-		else
-			answer_health(faulty, fd, request);
-	}
-}
-
-static void
-faulty_start(struct faulty *faulty)
-{
-	struct sockaddr_in in = {.sin_family = AF_INET};
-	socklen_t len = sizeof(in);
-	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	faulty->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_true(faulty->listener >= 0);
-	assert_int_equal(
-	    bind(faulty->listener, (struct sockaddr *)&in, len), 0);
-	assert_int_equal(listen(faulty->listener, 16), 0);
-	assert_int_equal(
-	    getsockname(faulty->listener, (struct sockaddr *)&in, &len), 0);
-	snprintf(faulty->address, sizeof(faulty->address), "127.0.0.1:%d",
-	    ntohs(in.sin_port));
-	assert_int_equal(
-	    svc_thread_start(&faulty->thread, "faulty", serve, faulty), SVC_OK);
-}
-
-static void
-faulty_stop(struct faulty *faulty)
-{
-	atomic_store(&faulty->ending, true);
-	shutdown(faulty->listener, SHUT_RDWR);
-	svc_thread_join(faulty->thread);
-	close(faulty->listener);
-	for (size_t i = 0; i < faulty->n_open; i++)
-		close(faulty->open[i]);
+	if (strstr(request, "/v1/status/leader ") != NULL)
+		answer_leader(faulty, fd);
+	else
+		answer_health(faulty, fd, request);
 }
 
 static struct svc_registry *
 make(const struct faulty *faulty)
 {
 	struct svc_registry *registry = NULL;
-	struct svc_registry_config config = {.address = faulty->address};
+	struct svc_registry_config config = {.address = faulty->http.address};
 	assert_int_equal(
 	    svc_registry_create("consul", &config, &registry, NULL), SVC_OK);
 	return registry;
@@ -252,7 +175,7 @@ every_break_brings_the_full_state_again(void **state)
 	static struct faulty faulty;
 	struct recorder *recorder = recorder_create();
 	struct svc_watch *watch = NULL;
-	faulty_start(&faulty);
+	fake_http_start(&faulty.http, answer_any, &faulty);
 	struct svc_registry *registry = make(&faulty);
 	assert_int_equal(svc_registry_watch(registry, "s", recorder_change,
 			     recorder, &watch, NULL),
@@ -267,7 +190,7 @@ every_break_brings_the_full_state_again(void **state)
 	}
 	svc_registry_unwatch(watch);
 	svc_registry_destroy(registry);
-	faulty_stop(&faulty);
+	fake_http_stop(&faulty.http);
 	assert_string_equal(faulty.wrong, "");
 	assert_int_equal(recorder_nodes(recorder, "s"), LAST_NODES);
 	assert_int_equal(recorder_count(recorder, SVC_SYNCED, NULL, NULL), 1);
@@ -283,7 +206,7 @@ answers_one_upon_the_other_are_rationed(void **state)
 	static struct faulty faulty = {.flood = true};
 	struct recorder *recorder = recorder_create();
 	struct svc_watch *watch = NULL;
-	faulty_start(&faulty);
+	fake_http_start(&faulty.http, answer_any, &faulty);
 	struct svc_registry *registry = make(&faulty);
 	int64_t since_ms = svc_now_ms();
 	assert_int_equal(svc_registry_watch(registry, "s", recorder_change,
@@ -302,7 +225,7 @@ answers_one_upon_the_other_are_rationed(void **state)
 	/* One that waits for its turn ends at once. */
 	svc_registry_unwatch(watch);
 	svc_registry_destroy(registry);
-	faulty_stop(&faulty);
+	fake_http_stop(&faulty.http);
 	recorder_destroy(recorder);
 }
 

@@ -5,6 +5,8 @@
  */
 #include "follow.h"
 
+#include <address/address.h>
+
 #include <svc/clock.h>
 #include <svc/log.h>
 
@@ -19,8 +21,6 @@ enum {
 	SLACK_MS = 5000,  /* for an answer that is on its way */
 	SPACING_MS = 250, /* of answers, on the average */
 	BURST = 4,        /* so many may come at once before */
-	PAUSE_FIRST_MS = 100,
-	PAUSE_MAX_MS = 5000,
 	LEADER_SIZE = 128,
 };
 
@@ -186,23 +186,6 @@ keep_spacing(struct follow *follow)
 	    follow, follow->due_at_ms - (int64_t)BURST * SPACING_MS);
 }
 
-/* At once at every agent, then slower and slower. */
-static void
-pause_before(struct follow *follow, size_t attempt)
-{
-	size_t round = attempt / follow->consul->n_servers;
-	int64_t pause_ms = PAUSE_FIRST_MS;
-	if (round == 0)
-		return;
-	for (; round > 1 && pause_ms < PAUSE_MAX_MS; round--)
-		pause_ms = pause_ms * 8 / 5;
-	if (pause_ms > PAUSE_MAX_MS)
-		pause_ms = PAUSE_MAX_MS;
-	uint64_t fifth = (uint64_t)pause_ms / 5;
-	pause_ms += (int64_t)svc_random_below(2 * fifth + 1) - (int64_t)fifth;
-	sleep_until(follow, svc_deadline(pause_ms));
-}
-
 static void
 say_lost(struct follow *follow, const struct svc_error *err)
 {
@@ -260,7 +243,7 @@ static void *
 run(void *arg)
 {
 	struct follow *follow = arg;
-	size_t attempt = 0, waited;
+	size_t failures = 0, waited;
 	while (!atomic_load(&follow->ending)) {
 		struct svc_error err = {0};
 		svc_err rc = go_on(follow, &waited, &err);
@@ -268,14 +251,15 @@ run(void *arg)
 			break;
 		follow->ops->lost(follow->arg);
 		if (waited > 0)
-			attempt = 0;
+			failures = 0;
 		/* Then the agent is well, but what it said is not so. */
 		if (rc != SVC_E_ABORTED) {
 			say_lost(follow, &err);
 			follow->server =
 			    (follow->server + 1) % follow->consul->n_servers;
 		}
-		pause_before(follow, attempt++);
+		sleep_until(follow, svc_deadline(address_pause_ms(failures++,
+					follow->consul->n_servers)));
 		keep_spacing(follow);
 	}
 	return NULL;

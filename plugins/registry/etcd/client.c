@@ -7,6 +7,8 @@
 
 #include "lease.h"
 
+#include <address/address.h>
+
 #include <svc/clock.h>
 #include <svc/log.h>
 
@@ -14,8 +16,6 @@
 
 enum {
 	PORT_DEFAULT = 2379,
-	TRY_MIN_MS = 200,
-	TRY_MAX_MS = 2000,
 	PAUSE_MS = 100,
 	STATUS_MIN = 100 /* of HTTP, in an error's `sys` */
 };
@@ -35,7 +35,7 @@ destroy(struct etcd *etcd)
 	svc_mem_free(etcd->username);
 	svc_mem_free(etcd->password);
 	svc_mem_free(etcd->identity);
-	kv_skips_fini(&etcd->skips);
+	skips_fini(&etcd->skips);
 	pthread_mutex_destroy(&etcd->lock);
 	svc_mem_free(etcd);
 }
@@ -49,7 +49,7 @@ create(const struct svc_registry_config *config, struct etcd **ret_etcd,
 		return svc_error_set(
 		    err, SVC_E_NOMEM, "no memory for registry etcd");
 	pthread_mutex_init(&etcd->lock, NULL);
-	kv_skips_init(&etcd->skips);
+	skips_init(&etcd->skips);
 	etcd->timeout_ms = config->timeout_ms;
 	svc_err rc = http_servers_create(
 	    "etcd", config, PORT_DEFAULT, &etcd->servers, err);
@@ -356,21 +356,10 @@ etcd_ask_at(struct etcd *etcd, struct http *http, size_t server,
 	return rc == SVC_E_UNAUTHENTICATED ? SVC_E_DENIED : rc;
 }
 
-/* A share of the time for each server, and two attempts when there is one. */
-static int64_t
-share(const struct etcd *etcd, int64_t left_ms)
-{
-	int64_t tries = etcd->n_servers > 2 ? (int64_t)etcd->n_servers : 2;
-	int64_t try_ms = left_ms / tries;
-	if (try_ms > TRY_MAX_MS)
-		return TRY_MAX_MS;
-	return try_ms < TRY_MIN_MS ? TRY_MIN_MS : try_ms;
-}
-
 int64_t
 etcd_try_ms(const struct etcd *etcd)
 {
-	return share(etcd, etcd->timeout_ms);
+	return address_try_ms(etcd->timeout_ms, etcd->n_servers);
 }
 
 svc_err
@@ -379,8 +368,9 @@ etcd_ask_on(struct etcd *etcd, struct http *http, const char *path,
     cJSON **ret_answer, struct svc_error *err)
 {
 	size_t first = atomic_load(&etcd->current);
-	size_t tries = etcd->n_servers > 2 ? etcd->n_servers : 2;
-	int64_t try_ms = share(etcd, svc_remaining(deadline_at_ms));
+	size_t tries = address_tries(etcd->n_servers);
+	int64_t try_ms =
+	    address_try_ms(svc_remaining(deadline_at_ms), etcd->n_servers);
 	struct svc_error why = {0};
 	svc_err rc = SVC_OK;
 	for (size_t i = 0;; i++) {

@@ -26,7 +26,7 @@ struct etcd {
 	atomic_size_t current; /* the one that answered last */
 	int64_t timeout_ms;
 	char *username, *password;
-	struct kv_skips skips;
+	struct skips skips;
 	struct keeper *keeper;
 
 	pthread_mutex_t lock; /* guards what follows */

@@ -36,8 +36,8 @@ plugin_destroy(void *self)
 }
 
 static svc_err
-announce(void *self, const struct svc_record *record, int64_t ttl_ms,
-    struct svc_error *err)
+announce_within(void *self, const struct svc_record *record, int64_t ttl_ms,
+    int64_t timeout_ms, struct svc_error *err)
 {
 	struct etcd *etcd = self;
 	char *key = kv_key(record->name, record->nodes[0].id);
@@ -51,23 +51,40 @@ announce(void *self, const struct svc_record *record, int64_t ttl_ms,
 		    "the record of %s has %zu bytes: at most %d are allowed",
 		    record->name, strlen(value), VALUE_MAX);
 	else
-		rc = keeper_announce(etcd->keeper, key, value, ttl_ms, err);
+		rc = keeper_announce(
+		    etcd->keeper, key, value, ttl_ms, timeout_ms, err);
 	svc_mem_free(key);
 	svc_mem_free(value);
 	return rc;
 }
 
 static svc_err
-withdraw(void *self, const struct svc_record *record, struct svc_error *err)
+announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	const struct etcd *etcd = self;
+	return announce_within(self, record, ttl_ms, etcd->timeout_ms, err);
+}
+
+static svc_err
+withdraw_within(void *self, const struct svc_record *record, int64_t timeout_ms,
+    struct svc_error *err)
 {
 	struct etcd *etcd = self;
 	char *key = kv_key(record->name, record->nodes[0].id);
 	if (key == NULL)
 		return svc_error_set(
 		    err, SVC_E_NOMEM, "no memory to withdraw %s", record->name);
-	svc_err rc = keeper_withdraw(etcd->keeper, key, err);
+	svc_err rc = keeper_withdraw(etcd->keeper, key, timeout_ms, err);
 	svc_mem_free(key);
 	return rc;
+}
+
+static svc_err
+withdraw(void *self, const struct svc_record *record, struct svc_error *err)
+{
+	const struct etcd *etcd = self;
+	return withdraw_within(self, record, etcd->timeout_ms, err);
 }
 
 /* A question to any server, within the time of one op. */
@@ -136,6 +153,8 @@ static const struct svc_registry_ops etcd_ops = {
     .list = list,
     .watch = watch,
     .unwatch = unwatch,
-    .uses = SVC_REGISTRY_TLS,
+    .uses = SVC_REGISTRY_TLS | SVC_REGISTRY_SERVERS,
+    .announce_within = announce_within,
+    .withdraw_within = withdraw_within,
 };
 SVC_PLUGIN(etcd_ops);

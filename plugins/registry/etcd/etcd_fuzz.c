@@ -46,7 +46,7 @@ changed(svc_watch_event event, const struct svc_record *record, void *arg)
 }
 
 static void
-range(const char *text, size_t len, struct kv_skips *skips)
+range(const char *text, size_t len, struct skips *skips)
 {
 	cJSON *json = cJSON_ParseWithLength(text, len);
 	const cJSON *kv;
@@ -63,7 +63,7 @@ range(const char *text, size_t len, struct kv_skips *skips)
 }
 
 static void
-watch(const char *text, size_t len, struct kv_skips *skips)
+watch(const char *text, size_t len, struct skips *skips)
 {
 	struct message_watch said;
 	const cJSON *event;
@@ -91,11 +91,11 @@ other(const char *text, size_t len)
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct kv_skips skips;
+	struct skips skips;
 	if (size == 0)
 		return 0;
 	const char *text = (const char *)data + 1;
-	kv_skips_init(&skips);
+	skips_init(&skips);
 	switch (data[0]) {
 	case 'r':
 		range(text, size - 1, &skips);
@@ -107,6 +107,6 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		other(text, size - 1);
 		break;
 	}
-	kv_skips_fini(&skips);
+	skips_fini(&skips);
 	return 0;
 }

@@ -3,12 +3,11 @@
  * because its history was compacted, half a line, rubbish, an error. After
  * each of them the plugin must ask for the full state again. */
 #include <conformance/registry.h>
+#include <support/fake_http.h>
 
 #include <svc/buf.h>
 #include <svc/clock.h>
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,7 +20,7 @@
 
 #include <cmocka.h>
 
-enum { WAIT_MS = 30000, OPEN_MAX = 16 };
+enum { WAIT_MS = 30000 };
 
 /* What it answers to its first, second, ... watch; the last one goes on. */
 static const char *const watches[] = {
@@ -37,15 +36,10 @@ static const char *const watches[] = {
 enum { WATCHES = sizeof(watches) / sizeof(watches[0]) };
 
 struct faulty {
-	pthread_t thread;
-	int listener;
-	char address[32];
-	atomic_bool ending;
+	struct fake_http http;
 	bool is_silent; /* a watch gets one event, then nothing */
 	atomic_int n_watches, n_ranges;
 	char create[1024]; /* the request of the last watch */
-	int open[OPEN_MAX];
-	size_t n_open;
 };
 
 static void
@@ -90,18 +84,6 @@ put_kv(struct svc_buf *buf, const char *id)
 	put_kv_at(buf, id, 5);
 }
 
-static void
-send_text(int fd, const char *text, size_t len)
-{
-	while (len > 0) {
-		ssize_t n = send(fd, text, len, MSG_NOSIGNAL);
-		if (n <= 0)
-			return;
-		text += n;
-		len -= (size_t)n;
-	}
-}
-
 /* The nth full state has n nodes, "n1" to "nN". */
 static void
 answer_range(struct faulty *faulty, int fd)
@@ -123,20 +105,11 @@ answer_range(struct faulty *faulty, int fd)
 	    "HTTP/1.1 200 OK\r\nConnection: close\r\n"
 	    "Content-Length: %zu\r\n\r\n",
 	    body.len);
-	send_text(fd, (const char *)head.data, head.len);
-	send_text(fd, (const char *)body.data, body.len);
+	fake_http_send(fd, head.data, head.len);
+	fake_http_send(fd, body.data, body.len);
 	svc_buf_fini(&head);
 	svc_buf_fini(&body);
 	close(fd);
-}
-
-static void
-keep_open(struct faulty *faulty, int fd)
-{
-	if (faulty->n_open < OPEN_MAX)
-		faulty->open[faulty->n_open++] = fd;
-	else
-		close(fd);
 }
 
 /* The nth watch tells of node "eN" at revision 8 + N. */
@@ -158,9 +131,9 @@ answer_with_one_event(struct faulty *faulty, int fd)
 	    "\"kv\":");
 	put_kv_at(&text, id, 8 + n);
 	svc_buf_puts(&text, "}]}}\n");
-	send_text(fd, (const char *)text.data, text.len);
+	fake_http_send(fd, text.data, text.len);
 	svc_buf_fini(&text);
-	keep_open(faulty, fd);
+	fake_http_keep(&faulty->http, fd);
 	atomic_fetch_add(&faulty->n_watches, 1);
 }
 
@@ -170,8 +143,8 @@ answer_watch(struct faulty *faulty, int fd)
 	static const char head[] = "HTTP/1.1 200 OK\r\n\r\n";
 	int number = atomic_fetch_add(&faulty->n_watches, 1);
 	const char *text = watches[number < WATCHES ? number : WATCHES - 1];
-	send_text(fd, head, sizeof(head) - 1);
-	send_text(fd, text, strlen(text));
+	fake_http_send(fd, head, sizeof(head) - 1);
+	fake_http_send(fd, text, strlen(text));
 	if (number == 2) {
 		close(fd);
 		return;
@@ -183,89 +156,28 @@ answer_watch(struct faulty *faulty, int fd)
 		svc_buf_puts(&event, "{\"result\":{\"events\":[{\"kv\":");
 		put_kv(&event, "late");
 		svc_buf_puts(&event, "}]}}\n{\"result\":{\"header\":{}}}\n");
-		send_text(fd, (const char *)event.data, 40);
-		send_text(fd, (const char *)event.data + 40, event.len - 40);
+		fake_http_send(fd, event.data, 40);
+		fake_http_send(fd, event.data + 40, event.len - 40);
 		svc_buf_fini(&event);
 	}
 	/* Open and silent, as etcd leaves a watch that it has ended. */
-	keep_open(faulty, fd);
+	fake_http_keep(&faulty->http, fd);
 }
 
-/* The head and, as its length says, the body of one request. */
-static bool
-read_request(int fd, char *text, size_t size)
-{
-	size_t len = 0;
-	for (;;) {
-		const char *body, *length;
-		ssize_t n = recv(fd, text + len, size - 1 - len, 0);
-		if (n <= 0)
-			return false;
-		len += (size_t)n;
-		text[len] = '\0';
-		body = strstr(text, "\r\n\r\n");
-		length = strcasestr(text, "content-length:");
-		if (body != NULL && length != NULL &&
-		    strlen(body + 4) >= strtoul(length + 15, NULL, 10))
-			return true;
-	}
-}
-
-static void *
-serve(void *arg)
+static void
+answer_any(int fd, const char *request, void *arg)
 {
 	struct faulty *faulty = arg;
-	char request[4096];
-	for (;;) {
-		int fd = accept(faulty->listener, NULL, NULL);
-		if (fd < 0 || atomic_load(&faulty->ending)) {
-			if (fd >= 0)
-				close(fd);
-			return NULL;
-		}
-		if (!read_request(fd, request, sizeof(request))) {
-			close(fd);
-		} else if (strstr(request, "/v3/watch ") != NULL) {
-			snprintf(faulty->create, sizeof(faulty->create), "%s",
-			    strstr(request, "\r\n\r\n") + 4);
-			if (faulty->is_silent)
-				answer_with_one_event(faulty, fd);
-			else
-				answer_watch(faulty, fd);
-		} else {
-			answer_range(faulty, fd);
-		}
+	if (strstr(request, "/v3/watch ") == NULL) {
+		answer_range(faulty, fd);
+		return;
 	}
-}
-
-static void
-faulty_start(struct faulty *faulty)
-{
-	struct sockaddr_in in = {.sin_family = AF_INET};
-	socklen_t len = sizeof(in);
-	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	faulty->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	assert_true(faulty->listener >= 0);
-	assert_int_equal(
-	    bind(faulty->listener, (struct sockaddr *)&in, len), 0);
-	assert_int_equal(listen(faulty->listener, 16), 0);
-	assert_int_equal(
-	    getsockname(faulty->listener, (struct sockaddr *)&in, &len), 0);
-	snprintf(faulty->address, sizeof(faulty->address), "127.0.0.1:%d",
-	    ntohs(in.sin_port));
-	assert_int_equal(
-	    svc_thread_start(&faulty->thread, "faulty", serve, faulty), SVC_OK);
-}
-
-static void
-faulty_stop(struct faulty *faulty)
-{
-	atomic_store(&faulty->ending, true);
-	shutdown(faulty->listener, SHUT_RDWR);
-	svc_thread_join(faulty->thread);
-	close(faulty->listener);
-	for (size_t i = 0; i < faulty->n_open; i++)
-		close(faulty->open[i]);
+	snprintf(faulty->create, sizeof(faulty->create), "%s",
+	    strstr(request, "\r\n\r\n") + 4);
+	if (faulty->is_silent)
+		answer_with_one_event(faulty, fd);
+	else
+		answer_watch(faulty, fd);
 }
 
 static void
@@ -276,8 +188,8 @@ every_break_brings_the_full_state_again(void **state)
 	struct recorder *recorder = recorder_create();
 	struct svc_registry *registry = NULL;
 	struct svc_watch *watch = NULL;
-	faulty_start(&faulty);
-	struct svc_registry_config config = {.address = faulty.address};
+	fake_http_start(&faulty.http, answer_any, &faulty);
+	struct svc_registry_config config = {.address = faulty.http.address};
 	assert_int_equal(
 	    svc_registry_create("etcd", &config, &registry, NULL), SVC_OK);
 	assert_int_equal(svc_registry_watch(registry, "s", recorder_change,
@@ -296,7 +208,7 @@ every_break_brings_the_full_state_again(void **state)
 	assert_int_equal(recorder_count(recorder, SVC_SYNCED, NULL, NULL), 1);
 	svc_registry_unwatch(watch);
 	svc_registry_destroy(registry);
-	faulty_stop(&faulty);
+	fake_http_stop(&faulty.http);
 	recorder_destroy(recorder);
 }
 
@@ -309,8 +221,8 @@ a_stream_that_says_nothing_is_opened_anew(void **state)
 	struct svc_registry *registry = NULL;
 	struct svc_watch *watch = NULL;
 	svc_clock_manual();
-	faulty_start(&faulty);
-	struct svc_registry_config config = {.address = faulty.address};
+	fake_http_start(&faulty.http, answer_any, &faulty);
+	struct svc_registry_config config = {.address = faulty.http.address};
 	assert_int_equal(
 	    svc_registry_create("etcd", &config, &registry, NULL), SVC_OK);
 	assert_int_equal(svc_registry_watch(registry, "s", recorder_change,
@@ -335,9 +247,103 @@ a_stream_that_says_nothing_is_opened_anew(void **state)
 	assert_int_equal(recorder_count(recorder, SVC_SYNCED, NULL, NULL), 1);
 	svc_registry_unwatch(watch);
 	svc_registry_destroy(registry);
-	faulty_stop(&faulty);
+	fake_http_stop(&faulty.http);
 	recorder_destroy(recorder);
 	svc_clock_real();
+}
+
+/* Of keepalives, until two wait at the same time: the one that the keeper's
+ * thread has sent, and that of an announcement. */
+struct keeping {
+	struct fake_http http;
+	int waiting[FAKE_HTTP_OPEN_MAX];
+	size_t n_waiting;
+	bool answers;
+	atomic_bool seen;
+};
+
+static void
+answer_json(int fd, const char *json)
+{
+	struct svc_buf text;
+	svc_buf_init(&text, 1 << 10);
+	svc_buf_printf(&text,
+	    "HTTP/1.1 200 OK\r\nConnection: close\r\n"
+	    "Content-Length: %zu\r\n\r\n%s",
+	    strlen(json), json);
+	fake_http_send(fd, text.data, text.len);
+	svc_buf_fini(&text);
+	close(fd);
+}
+
+static bool
+is_left(int fd)
+{
+	char byte;
+	return recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
+static void
+answer_keepalive(struct keeping *keeping, int fd)
+{
+	static const char alive[] =
+	    "{\"result\":{\"ID\":\"77\",\"TTL\":\"3\"}}";
+	size_t n = 0;
+	for (size_t i = 0; i < keeping->n_waiting; i++) {
+		if (is_left(keeping->waiting[i]))
+			close(keeping->waiting[i]);
+		else
+			keeping->waiting[n++] = keeping->waiting[i];
+	}
+	keeping->answers = keeping->answers || n > 0;
+	if (!keeping->answers && n < FAKE_HTTP_OPEN_MAX)
+		keeping->waiting[n++] = fd;
+	else
+		answer_json(fd, alive);
+	while (keeping->answers && n > 0)
+		answer_json(keeping->waiting[--n], alive);
+	keeping->n_waiting = n;
+	if (keeping->answers)
+		atomic_store(&keeping->seen, true);
+}
+
+static void
+answer_keeping(int fd, const char *request, void *arg)
+{
+	if (strstr(request, "/v3/lease/keepalive ") != NULL)
+		answer_keepalive(arg, fd);
+	else if (strstr(request, "/v3/lease/grant ") != NULL)
+		answer_json(fd, "{\"ID\":\"77\",\"TTL\":\"3\"}");
+	else
+		answer_json(fd, "{\"header\":{\"revision\":\"5\"}}");
+}
+
+static void
+an_announcement_renews_a_lease_that_is_late(void **state)
+{
+	(void)state;
+	static struct keeping keeping;
+	struct svc_registry *registry = NULL;
+	struct sample sample;
+	fake_http_start(&keeping.http, answer_keeping, &keeping);
+	struct svc_registry_config config = {.address = keeping.http.address};
+	assert_int_equal(
+	    svc_registry_create("etcd", &config, &registry, NULL), SVC_OK);
+	sample_init(&sample, "s", "1", "a", 1);
+	int64_t until_ms = svc_deadline(WAIT_MS);
+	while (!atomic_load(&keeping.seen) && svc_now_ms() < until_ms) {
+		struct svc_error err = {0};
+		if (svc_registry_announce(
+			registry, &sample.record, 3000, &err) != SVC_OK)
+			fail_msg("%s", err.text);
+		poll(NULL, 0, 20); /* or it asks thousands of times */
+	}
+	assert_true(atomic_load(&keeping.seen));
+	sample_fini(&sample);
+	svc_registry_destroy(registry);
+	fake_http_stop(&keeping.http);
+	for (size_t i = 0; i < keeping.n_waiting; i++)
+		close(keeping.waiting[i]);
 }
 
 int
@@ -346,6 +352,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(every_break_brings_the_full_state_again),
 	    cmocka_unit_test(a_stream_that_says_nothing_is_opened_anew),
+	    cmocka_unit_test(an_announcement_renews_a_lease_that_is_late),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "kv.h"
 
+#include <address/hash.h>
+
 #include <svc/log.h>
 
 #include <inttypes.h>
@@ -99,35 +101,16 @@ is_in_key(const char *name, const char *part)
 
 /* ----------------------------------------------------------------- records */
 
-static uint64_t
-hash_text(const char *text, size_t len)
-{
-	uint64_t hash = UINT64_C(0xcbf29ce484222325);
-	for (size_t i = 0; i < len; i++)
-		hash = (hash ^ (uint8_t)text[i]) * UINT64_C(0x100000001b3);
-	return hash;
-}
-
 static void
-skip(struct kv_skips *skips, const char *key, size_t len, const char *why)
+skip(struct skips *skips, const char *key, size_t len, const char *why)
 {
 	char quoted[160];
-	uint64_t hash = hash_text(key, len);
-	bool known = false;
-	pthread_mutex_lock(&skips->lock);
-	size_t skipped = ++skips->skipped;
-	for (size_t i = 0; i < skips->n_warned; i++)
-		known = known || skips->warned[i] == hash;
-	if (skips->n_warned == WARNED_MAX)
-		known = true;
-	else if (!known)
-		skips->warned[skips->n_warned++] = hash;
-	pthread_mutex_unlock(&skips->lock);
-	if (!known)
+	size_t count;
+	if (skips_add(skips, hash_bytes(HASH_START, key, len), &count))
 		svc_log(SVC_LOG_WARN, "etcd.skipped",
 		    "skipped key %s: %s (number %zu)",
 		    svc_log_quote(key, len, quoted, sizeof(quoted)), why,
-		    skipped);
+		    count);
 }
 
 /* Finds in a value the node that its key names, and delivers it; else `why`
@@ -171,22 +154,9 @@ deliver_value(const char *service, const char *id, const cJSON *kv,
 	return SVC_OK;
 }
 
-void
-kv_skips_init(struct kv_skips *skips)
-{
-	*skips = (struct kv_skips){0};
-	pthread_mutex_init(&skips->lock, NULL);
-}
-
-void
-kv_skips_fini(struct kv_skips *skips)
-{
-	pthread_mutex_destroy(&skips->lock);
-}
-
 svc_err
 kv_deliver(
-    struct kv_skips *skips, const cJSON *kv, svc_record_sink sink, void *arg)
+    struct skips *skips, const cJSON *kv, svc_record_sink sink, void *arg)
 {
 	struct svc_error detail = {0};
 	const char *service = NULL, *id = NULL, *why = "it names no node";
@@ -249,7 +219,7 @@ kv_deliver_gone(
 
 svc_err
 kv_deliver_event(
-    struct kv_skips *skips, const cJSON *event, svc_watch_sink sink, void *arg)
+    struct skips *skips, const cJSON *event, svc_watch_sink sink, void *arg)
 {
 	const cJSON *kv = message_get(event, "kv");
 	const cJSON *type = message_get(event, "type");
@@ -265,8 +235,8 @@ kv_deliver_event(
 /* ------------------------------------------------------------------ ranges */
 
 svc_err
-kv_range(struct kv_skips *skips, const char *service, kv_asker ask,
-    void *ask_arg, svc_record_sink sink, void *arg, int64_t *ret_revision,
+kv_range(struct skips *skips, const char *service, kv_asker ask, void *ask_arg,
+    svc_record_sink sink, void *arg, int64_t *ret_revision,
     struct svc_error *err)
 {
 	int64_t revision = 0;

@@ -7,21 +7,9 @@
 
 #include "message.h"
 
+#include <address/skips.h>
+
 #include <svc/registry.h>
-
-#include <pthread.h>
-
-enum { WARNED_MAX = 64 };
-
-/** What was no record, counted, and logged once each. */
-struct kv_skips {
-	pthread_mutex_t lock; /* guards the rest; never held during a call */
-	size_t skipped;
-	uint64_t warned[WARNED_MAX];
-	size_t n_warned;
-};
-void kv_skips_init(struct kv_skips *skips);
-void kv_skips_fini(struct kv_skips *skips);
 
 /** The key of a node, to be freed with svc_mem_free; NULL when memory ran out.
  */
@@ -39,10 +27,10 @@ void kv_put_first(struct svc_buf *body, const char *service);
  * Errors: SVC_E_NOMEM
  */
 svc_err kv_deliver(
-    struct kv_skips *skips, const cJSON *kv, svc_record_sink sink, void *arg);
+    struct skips *skips, const cJSON *kv, svc_record_sink sink, void *arg);
 /** The same for an event of a watch: SVC_WATCH_NODE or SVC_WATCH_GONE. */
 svc_err kv_deliver_event(
-    struct kv_skips *skips, const cJSON *event, svc_watch_sink sink, void *arg);
+    struct skips *skips, const cJSON *event, svc_watch_sink sink, void *arg);
 
 /** How a range asks: any server, or a watch on its own connection. */
 typedef svc_err (*kv_asker)(void *arg, const char *path,
@@ -52,7 +40,7 @@ typedef svc_err (*kv_asker)(void *arg, const char *path,
  * is given back. `sink` may have been called when it fails.
  * Errors: of `ask`
  */
-svc_err kv_range(struct kv_skips *skips, const char *service, kv_asker ask,
+svc_err kv_range(struct skips *skips, const char *service, kv_asker ask,
     void *ask_arg, svc_record_sink sink, void *arg, int64_t *ret_revision,
     struct svc_error *err);
 

@@ -222,27 +222,36 @@ lease_of(struct keeper *keeper, int64_t ttl_s)
 	return lease;
 }
 
-/* Waits until nobody else is at it. */
-static struct key *
-find(struct keeper *keeper, const char *name)
+static svc_err
+took_too_long(struct svc_error *err)
+{
+	return svc_error_set(err, SVC_E_TIMEDOUT,
+	    "etcd did not answer in time what was asked before");
+}
+
+/* Waits until nobody else is at it. NULL: there is none. When that takes too
+ * long it is given all the same, busy. */
+static svc_err
+find(struct keeper *keeper, const char *name, int64_t deadline_at_ms,
+    struct key **ret_key, struct svc_error *err)
 {
 	struct key *key;
 	for (;;) {
 		HASH_FIND(hh, keeper->keys, name, strlen(name), key);
+		*ret_key = key;
 		if (key == NULL || !key->busy)
-			return key;
-		svc_cond_wait(&keeper->changed, &keeper->lock, INT64_MAX);
+			return SVC_OK;
+		if (svc_cond_wait(&keeper->changed, &keeper->lock,
+			deadline_at_ms) == SVC_E_TIMEDOUT)
+			return took_too_long(err);
 	}
 }
 
 static struct key *
-find_or_make(struct keeper *keeper, const char *name)
+make(struct keeper *keeper, const char *name)
 {
-	struct key *key = find(keeper, name);
 	size_t len = strlen(name);
-	if (key != NULL)
-		return key;
-	key = svc_mem_calloc(1, sizeof(*key) + len + 1);
+	struct key *key = svc_mem_calloc(1, sizeof(*key) + len + 1);
 	if (key == NULL)
 		return NULL;
 	memcpy(key->name, name, len + 1);
@@ -323,11 +332,15 @@ hold(const struct asker *asker, struct lease *lease, int64_t *ret_id,
 	struct keeper *keeper = asker->keeper;
 	svc_err rc = SVC_OK;
 	pthread_mutex_lock(&keeper->lock);
-	while (lease->busy)
-		svc_cond_wait(&keeper->changed, &keeper->lock, INT64_MAX);
+	while (rc == SVC_OK && lease->busy)
+		rc = svc_cond_wait(
+		    &keeper->changed, &keeper->lock, asker->deadline_at_ms);
 	*ret_id = lease->id;
-	lease->busy = lease->id == 0;
+	if (rc == SVC_OK)
+		lease->busy = lease->id == 0;
 	pthread_mutex_unlock(&keeper->lock);
+	if (rc != SVC_OK)
+		return took_too_long(err);
 	if (*ret_id != 0)
 		return SVC_OK;
 	int64_t since_ms = svc_now_ms();
@@ -344,6 +357,32 @@ hold(const struct asker *asker, struct lease *lease, int64_t *ret_id,
 	return rc;
 }
 
+/* The thread renews leases one after the other, on one connection. When one of
+ * them is overdue, for packets were lost or another question holds the thread
+ * up, whoever looks after a key of it renews it on the connection that he has.
+ */
+static void
+renew_when_late(const struct asker *asker, struct lease *lease, int64_t id)
+{
+	struct keeper *keeper = asker->keeper;
+	int64_t since_ms = svc_now_ms(), ttl_ms = lease->ttl_s * 1000;
+	size_t n_lost = 0;
+	bool alive = false;
+	pthread_mutex_lock(&keeper->lock);
+	bool late =
+	    lease->id == id && since_ms >= lease->renew_at_ms + ttl_ms / 12;
+	pthread_mutex_unlock(&keeper->lock);
+	if (!late || keep_alive(asker, id, &alive, NULL) != SVC_OK)
+		return;
+	pthread_mutex_lock(&keeper->lock);
+	if (!alive)
+		n_lost = lose(keeper, lease, id);
+	else if (lease->id == id)
+		lease->renew_at_ms = since_ms + ttl_ms / 3;
+	pthread_mutex_unlock(&keeper->lock);
+	say_lost(n_lost);
+}
+
 /* Sees to it that the key, which is busy, is as it should be. */
 static svc_err
 settle(const struct asker *asker, const struct key *key, struct svc_error *err)
@@ -354,8 +393,10 @@ settle(const struct asker *asker, const struct key *key, struct svc_error *err)
 		int64_t id;
 		bool same = false;
 		svc_err rc = hold(asker, key->lease, &id, err);
-		if (rc == SVC_OK)
+		if (rc == SVC_OK) {
+			renew_when_late(asker, key->lease, id);
 			rc = look(asker, key, id, &same, err);
+		}
 		if (rc != SVC_OK || same)
 			return rc;
 		rc = put(asker, key, id, err);
@@ -557,16 +598,20 @@ no_memory(struct svc_error *err)
 /* Under the lock; the key is busy on success. */
 static svc_err
 take_up(struct keeper *keeper, const char *name, const char *value,
-    int64_t ttl_ms, struct key **ret_key, int64_t *ret_unused,
-    struct svc_error *err)
+    int64_t ttl_ms, int64_t deadline_at_ms, struct key **ret_key,
+    int64_t *ret_unused, struct svc_error *err)
 {
+	struct key *key = NULL;
+	svc_err rc = find(keeper, name, deadline_at_ms, &key, err);
+	if (rc != SVC_OK)
+		return rc;
 	char *copy = svc_mem_strdup(value);
 	/* Whole seconds, no shorter than asked. */
 	struct lease *lease =
 	    lease_of(keeper, ttl_ms / 1000 + (ttl_ms % 1000 != 0));
-	struct key *key =
-	    copy != NULL && lease != NULL ? find_or_make(keeper, name) : NULL;
-	if (key == NULL) {
+	if (key == NULL && copy != NULL && lease != NULL)
+		key = make(keeper, name);
+	if (key == NULL || copy == NULL || lease == NULL) {
 		svc_mem_free(copy);
 		return no_memory(err);
 	}
@@ -580,7 +625,7 @@ take_up(struct keeper *keeper, const char *name, const char *value,
 	*ret_key = key;
 	if (keeper->running)
 		return SVC_OK;
-	svc_err rc = svc_thread_start(&keeper->thread, "svc-etcd", run, keeper);
+	rc = svc_thread_start(&keeper->thread, "svc-etcd", run, keeper);
 	keeper->running = rc == SVC_OK;
 	if (rc == SVC_OK)
 		return SVC_OK;
@@ -591,20 +636,23 @@ take_up(struct keeper *keeper, const char *name, const char *value,
 
 svc_err
 keeper_announce(struct keeper *keeper, const char *name, const char *value,
-    int64_t ttl_ms, struct svc_error *err)
+    int64_t ttl_ms, int64_t timeout_ms, struct svc_error *err)
 {
-	struct asker asker = {
-	    keeper, NULL, svc_deadline(keeper->etcd->timeout_ms)};
+	struct asker asker = {keeper, NULL, svc_deadline(timeout_ms)};
 	struct key *key = NULL;
 	int64_t unused = 0;
 	pthread_mutex_lock(&keeper->lock);
-	svc_err rc = take_up(keeper, name, value, ttl_ms, &key, &unused, err);
+	svc_err rc = take_up(keeper, name, value, ttl_ms, asker.deadline_at_ms,
+	    &key, &unused, err);
 	pthread_mutex_unlock(&keeper->lock);
 	if (rc != SVC_OK)
 		return rc;
 	rc = settle(&asker, key, err);
 	pthread_mutex_lock(&keeper->lock);
 	key->busy = false;
+	/* From now on, for until now somebody has wanted it, and answers may
+	 * take longer than the TTL. */
+	key->until_ms = svc_deadline(ttl_ms);
 	key->lost = key->lost && rc != SVC_OK;
 	call_for(keeper, key->lost ? key->try_at_ms : key->until_ms);
 	pthread_cond_broadcast(&keeper->changed);
@@ -616,21 +664,26 @@ keeper_announce(struct keeper *keeper, const char *name, const char *value,
 }
 
 svc_err
-keeper_withdraw(struct keeper *keeper, const char *name, struct svc_error *err)
+keeper_withdraw(struct keeper *keeper, const char *name, int64_t timeout_ms,
+    struct svc_error *err)
 {
-	struct asker asker = {
-	    keeper, NULL, svc_deadline(keeper->etcd->timeout_ms)};
+	struct asker asker = {keeper, NULL, svc_deadline(timeout_ms)};
+	struct key *key = NULL;
 	int64_t unused = 0;
 	pthread_mutex_lock(&keeper->lock);
-	struct key *key = find(keeper, name);
-	if (key != NULL) {
-		unused = move_to(key, NULL);
+	svc_err rc = find(keeper, name, asker.deadline_at_ms, &key, err);
+	/* The thread deletes whatever is over. */
+	if (key != NULL)
 		key->until_ms = svc_now_ms();
+	if (key != NULL && rc == SVC_OK) {
+		unused = move_to(key, NULL);
 		key->lost = false;
 		key->busy = true;
 	}
 	pthread_mutex_unlock(&keeper->lock);
-	svc_err rc = erase(&asker, name, err);
+	if (rc != SVC_OK)
+		return rc;
+	rc = erase(&asker, name, err);
 	if (unused != 0)
 		revoke(&asker, unused);
 	if (key == NULL)

@@ -21,13 +21,14 @@ svc_err keeper_create(
 /** What is there stays until its TTL passes. NULL is fine. */
 void keeper_destroy(struct keeper *keeper);
 
-/** Sees to it that `key` has `value` now, and for ttl_ms.
+/** Sees to it, within `timeout_ms`, that `key` has `value` now, and for ttl_ms.
  * Errors: of etcd_ask; SVC_E_EXHAUSTED (no thread) */
 svc_err keeper_announce(struct keeper *keeper, const char *key,
-    const char *value, int64_t ttl_ms, struct svc_error *err);
-/** Deletes it. When that fails, it is tried again for as long as the keeper
- * lives. Errors: of etcd_ask */
-svc_err keeper_withdraw(
-    struct keeper *keeper, const char *key, struct svc_error *err);
+    const char *value, int64_t ttl_ms, int64_t timeout_ms,
+    struct svc_error *err);
+/** Deletes it, within `timeout_ms`. When that fails, it is tried again for as
+ * long as the keeper lives. Errors: of etcd_ask */
+svc_err keeper_withdraw(struct keeper *keeper, const char *key,
+    int64_t timeout_ms, struct svc_error *err);
 
 #endif

@@ -213,6 +213,49 @@ a_frozen_server_does_not_hold_up_the_end(void **state)
 	test_server_thaw(server);
 }
 
+struct announcing {
+	struct fixture *f;
+	struct svc_registry *registry;
+	pthread_t thread;
+	int64_t ended_at_ms;
+	svc_err rc;
+	struct svc_error err;
+};
+
+static void *
+announce_briefly(void *arg)
+{
+	struct announcing *announcing = arg;
+	announcing->rc = svc_registry_announce(announcing->registry,
+	    &announcing->f->a.record, 2000, &announcing->err);
+	announcing->ended_at_ms = svc_now_ms();
+	return NULL;
+}
+
+/* It is there for its TTL from then on, and not at its end already. */
+static void
+an_announcement_may_take_longer_than_the_ttl(void **state)
+{
+	struct fixture *f = *state;
+	struct svc_registry_config config = config_of(server->address);
+	config.timeout_ms = WAIT_MS;
+	struct announcing announcing = {.f = f, .registry = make_with(&config)};
+	watch(f);
+	test_server_freeze(server);
+	assert_int_equal(svc_thread_start(&announcing.thread, "announces",
+			     announce_briefly, &announcing),
+	    SVC_OK);
+	assert_true(recorder_quiet(f->recorder, 2500));
+	test_server_thaw(server);
+	svc_thread_join(announcing.thread);
+	if (announcing.rc != SVC_OK)
+		fail_msg("%s", announcing.err.text);
+	expect(f, SVC_CREATED, &f->a);
+	expect(f, SVC_REMOVED, &f->a);
+	assert_true(svc_now_ms() - announcing.ended_at_ms >= 1500);
+	svc_registry_destroy(announcing.registry);
+}
+
 int
 main(void)
 {
@@ -225,6 +268,7 @@ main(void)
 	    TEST(an_emptied_server_gets_everything_back),
 	    TEST(a_failed_withdrawal_is_made_up_for),
 	    TEST(a_frozen_server_does_not_hold_up_the_end),
+	    TEST(an_announcement_may_take_longer_than_the_ttl),
 	};
 #undef TEST
 	if (!test_server_have("etcd") || !test_server_have("etcdctl")) {

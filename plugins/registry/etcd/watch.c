@@ -14,6 +14,8 @@
 
 #include "kv.h"
 
+#include <address/address.h>
+
 #include <svc/clock.h>
 #include <svc/log.h>
 
@@ -24,8 +26,6 @@ enum {
 	QUIET_MS = 5000,  /* silence after which the server is asked */
 	ANEW_MS = 60000,  /* silence after which the stream is opened anew */
 	STEADY_MS = 1000, /* a stream that lasted so long was a success */
-	PAUSE_FIRST_MS = 100,
-	PAUSE_MAX_MS = 5000,
 };
 
 struct watch {
@@ -261,21 +261,10 @@ follow(struct watch *watch, struct svc_error *err)
 
 /* ------------------------------------------------------------- the thread */
 
-/* At once at every server, then slower and slower. */
 static void
-pause_before(struct watch *watch, size_t attempt)
+pause_for(struct watch *watch, int64_t ms)
 {
-	size_t round = attempt / watch->etcd->n_servers;
-	int64_t pause_ms = PAUSE_FIRST_MS;
-	if (round == 0)
-		return;
-	for (; round > 1 && pause_ms < PAUSE_MAX_MS; round--)
-		pause_ms = pause_ms * 8 / 5;
-	if (pause_ms > PAUSE_MAX_MS)
-		pause_ms = PAUSE_MAX_MS;
-	uint64_t fifth = (uint64_t)pause_ms / 5;
-	pause_ms += (int64_t)svc_random_below(2 * fifth + 1) - (int64_t)fifth;
-	int64_t until_ms = svc_deadline(pause_ms);
+	int64_t until_ms = svc_deadline(ms);
 	pthread_mutex_lock(&watch->lock);
 	while (!atomic_load(&watch->ending) && svc_now_ms() < until_ms)
 		svc_cond_wait(&watch->cond, &watch->lock, until_ms);
@@ -341,19 +330,20 @@ static void *
 run(void *arg)
 {
 	struct watch *watch = arg;
-	size_t attempt = 0;
+	size_t failures = 0;
 	while (!atomic_load(&watch->ending)) {
 		struct svc_error err = {0};
 		watch->opened = false;
 		one_life(watch, &err);
 		if (watch->opened &&
 		    svc_now_ms() - watch->synced_at_ms >= STEADY_MS)
-			attempt = 0;
+			failures = 0;
 		if (atomic_load(&watch->ending))
 			break;
 		say_lost(watch, &err);
 		watch->server = next_server(watch);
-		pause_before(watch, attempt++);
+		pause_for(watch,
+		    address_pause_ms(failures++, watch->etcd->n_servers));
 	}
 	return NULL;
 }

@@ -204,6 +204,7 @@ redis_destroy(struct redis *redis)
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
 		svc_mem_free(texts[i]);
 	svc_mem_free(redis->servers);
+	skips_fini(&redis->skips);
 	pthread_mutex_destroy(&redis->lock);
 	svc_mem_free(redis);
 }
@@ -260,19 +261,14 @@ redis_create(const struct svc_registry_config *config, struct redis **ret_redis,
 	if (redis == NULL)
 		return no_memory(err);
 	pthread_mutex_init(&redis->lock, NULL);
+	skips_init(&redis->skips);
 	svc_err rc = take_config(redis, config, err);
 	if (rc != SVC_OK) {
 		redis_destroy(redis);
 		return rc;
 	}
-	/* So that there is time for a second attempt, or for each server. */
-	size_t tries = redis->n_servers > 2 ? redis->n_servers : 2;
 	redis->timeout_ms = config->timeout_ms;
-	redis->try_ms = redis->timeout_ms / (int64_t)tries;
-	if (redis->try_ms > TRY_MAX_MS)
-		redis->try_ms = TRY_MAX_MS;
-	if (redis->try_ms < TRY_MIN_MS)
-		redis->try_ms = TRY_MIN_MS;
+	redis->try_ms = address_try_ms(redis->timeout_ms, redis->n_servers);
 	*ret_redis = redis;
 	return SVC_OK;
 }
@@ -349,9 +345,10 @@ redis_run_at(struct redis *redis, size_t server, redis_op op, void *arg,
 }
 
 svc_err
-redis_run(struct redis *redis, redis_op op, void *arg, struct svc_error *err)
+redis_run(struct redis *redis, redis_op op, void *arg, int64_t timeout_ms,
+    struct svc_error *err)
 {
-	int64_t deadline_at_ms = svc_deadline(redis->timeout_ms);
+	int64_t deadline_at_ms = svc_deadline(timeout_ms);
 	size_t server = atomic_load(&redis->current), tries = 0;
 	for (;;) {
 		svc_err rc =
@@ -414,8 +411,8 @@ announce_op(struct redis *redis, struct link *link, int64_t deadline_at_ms,
 }
 
 static svc_err
-announce(void *self, const struct svc_record *record, int64_t ttl_ms,
-    struct svc_error *err)
+announce_within(void *self, const struct svc_record *record, int64_t ttl_ms,
+    int64_t timeout_ms, struct svc_error *err)
 {
 	char *json = svc_record_encode(record);
 	struct announcement a = {record, json, ttl_ms};
@@ -428,9 +425,17 @@ announce(void *self, const struct svc_record *record, int64_t ttl_ms,
 		    "the record of %s has %zu bytes: at most %d are allowed",
 		    record->name, strlen(json), VALUE_MAX);
 	else
-		rc = redis_run(self, announce_op, &a, err);
+		rc = redis_run(self, announce_op, &a, timeout_ms, err);
 	svc_mem_free(json);
 	return rc;
+}
+
+static svc_err
+announce(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	const struct redis *redis = self;
+	return announce_within(self, record, ttl_ms, redis->timeout_ms, err);
 }
 
 static svc_err
@@ -442,10 +447,18 @@ withdraw_op(struct redis *redis, struct link *link, int64_t deadline_at_ms,
 }
 
 static svc_err
-withdraw(void *self, const struct svc_record *record, struct svc_error *err)
+withdraw_within(void *self, const struct svc_record *record, int64_t timeout_ms,
+    struct svc_error *err)
 {
 	struct announcement a = {record, NULL, 0};
-	return redis_run(self, withdraw_op, &a, err);
+	return redis_run(self, withdraw_op, &a, timeout_ms, err);
+}
+
+static svc_err
+withdraw(void *self, const struct svc_record *record, struct svc_error *err)
+{
+	const struct redis *redis = self;
+	return withdraw_within(self, record, redis->timeout_ms, err);
 }
 
 struct question {
@@ -485,7 +498,8 @@ lookup(void *self, const char *service, svc_record_sink sink, void *arg,
     struct svc_error *err)
 {
 	struct question question = {self, service, sink, arg, false};
-	svc_err rc = redis_run(self, lookup_op, &question, err);
+	svc_err rc = redis_run(
+	    self, lookup_op, &question, question.redis->timeout_ms, err);
 	return rc == SVC_OK && question.no_memory ? no_memory(err) : rc;
 }
 
@@ -526,6 +540,8 @@ static const struct svc_registry_ops redis_ops = {
     .watch = watch,
     .unwatch = unwatch,
     .options = "namespace database pull",
-    .uses = SVC_REGISTRY_TLS,
+    .uses = SVC_REGISTRY_TLS | SVC_REGISTRY_SERVERS,
+    .announce_within = announce_within,
+    .withdraw_within = withdraw_within,
 };
 SVC_PLUGIN(redis_ops);

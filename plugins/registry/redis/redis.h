@@ -2,6 +2,8 @@
 #ifndef SVC_REDIS_H
 #define SVC_REDIS_H
 
+#include <address/skips.h>
+
 #include <svc/registry.h>
 
 #include <openssl/ssl.h>
@@ -13,11 +15,8 @@ enum {
 	PULL_MS = 4000,
 	PULL_MIN_MS = 100,
 	PULL_MAX_MS = 60000,
-	TRY_MIN_MS = 200,
-	TRY_MAX_MS = 2000,
 	/* For one question of a watch, however many answers that takes. */
 	ASK_MAX_MS = 30000,
-	WARNED_MAX = 64,
 	NAMESPACE_MAX = 128,
 };
 
@@ -43,13 +42,11 @@ struct redis {
 	char database[12];
 	/* For the servers that are `secure`; texts are own. */
 	char *cert, *key, *ca, *name;
+	struct skips skips; /* keys that hold something else */
 
 	pthread_mutex_t lock; /* guards what follows */
 	struct link *idle[IDLE_MAX];
 	size_t n_idle;
-	size_t skipped; /* values that were no records */
-	uint64_t warned[WARNED_MAX];
-	size_t n_warned;
 };
 
 /** Errors: SVC_E_INVAL (address, options, TLS files), SVC_E_NOMEM */
@@ -65,13 +62,13 @@ svc_err redis_tls(
 
 /**
  * Run `op` on a connection, on one server after the other until one does it or
- * the time of an op is over. It may run more than once.
+ * `timeout_ms` is over. It may run more than once.
  * Errors: those of link_open and of `op`
  */
 typedef svc_err (*redis_op)(struct redis *redis, struct link *link,
     int64_t deadline_at_ms, void *arg, struct svc_error *err);
-svc_err redis_run(
-    struct redis *redis, redis_op op, void *arg, struct svc_error *err);
+svc_err redis_run(struct redis *redis, redis_op op, void *arg,
+    int64_t timeout_ms, struct svc_error *err);
 /** The same on one server, once, within ASK_MAX_MS and until `wake_fd` can be
  * read (-1: none). Errors: also SVC_E_CANCELLED */
 svc_err redis_run_at(struct redis *redis, size_t server, redis_op op, void *arg,

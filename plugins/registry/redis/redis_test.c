@@ -259,53 +259,6 @@ what_is_no_record_is_skipped(void **state)
 }
 
 static void
-an_absent_server_is_an_error_of_the_ops(void **state)
-{
-	struct fixture *f = *state;
-	char address[32];
-	struct svc_error err = {0};
-	struct svc_record_list list = {0};
-	snprintf(address, sizeof(address), "127.0.0.1:%d", test_free_port());
-	struct svc_registry_config config = config_of(address);
-	struct svc_registry *registry = make_with(&config);
-	assert_int_equal(
-	    svc_registry_announce(registry, &f->a.record, TTL_MS, &err),
-	    SVC_E_UNAVAILABLE);
-	assert_non_null(strstr(err.text, address));
-	assert_int_equal(svc_registry_lookup(registry, f->name, &list, NULL),
-	    SVC_E_UNAVAILABLE);
-	assert_int_equal(svc_registry_withdraw(registry, &f->a.record, NULL),
-	    SVC_E_UNAVAILABLE);
-	svc_registry_destroy(registry);
-}
-
-static void
-a_frozen_server_costs_no_more_than_the_timeout(void **state)
-{
-	struct fixture *f = *state;
-	announce(f, &f->a);
-	watch(f);
-	test_server_freeze(server);
-	int64_t before_ms = svc_now_ms();
-	assert_int_equal(
-	    svc_registry_announce(f->registry, &f->a.record, TTL_MS, NULL),
-	    SVC_E_TIMEDOUT);
-	assert_true(svc_now_ms() - before_ms >= 3900);
-	/* An end must not wait for it. */
-	struct svc_watch *brief = NULL;
-	OK(svc_registry_watch(
-	    f->registry, NULL, recorder_change, f->recorder, &brief, err));
-	before_ms = svc_now_ms();
-	svc_registry_unwatch(brief);
-	assert_true(svc_now_ms() - before_ms < WAIT_MS);
-	test_server_thaw(server);
-	announce(f, &f->b);
-	expect(f, SVC_CREATED, &f->b);
-	assert_int_equal(
-	    recorder_count(f->recorder, SVC_REMOVED, NULL, NULL), 0);
-}
-
-static void
 a_replica_is_passed_over(void **state)
 {
 	struct fixture *f = *state;

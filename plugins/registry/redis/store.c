@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "store.h"
 
+#include <address/hash.h>
+
 #include <svc/clock.h>
 #include <svc/log.h>
 
@@ -172,25 +174,12 @@ static void
 skip(struct redis *redis, const char *key, const char *why)
 {
 	char quoted[96];
-	uint64_t hash = 14695981039346656037u;
-	for (const char *p = key; *p != '\0'; p++)
-		hash = (hash ^ (unsigned char)*p) * 1099511628211u;
-	bool say = true;
-	pthread_mutex_lock(&redis->lock);
-	redis->skipped++;
-	for (size_t i = 0; i < redis->n_warned; i++)
-		say = say && redis->warned[i] != hash;
-	if (say && redis->n_warned < WARNED_MAX)
-		redis->warned[redis->n_warned++] = hash;
-	else
-		say = false;
-	size_t skipped = redis->skipped;
-	pthread_mutex_unlock(&redis->lock);
-	if (say)
+	size_t count;
+	if (skips_add(&redis->skips, hash_text(HASH_START, key), &count))
 		svc_log(SVC_LOG_WARN, "redis.skipped",
 		    "%s is skipped, as %zu before: %s",
 		    svc_log_quote(key, strlen(key), quoted, sizeof(quoted)),
-		    skipped - 1, why);
+		    count - 1, why);
 }
 
 svc_err

@@ -14,6 +14,9 @@
 
 #include "store.h"
 
+#include <address/address.h>
+#include <address/hash.h>
+
 #include <svc/clock.h>
 #include <svc/log.h>
 
@@ -28,8 +31,6 @@
 #include <uthash.h>
 
 enum {
-	PAUSE_FIRST_MS = 100,
-	PAUSE_MAX_MS = 5000,
 	STEADY_MS = 5000,
 	/* Between two pulls for nodes that expire, and how much later than
 	 * they do. */
@@ -127,16 +128,6 @@ tell_gone(struct watch *watch, struct told *told)
 	told_forget(watch, told);
 }
 
-static uint64_t
-hash_of(const void *value, size_t len)
-{
-	uint64_t hash = 14695981039346656037u;
-	const uint8_t *p = value;
-	for (size_t i = 0; i < len; i++)
-		hash = (hash ^ p[i]) * 1099511628211u;
-	return hash;
-}
-
 /* A value that was told before is not even read again, which is what most of
  * a pull consists of. */
 static void
@@ -146,7 +137,7 @@ tell_node(const char *service, const char *id, const void *value, size_t len,
 	struct watch *watch = arg;
 	struct told *told = told_find(watch, service, id);
 	struct svc_record *record = NULL;
-	uint64_t hash = hash_of(value, len);
+	uint64_t hash = hash_bytes(HASH_START, value, len);
 	if (told == NULL || told->hash != hash) {
 		svc_err rc = store_record(
 		    watch->redis, service, id, value, len, &record);
@@ -381,23 +372,6 @@ follow(struct watch *watch, struct svc_error *err)
 	return rc;
 }
 
-/* At once at every server, then slower and slower. */
-static void
-pause_before(struct watch *watch, size_t attempt)
-{
-	size_t round = attempt / watch->redis->n_servers;
-	int64_t pause_ms = PAUSE_FIRST_MS;
-	if (round == 0)
-		return;
-	for (; round > 1 && pause_ms < PAUSE_MAX_MS; round--)
-		pause_ms = pause_ms * 8 / 5;
-	if (pause_ms > PAUSE_MAX_MS)
-		pause_ms = PAUSE_MAX_MS;
-	uint64_t fifth = (uint64_t)pause_ms / 5;
-	pause_ms += (int64_t)svc_random_below(2 * fifth + 1) - (int64_t)fifth;
-	redis_wait(watch->wake_fd, svc_deadline(pause_ms));
-}
-
 static const char *
 what(const struct watch *watch)
 {
@@ -425,7 +399,7 @@ run(void *arg)
 {
 	struct watch *watch = arg;
 	struct redis *redis = watch->redis;
-	size_t attempt = 0;
+	size_t failures = 0;
 	while (!atomic_load(&watch->ending)) {
 		struct svc_error err = {0};
 		watch->sink(SVC_WATCH_BEGIN, NULL, watch->arg);
@@ -441,7 +415,7 @@ run(void *arg)
 			watch->lost = false;
 			follow(watch, &err);
 			if (svc_now_ms() - since_ms >= STEADY_MS)
-				attempt = 0;
+				failures = 0;
 		}
 		link_close(watch->ear);
 		watch->ear = NULL;
@@ -453,7 +427,8 @@ run(void *arg)
 			    what(watch), err.text);
 		watch->lost = true;
 		watch->server = (watch->server + 1) % redis->n_servers;
-		pause_before(watch, attempt++);
+		redis_wait(watch->wake_fd, svc_deadline(address_pause_ms(
+					       failures++, redis->n_servers)));
 	}
 	return NULL;
 }

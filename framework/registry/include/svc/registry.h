@@ -234,11 +234,23 @@ struct svc_registry_ops {
 	 * by single spaces, lower case: "datacenter tags". NULL: none. Others
 	 * are refused before `create`, which checks the values. */
 	const char *options;
-	/** SVC_REGISTRY_*: what else of the config it makes use of. What it
-	 * does not is refused rather than left out when safety hangs on it. */
+	/** SVC_REGISTRY_*: what else of the config it makes use of. TLS that
+	 * it does not know is refused rather than left out. */
 	uint32_t uses;
+
+	/** As announce and withdraw, with `timeout_ms` (positive) in place of
+	 * the config's. Each is optional: a service that stops gives what is
+	 * left of one timeout_ms to these, and calls the others, which may take
+	 * longer, where they are absent. */
+	svc_err (*announce_within)(void *self, const struct svc_record *record,
+	    int64_t ttl_ms, int64_t timeout_ms, struct svc_error *err);
+	svc_err (*withdraw_within)(void *self, const struct svc_record *record,
+	    int64_t timeout_ms, struct svc_error *err);
 };
 #define SVC_REGISTRY_TLS 1u
+/** `address` names servers, [SCHEME://]HOST[:PORT] separated by commas; none is
+ * one on this host. */
+#define SVC_REGISTRY_SERVERS 2u
 
 extern SVC_API const struct svc_interface svc_registry_interface;
 /** Nodes of this process only: for tests and services in one process. All
@@ -262,6 +274,8 @@ SVC_API svc_err svc_registry_create_ops(const struct svc_registry_ops *ops,
 /** Ends its watches first. NULL is fine. Not from a watch callback. */
 SVC_API void svc_registry_destroy(struct svc_registry *registry);
 SVC_API const char *svc_registry_name(const struct svc_registry *registry);
+/** Of the plugin: SVC_REGISTRY_*. */
+SVC_API uint32_t svc_registry_uses(const struct svc_registry *registry);
 
 /** As the ops of these names, after checking the arguments.
  * Errors: also SVC_E_INVAL (names; ttl_ms must be positive) */
@@ -269,6 +283,13 @@ SVC_API svc_err svc_registry_announce(struct svc_registry *registry,
     const struct svc_record *record, int64_t ttl_ms, struct svc_error *err);
 SVC_API svc_err svc_registry_withdraw(struct svc_registry *registry,
     const struct svc_record *record, struct svc_error *err);
+/** The same with a timeout of their own, as far as the plugin has these ops;
+ * what is not positive is one attempt that waits for nothing. */
+SVC_API svc_err svc_registry_announce_within(struct svc_registry *registry,
+    const struct svc_record *record, int64_t ttl_ms, int64_t timeout_ms,
+    struct svc_error *err);
+SVC_API svc_err svc_registry_withdraw_within(struct svc_registry *registry,
+    const struct svc_record *record, int64_t timeout_ms, struct svc_error *err);
 
 /** An answer, grouped by name and version and sorted by both, nodes sorted by
  * id. */
