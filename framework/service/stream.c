@@ -167,9 +167,11 @@ left(struct svc_stream *stream)
 {
 	if (svc_stream_is_busy(stream))
 		return;
+	/* Who moves it waits, though the handle may have been given back by
+	 * another's wish meanwhile. */
 	if (stream->release_due)
 		svc_stream_release(stream, stream->release_code);
-	else if (stream->moving)
+	if (stream->moving)
 		pthread_cond_signal(&stream->calm);
 }
 
