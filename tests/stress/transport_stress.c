@@ -7,7 +7,7 @@
  */
 #include "stress.h"
 
-#include "support/pki.h"
+#include "certificates.h"
 
 #include <svc/clock.h>
 #include <svc/log.h>
@@ -22,8 +22,6 @@
 #define LISTENERS 2
 #define ACTIONS 24
 #define BIG 100000 /* bytes, of some messages */
-
-static struct test_pki pki; /* of the scenes with TLS */
 
 static bool
 has_tls(const struct stress_scene *scene)
@@ -630,9 +628,10 @@ begin(struct world *world, struct stress_actor *owner,
 				 &err) == SVC_OK);
 	}
 	/* Borrowed until the transports are destroyed. */
-	world->tls[0].cert = test_pki_path(&pki, "server", "pem");
-	world->tls[0].key = test_pki_path(&pki, "server", "key");
-	world->tls[1].ca = test_pki_path(&pki, "ca", "pem");
+	const struct certificates *files = certificates_of(plugin);
+	world->tls[0].cert = files->cert;
+	world->tls[0].key = files->key;
+	world->tls[1].ca = files->ca;
 	struct svc_transport_config config = {
 	    .executor = world->executors[0],
 	    .tls = has_tls(scene) ? &world->tls[0] : NULL,
@@ -752,16 +751,9 @@ main(int argc, char *argv[])
 #endif
 	    {0},
 	};
-	static const struct test_certificate server = {
-	    .name = "server",
-	    .issuer = "ca",
-	    /* nng's TLS knows no names that are addresses. */
-	    .san = "DNS:127.0.0.1,IP:127.0.0.1",
-	};
-	svc_log_set_level(SVC_LOG_OFF);
-	if (!test_pki_create(&pki) || !test_pki_issue(&pki, &server))
+	if (!certificates_make())
 		return 1;
 	int status = stress_main(argc, argv, scenes);
-	test_pki_remove(&pki);
+	certificates_remove();
 	return status;
 }

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef SVC_STRESS_CERTIFICATES_H
+#define SVC_STRESS_CERTIFICATES_H
+
+#include <stdbool.h>
+
+/* Certificates of the scenes with TLS, good for both sides. */
+
+struct certificates {
+	char cert[80], key[80], ca[80]; /* paths */
+};
+
+/** False with the reason on stderr. */
+bool certificates_make(void);
+void certificates_remove(void);
+/** Those that are cheapest for a transport. */
+const struct certificates *certificates_of(const char *transport);
+/** Puts new ones of the same CA into their place, while others read them. */
+void certificates_renew(const char *transport);
+
+#endif
