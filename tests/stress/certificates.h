@@ -15,7 +15,9 @@ bool certificates_make(void);
 void certificates_remove(void);
 /** Those that are cheapest for a transport. */
 const struct certificates *certificates_of(const char *transport);
-/** Puts new ones of the same CA into their place, while others read them. */
-void certificates_renew(const char *transport);
+/** Those that are cheapest to renew, and new ones in their place while others
+ * read them. */
+const struct certificates *certificates_fresh(void);
+void certificates_renew(void);
 
 #endif

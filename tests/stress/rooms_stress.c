@@ -682,6 +682,22 @@ on_name(const char *name, void *arg)
 	*(size_t *)arg += strlen(name);
 }
 
+/* Brokers that programs bring along: the catalogue keeps them for ever. */
+static struct svc_broker_ops brought[8];
+
+static void
+bring(struct stress_actor *actor)
+{
+	struct svc_broker_ops *ops = &brought[stress_below(actor, 8)];
+	const void *found;
+	stress_at(actor, "svc_catalogue_add");
+	STRESS_CHECK(
+	    svc_catalogue_add(&svc_broker_interface, ops, NULL) == SVC_OK);
+	STRESS_CHECK(svc_catalogue_find(&svc_broker_interface, ops->name,
+			 &found, NULL) == SVC_OK &&
+		     found == ops);
+}
+
 /* Looked for in the tables of all and in one of the worker's own, while others
  * make and free theirs and load modules for it. */
 static void
@@ -709,6 +725,7 @@ work_codecs(struct stress_actor *actor, void *arg)
 		STRESS_CHECK(svc_codecs_create(&own, NULL) == SVC_OK);
 		STRESS_CHECK(svc_codecs_find(own, type, &codec, NULL) == must);
 		svc_codecs_destroy(own);
+		bring(actor);
 		const struct svc_interface *interface =
 		    interfaces[stress_below(actor, 3)];
 		stress_at(actor, "svc_catalogue_find");
@@ -725,7 +742,13 @@ static void
 play_codecs(struct stress_actor *owner, const struct stress_scene *scene)
 {
 	(void)scene;
+	static const char *const names[8] = {
+	    "one", "two", "three", "four", "five", "six", "seven", "eight"};
 	struct svc_codecs *shared;
+	for (int i = 0; i < 8 && brought[i].name == NULL; i++) {
+		brought[i] = svc_broker_memory;
+		brought[i].name = names[i];
+	}
 	STRESS_CHECK(svc_codecs_create(&shared, NULL) == SVC_OK);
 	stress_go(work_codecs, shared);
 	stress_join(owner);
