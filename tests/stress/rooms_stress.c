@@ -4,6 +4,7 @@
  * others change what they show: two instances share one state, so that one can
  * be destroyed while the workers go on with the other.
  */
+#include "broker_scene.h"
 #include "registry_scene.h"
 #include "stress.h"
 
@@ -31,8 +32,6 @@ struct world {
 
 	struct stress_slot *selector;
 	_Atomic int64_t linked, unlinked;
-
-	struct svc_broker *broker;
 
 	struct svc_inbox *inbox;
 	_Atomic bool closed; /* svc_inbox_close has returned */
@@ -215,138 +214,15 @@ play_selector(struct stress_actor *owner, const struct stress_scene *scene)
 
 /* ------------------------------------------------------------------ broker */
 
-struct listening {
-	struct svc_subscription *subscription;
-	_Atomic int inside; /* one subscription's handler runs once at a time */
-	_Atomic bool over;
-	bool fails;
-};
-
-static svc_err
-on_event(const char *topic, const struct svc_message *message, void *arg)
-{
-	struct listening *listening = arg;
-	STRESS_CHECK(!atomic_load(&listening->over));
-	STRESS_CHECK(atomic_fetch_add(&listening->inside, 1) == 0);
-	STRESS_CHECK(strlen(topic) > 0 && message->len <= 64);
-	stress_yield((unsigned)message->len % 5);
-	atomic_fetch_sub(&listening->inside, 1);
-	return listening->fails && message->len % 7 == 0 ? SVC_E_ABORTED
-							 : SVC_OK;
-}
-
-static struct svc_broker *
-make_broker(struct world *world)
-{
-	struct svc_broker_config config = {.address = world->address};
-	struct svc_broker *broker;
-	STRESS_CHECK(svc_broker_create_ops(
-			 &svc_broker_memory, &config, &broker, NULL) == SVC_OK);
-	STRESS_CHECK(svc_broker_connect(broker, NULL) == SVC_OK);
-	return broker;
-}
-
-static void
-listen(struct stress_actor *actor, struct svc_broker *broker,
-    struct listening *listening)
-{
-	listening->fails = stress_chance(actor, 30);
-	stress_at(actor, "svc_broker_subscribe");
-	STRESS_CHECK(svc_broker_subscribe(broker,
-			 registry_services[stress_below(actor, 3)],
-			 stress_chance(actor, 40) ? "workers" : NULL, on_event,
-			 listening, &listening->subscription, NULL) == SVC_OK);
-}
-
-static void
-tell(struct stress_actor *actor, struct svc_broker *broker)
-{
-	char data[64] = "";
-	struct svc_message message = {
-	    .data = data, .len = (size_t)stress_below(actor, sizeof(data))};
-	struct svc_error err = {0};
-	stress_at(actor, "svc_broker_publish");
-	svc_err code = svc_broker_publish(broker,
-	    registry_services[stress_below(actor, 3)], &message,
-	    stress_chance(actor, 30) ? SVC_PUBLISH_NOWAIT : 0, &err);
-	if (code != SVC_OK && code != SVC_E_AGAIN && code != SVC_E_TIMEDOUT)
-		stress_fail("publish: %s: %s", svc_err_name(code), err.text);
-}
-
-static void
-subscribe(
-    struct stress_actor *actor, struct world *world, struct stress_slot *slot)
-{
-	struct listening *listening = stress_slot_take(slot);
-	if (listening != NULL) {
-		stress_at(actor, "svc_broker_unsubscribe");
-		svc_broker_unsubscribe(listening->subscription);
-		atomic_store(&listening->over, true);
-		svc_mem_free(listening);
-		return;
-	}
-	listening = svc_mem_calloc(1, sizeof(*listening));
-	STRESS_CHECK(listening != NULL);
-	listen(actor, world->broker, listening);
-	if (!stress_slot_put(slot, listening)) {
-		svc_broker_unsubscribe(listening->subscription);
-		svc_mem_free(listening);
-	}
-}
-
-/* A broker of its own with subscriptions that its end ends. */
-static void
-pass_broker(struct stress_actor *actor, struct world *world)
-{
-	enum { N = 3 };
-	struct listening listening[N] = {0};
-	struct svc_broker *broker = make_broker(world);
-	for (int i = 0; i < N; i++)
-		listen(actor, broker, &listening[i]);
-	tell(actor, broker);
-	for (uint64_t n = stress_below(actor, 5); n > 0; n--)
-		stress_dither(actor);
-	stress_at(actor, "svc_broker_destroy");
-	svc_broker_destroy(broker);
-	for (int i = 0; i < N; i++)
-		atomic_store(&listening[i].over, true);
-}
-
-static void
-work_broker(struct stress_actor *actor, void *arg)
-{
-	struct world *world = arg;
-	for (int i = 0; i < ACTIONS; i++) {
-		stress_dither(actor);
-		uint64_t dice = stress_below(actor, 100);
-		if (dice < 55)
-			tell(actor, world->broker);
-		else if (dice < 92)
-			subscribe(actor, world,
-			    world->watches[stress_below(actor, WATCHES)]);
-		else
-			pass_broker(actor, world);
-	}
-}
-
 static void
 play_broker(struct stress_actor *owner, const struct stress_scene *scene)
 {
+	char address[40];
 	(void)scene;
-	struct world world = {0};
-	snprintf(world.address, sizeof(world.address), "stress-%llu",
+	snprintf(address, sizeof(address), "stress-%llu",
 	    (unsigned long long)stress_unique());
-	world.broker = make_broker(&world);
-	for (int i = 0; i < WATCHES; i++)
-		world.watches[i] = stress_slot_create();
-	stress_go(work_broker, &world);
-	stress_join(owner);
-	stress_at(owner, "svc_broker_destroy");
-	svc_broker_destroy(world.broker);
-	for (int i = 0; i < WATCHES; i++) {
-		svc_mem_free(stress_slot_take(world.watches[i]));
-		stress_slot_destroy(world.watches[i]);
-	}
+	broker_play(owner, &(struct broker_kind){
+			       .ops = &svc_broker_memory, .address = address});
 }
 
 /* ------------------------------------------------------------------- inbox */
@@ -374,8 +250,8 @@ join_or_leave(
 		member->listening.fails = stress_chance(actor, 30);
 		stress_at(actor, "svc_inbox_join");
 		STRESS_CHECK(
-		    svc_inbox_join(world->inbox, on_event, &member->listening,
-			&member->member) == SVC_OK);
+		    svc_inbox_join(world->inbox, listening_event,
+			&member->listening, &member->member) == SVC_OK);
 		if (stress_slot_put(slot, member))
 			return;
 	}
