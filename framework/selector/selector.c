@@ -329,10 +329,14 @@ svc_selector_pick_any(
 	    !atomic_load_explicit(&entry->attention, memory_order_relaxed) &&
 	    atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0)
 		snapshot = atomic_load(&entry->snapshot);
-	if (snapshot != NULL && snapshot->n > 1)
+	if (snapshot != NULL && snapshot->n > 1) {
+		/* The rest of `pick` is not set; strategies look at it. */
+		const struct svc_pick any = {
+		    .service = pick->service, .key = pick->key};
 		at = snapshot->strategy->pick(snapshot->state,
 		    (const struct svc_target *const *)snapshot->targets,
-		    snapshot->n, pick);
+		    snapshot->n, &any);
+	}
 	if (snapshot != NULL && at < snapshot->n) {
 		target = snapshot->targets[at];
 		svc_target_hold_in_read(reader, target);

@@ -419,6 +419,37 @@ test_round_robin_is_exact(void **state)
 	svc_registry_destroy(registry);
 }
 
+/* Of a pick without any wish only the service and the key are set: strategies
+ * must not see what else lies there. */
+static void
+test_pick_any(void **state)
+{
+	struct svc_registry *registry = make_registry();
+	struct svc_selector *selector = make_selector(registry, "round_robin");
+	struct svc_pick pick = {.service = "a"};
+	int counts[3] = {0};
+
+	(void)state;
+	open_service(selector, "a", 3);
+	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK);
+	memset(&pick, 0xa5, sizeof(pick));
+	pick.service = "a";
+	pick.key = NULL;
+	for (int i = 0; i < 30; i++) {
+		/* The value that lets it read the next garbage. */
+		pick.n_avoid = (size_t)i % 2;
+		struct svc_target *target =
+		    svc_selector_pick_any(selector, &pick);
+		assert_non_null(target);
+		counts[number_of(target)]++;
+		svc_target_done(target, SVC_OUTCOME_OK);
+	}
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(counts[i], 10);
+	svc_selector_destroy(selector);
+	svc_registry_destroy(registry);
+}
+
 /* A change of the nodes does not send round robin back to its start. */
 static void
 test_round_robin_goes_on(void **state)
@@ -601,6 +632,7 @@ main(void)
 	    cmocka_unit_test(test_random_is_even),
 	    cmocka_unit_test(test_round_robin_is_exact),
 	    cmocka_unit_test(test_round_robin_goes_on),
+	    cmocka_unit_test(test_pick_any),
 	    cmocka_unit_test(test_own_strategy),
 	    cmocka_unit_test(test_each_and_resync),
 	    cmocka_unit_test(test_memory_registry),

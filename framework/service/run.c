@@ -6,7 +6,11 @@
  * the process at once, whatever the drain waits for; one that comes right
  * behind the first is the same wish told twice, as by timeout(1), which signals
  * the process and its group, and by wrappers that pass on what both were sent.
- * `lock` guards `runners` and the old actions; the handler takes no lock.
+ * It may come when the service has already ended: so the handler stays that
+ * long, and then gives what comes to the action that was there before.
+ *
+ * `lock` guards changes of `runners` and the actions; the handler takes no
+ * lock.
  */
 #include "service.h"
 
@@ -19,8 +23,8 @@
 #define TWICE_MS 500
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static int runners;
-static struct sigaction old_int, old_term;
+static atomic_int runners;
+static struct sigaction old_int, old_term; /* never ours */
 /* Descriptor + 1 of each running service; 0 is an empty place. */
 static atomic_int fds[MAX_RUNNERS];
 /* When the first signal came; 0: none. */
@@ -42,9 +46,12 @@ on_signal(int number)
 	int64_t now_ms = svc_now_ms(), first_ms = atomic_load(&first_at_ms);
 	if (first_ms != 0) {
 		struct sigaction plain = {.sa_handler = SIG_DFL};
+		const struct sigaction *old =
+		    number == SIGINT ? &old_int : &old_term;
 		if (now_ms - first_ms < TWICE_MS)
 			return;
-		sigaction(number, &plain, NULL);
+		sigaction(
+		    number, atomic_load(&runners) > 0 ? &plain : old, NULL);
 		raise(number);
 		return;
 	}
@@ -54,6 +61,21 @@ on_signal(int number)
 		if (fd != 0)
 			wake(fd - 1);
 	}
+}
+
+static void
+install(int number, struct sigaction *old)
+{
+	struct sigaction action = {
+	    .sa_handler = on_signal, .sa_flags = SA_RESTART};
+	struct sigaction before;
+	sigemptyset(&action.sa_mask);
+	sigaddset(&action.sa_mask, SIGINT);
+	sigaddset(&action.sa_mask, SIGTERM);
+	sigaction(number, NULL, &before);
+	if (before.sa_handler != on_signal)
+		*old = before;
+	sigaction(number, &action, NULL);
 }
 
 svc_err
@@ -72,15 +94,10 @@ svc_run_begin(struct svc_service *service)
 		    "more than %d services run in this process", MAX_RUNNERS);
 	}
 	atomic_store(&fds[place], service->wake_fd + 1);
-	if (runners++ == 0) {
+	if (atomic_fetch_add(&runners, 1) == 0) {
 		atomic_store(&first_at_ms, 0);
-		struct sigaction action = {
-		    .sa_handler = on_signal, .sa_flags = SA_RESTART};
-		sigemptyset(&action.sa_mask);
-		sigaddset(&action.sa_mask, SIGINT);
-		sigaddset(&action.sa_mask, SIGTERM);
-		sigaction(SIGINT, &action, &old_int);
-		sigaction(SIGTERM, &action, &old_term);
+		install(SIGINT, &old_int);
+		install(SIGTERM, &old_term);
 	}
 	pthread_mutex_unlock(&lock);
 	return SVC_OK;
@@ -108,7 +125,9 @@ svc_run_end(struct svc_service *service)
 		if (atomic_compare_exchange_strong(&fds[i], &mine, 0))
 			break;
 	}
-	if (--runners == 0) {
+	int64_t first_ms = atomic_load(&first_at_ms);
+	bool told = first_ms != 0 && svc_now_ms() - first_ms < TWICE_MS;
+	if (atomic_fetch_sub(&runners, 1) == 1 && !told) {
 		sigaction(SIGINT, &old_int, NULL);
 		sigaction(SIGTERM, &old_term, NULL);
 	}

@@ -238,17 +238,79 @@ static void
 a_signal_that_comes_twice_is_one(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < 3;) {
 		struct program program = start_program(NULL, true, false);
 		wait_up(&program);
 		/* Two, for of one kind they could become one on the way. */
+		int64_t since_ms = svc_now_ms();
 		assert_int_equal(kill(program.pid, SIGINT), 0);
 		kill(program.pid, SIGTERM);
+		bool behind = svc_now_ms() - since_ms < 200;
 		char text[1024];
 		int status = end_program(&program, text, sizeof(text));
+		if (!behind) /* a busy machine: nothing was shown */
+			continue;
 		assert_true(WIFEXITED(status));
 		assert_int_equal(WEXITSTATUS(status), 0);
+		i++;
 	}
+}
+
+static int told_fd;
+
+static void
+mine(int number)
+{
+	(void)number;
+	_exit(write(told_fd, "m", 1) == 1 ? 0 : 98);
+}
+
+static void *
+interrupt_it(void *arg)
+{
+	while (!svc_registered(arg))
+		sched_yield();
+	kill(getpid(), SIGINT);
+	return NULL;
+}
+
+/* The second comes when the service has ended, before the process has; after
+ * that it is the program's own matter again. Time stands still meanwhile. */
+static void
+a_signal_that_comes_twice_is_one_after_the_end_too(void **state)
+{
+	(void)state;
+	int told[2], status;
+	char text[3] = "";
+	assert_int_equal(pipe(told), 0);
+	fflush(NULL);
+	pid_t pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		pthread_t thread;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		told_fd = told[1];
+		signal(SIGTERM, mine);
+		svc_clock_manual();
+		struct svc_service *s = svc_new(HERE, name("child"));
+		svc_thread_start(&thread, "interrupt", interrupt_it, s);
+		if (svc_run(s) != SVC_OK)
+			_exit(97);
+		svc_thread_join(thread);
+		raise(SIGTERM);
+		if (write(told_fd, "t", 1) != 1)
+			_exit(98);
+		svc_clock_advance(1000);
+		raise(SIGTERM);
+		_exit(96);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+	assert_int_equal(read(told[0], text, 2), 2);
+	assert_string_equal(text, "tm");
+	close(told[0]);
+	close(told[1]);
 }
 
 static void
@@ -416,6 +478,7 @@ main(void)
 	    TEST(a_signal_ends_it_with_status_0),
 	    TEST(a_second_signal_ends_it_at_once),
 	    TEST(a_signal_that_comes_twice_is_one),
+	    TEST(a_signal_that_comes_twice_is_one_after_the_end_too),
 	    TEST(a_handler_that_hangs_does_not_keep_the_process),
 	    TEST(an_address_in_use_is_told),
 	    TEST(svc_stop_ends_svc_run),

@@ -200,6 +200,8 @@ left(struct svc_stream *stream)
 {
 	if (is_busy(stream))
 		return;
+	/* Who waits for this gives the handle back itself, if another's wish
+	 * was that meanwhile. */
 	if (stream->calm_awaited)
 		pthread_cond_signal(&stream->calm);
 	else if (stream->release_due)

@@ -252,9 +252,11 @@ end_read(struct end *end, bool resume)
 	end->shares = false;
 	while ((block = same ? end->block : next_block(end, resume)) != NULL) {
 		resume = same = false;
+		svc_mux_result result = SVC_MUX_OK;
 		__atomic_add_fetch(&block->refs, 1, __ATOMIC_RELAXED);
-		svc_mux_result result = svc_mux_input(&end->mux,
-		    block->bytes.data, block->bytes.len, &end->offset, &err);
+		if (end->offset < block->bytes.len)
+			result = svc_mux_input(&end->mux, block->bytes.data,
+			    block->bytes.len, &end->offset, &err);
 		block_unref(block);
 		if (result == SVC_MUX_LOST)
 			return false;

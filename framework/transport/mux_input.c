@@ -2,6 +2,7 @@
 /* What the peer sends. */
 #include "mux_private.h"
 
+#include <assert.h>
 #include <string.h>
 
 #define TOGETHER 64 /* messages, handed over in one call */
@@ -614,6 +615,7 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 	    mux->config.loop == NULL || svc_loop_current() == mux->config.loop;
 	struct input rest = {data, len, offset};
 	svc_mux_result result = SVC_MUX_OK;
+	assert(data != NULL); /* which has no offsets, not even 0 */
 	if (here) {
 		mux_batch = mux;
 		if (MUX_GET(mux->current) != NULL) {

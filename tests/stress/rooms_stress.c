@@ -4,6 +4,8 @@
  * others change what they show: two instances share one state, so that one can
  * be destroyed while the workers go on with the other.
  */
+#include "broker_scene.h"
+#include "registry_scene.h"
 #include "stress.h"
 
 #include <svc/broker.h>
@@ -20,22 +22,16 @@
 #include <unistd.h>
 
 #define WATCHES 6
-#define RECORDS 4
 #define ACTIONS 40
-
-static char folder[] = "/tmp/svc-stress-XXXXXX"; /* of snapshots */
-static const char *const services[] = {"alpha", "beta", "gamma"};
 
 struct world {
 	char address[40];
+	struct registry_kind kind;
 	struct svc_registry *lasting;
 	struct stress_slot *watches[WATCHES];
-	struct stress_slot *records[RECORDS]; /* held beyond their watches */
 
 	struct stress_slot *selector;
 	_Atomic int64_t linked, unlinked;
-
-	struct svc_broker *broker;
 
 	struct svc_inbox *inbox;
 	_Atomic bool closed; /* svc_inbox_close has returned */
@@ -44,210 +40,11 @@ struct world {
 static void
 begin(struct world *world)
 {
-	struct svc_error err = {0};
 	snprintf(world->address, sizeof(world->address), "stress-%llu",
 	    (unsigned long long)stress_unique());
-	struct svc_registry_config config = {.address = world->address};
-	if (svc_registry_create_ops(
-		&svc_registry_memory, &config, &world->lasting, &err) != SVC_OK)
-		stress_fail("registry: %s", err.text);
-}
-
-static struct svc_registry *
-registry_with(struct world *world, const char *snapshot, const char *fallback)
-{
-	struct svc_registry_config config = {.address = world->address,
-	    .snapshot = snapshot,
-	    .fallback = fallback};
-	struct svc_registry *registry;
-	STRESS_CHECK(svc_registry_create_ops(&svc_registry_memory, &config,
-			 &registry, NULL) == SVC_OK);
-	return registry;
-}
-
-static struct svc_registry *
-another_registry(struct world *world)
-{
-	return registry_with(world, NULL, NULL);
-}
-
-/* Announces or withdraws one of a few nodes. */
-static void
-change(struct stress_actor *actor, struct svc_registry *registry)
-{
-	const char *service = services[stress_below(actor, 3)];
-	char id[40], address[40];
-	uint64_t n = stress_below(actor, 4);
-	snprintf(id, sizeof(id), "%s-%llu", service, (unsigned long long)n);
-	/* It moves now and then. */
-	uint64_t port = 1000 + n + 10 * stress_below(actor, 2);
-	snprintf(address, sizeof(address), "127.0.0.1:%llu",
-	    (unsigned long long)port);
-	struct svc_node node = {.id = id, .address = address};
-	struct svc_record record = {.name = service,
-	    .version = stress_chance(actor, 80) ? "1" : "2",
-	    .nodes = &node,
-	    .n_nodes = 1};
-	struct svc_error err = {0};
-	stress_at(actor, "announce");
-	svc_err code = stress_chance(actor, 60)
-			   ? svc_registry_announce(registry, &record,
-				 stress_chance(actor, 20) ? 1 : 60000, &err)
-			   : svc_registry_withdraw(registry, &record, &err);
-	if (code != SVC_OK)
-		stress_fail("%s: %s", svc_err_name(code), err.text);
-}
-
-static void
-look(struct stress_actor *actor, struct svc_registry *registry)
-{
-	struct svc_record_list list = {0};
-	stress_at(actor, "lookup");
-	svc_err code = stress_chance(actor, 50)
-			   ? svc_registry_lookup(registry,
-				 services[stress_below(actor, 3)], &list, NULL)
-			   : svc_registry_list(registry, &list, NULL);
-	STRESS_CHECK(code == SVC_OK || code == SVC_E_NOT_FOUND);
-	if (code == SVC_OK)
-		svc_record_list_fini(&list);
-}
-
-/* ----------------------------------------------------------------- watches */
-
-struct watching {
-	struct svc_watch *watch;
-	struct world *world; /* to keep records in; may be NULL */
-	_Atomic int inside;  /* one call at a time */
-	_Atomic bool over;
-	int64_t nodes; /* that it was told of */
-	bool synced;
-};
-
-/* Whoever wants may read it, until one gives it back. */
-static void
-keep(struct world *world, const struct svc_record *record)
-{
-	struct stress_slot *slot = world->records[stress_unique() % RECORDS];
-	struct svc_record *held = svc_record_hold(record);
-	if (!stress_slot_put(slot, held))
-		svc_record_destroy(held);
-}
-
-static void
-read_record(struct stress_actor *actor, struct stress_slot *slot)
-{
-	struct svc_record *record;
-	stress_at(actor, "reads a record");
-	if (stress_chance(actor, 40)) {
-		svc_record_destroy(stress_slot_take(slot));
-		return;
-	}
-	record = stress_slot_enter(slot);
-	if (record == NULL)
-		return;
-	struct svc_record *again = svc_record_hold(record);
-	struct svc_record *copy = svc_record_copy(record);
-	stress_slot_leave(slot); /* `again` keeps it */
-	stress_dither(actor);
-	STRESS_CHECK(copy != NULL && svc_record_equal(copy, again));
-	svc_record_destroy(again);
-	svc_record_destroy(copy);
-}
-
-static void
-on_change(svc_change what, const struct svc_record *record, void *arg)
-{
-	struct watching *watching = arg;
-	STRESS_CHECK(!atomic_load(&watching->over));
-	STRESS_CHECK(atomic_fetch_add(&watching->inside, 1) == 0);
-	if (what == SVC_SYNCED) {
-		STRESS_CHECK(!watching->synced && record == NULL);
-		watching->synced = true;
-	} else {
-		STRESS_CHECK(record->n_nodes == 1);
-		if (watching->world != NULL)
-			keep(watching->world, record);
-		watching->nodes += what == SVC_CREATED   ? 1
-				   : what == SVC_REMOVED ? -1
-							 : 0;
-		STRESS_CHECK(watching->nodes >= 0);
-	}
-	stress_yield(1);
-	atomic_fetch_sub(&watching->inside, 1);
-}
-
-static void
-watch(struct stress_actor *actor, struct world *world, struct stress_slot *slot)
-{
-	struct watching *watching = stress_slot_take(slot);
-	if (watching != NULL) {
-		stress_at(actor, "svc_registry_unwatch");
-		svc_registry_unwatch(watching->watch);
-		atomic_store(&watching->over, true);
-		svc_mem_free(watching);
-		return;
-	}
-	watching = svc_mem_calloc(1, sizeof(*watching));
-	STRESS_CHECK(watching != NULL);
-	watching->world = world;
-	stress_at(actor, "svc_registry_watch");
-	STRESS_CHECK(
-	    svc_registry_watch(world->lasting,
-		stress_chance(actor, 30) ? NULL
-					 : services[stress_below(actor, 3)],
-		on_change, watching, &watching->watch, NULL) == SVC_OK);
-	if (!stress_slot_put(slot, watching)) {
-		svc_registry_unwatch(watching->watch);
-		svc_mem_free(watching);
-	}
-}
-
-/* A registry of its own with watches that its end ends. */
-static void
-pass(struct stress_actor *actor, struct world *world)
-{
-	enum { N = 3 };
-	struct watching watching[N] = {0};
-	char snapshot[80];
-	snprintf(snapshot, sizeof(snapshot), "%s/%llu", folder,
-	    (unsigned long long)stress_unique());
-	struct svc_registry *registry = registry_with(
-	    world, stress_chance(actor, 50) ? snapshot : NULL, "memory:spare");
-	for (int i = 0; i < N; i++)
-		STRESS_CHECK(
-		    svc_registry_watch(registry, i == 0 ? NULL : services[i],
-			on_change, &watching[i], &watching[i].watch,
-			NULL) == SVC_OK);
-	for (uint64_t n = stress_below(actor, 5); n > 0; n--)
-		stress_dither(actor);
-	change(actor, registry);
-	stress_at(actor, "svc_registry_destroy");
-	svc_registry_destroy(registry);
-	for (int i = 0; i < N; i++)
-		atomic_store(&watching[i].over, true);
-	unlink(snapshot);
-}
-
-static void
-work_registry(struct stress_actor *actor, void *arg)
-{
-	struct world *world = arg;
-	for (int i = 0; i < ACTIONS; i++) {
-		stress_dither(actor);
-		uint64_t dice = stress_below(actor, 100);
-		if (dice < 40)
-			change(actor, world->lasting);
-		else if (dice < 50)
-			look(actor, world->lasting);
-		else if (dice < 60)
-			read_record(actor,
-			    world->records[stress_below(actor, RECORDS)]);
-		else if (dice < 90)
-			watch(actor, world,
-			    world->watches[stress_below(actor, WATCHES)]);
-		else
-			pass(actor, world);
-	}
+	world->kind = (struct registry_kind){.ops = &svc_registry_memory,
+	    .address = world->address,
+	    .brief_ms = 1};
 }
 
 static void
@@ -256,25 +53,7 @@ play_registry(struct stress_actor *owner, const struct stress_scene *scene)
 	(void)scene;
 	struct world world = {0};
 	begin(&world);
-	for (int i = 0; i < WATCHES; i++)
-		world.watches[i] = stress_slot_create();
-	for (int i = 0; i < RECORDS; i++)
-		world.records[i] = stress_slot_create();
-	stress_go(work_registry, &world);
-	stress_join(owner);
-	/* The watches that are left end with it. */
-	stress_at(owner, "svc_registry_destroy");
-	svc_registry_destroy(world.lasting);
-	for (int i = 0; i < WATCHES; i++) {
-		struct watching *watching = stress_slot_take(world.watches[i]);
-		svc_mem_free(watching);
-		stress_slot_destroy(world.watches[i]);
-	}
-	/* The records are theirs who hold them. */
-	for (int i = 0; i < RECORDS; i++) {
-		svc_record_destroy(stress_slot_take(world.records[i]));
-		stress_slot_destroy(world.records[i]);
-	}
+	registry_play(owner, &world.kind);
 }
 
 /* ---------------------------------------------------------------- selector */
@@ -298,7 +77,7 @@ make_chooser(struct stress_actor *actor, struct world *world)
 {
 	struct chooser *chooser = svc_mem_calloc(1, sizeof(*chooser));
 	STRESS_CHECK(chooser != NULL);
-	chooser->registry = another_registry(world);
+	chooser->registry = registry_make(&world->kind, NULL, NULL);
 	struct svc_selector_config config = {
 	    .registry = chooser->registry,
 	    .strategy = stress_chance(actor, 50) ? "round_robin" : "random",
@@ -354,7 +133,8 @@ pick(struct stress_actor *actor, struct world *world)
 		return;
 	/* Mostly without patience for a service that has just gone. */
 	bool brief = stress_chance(actor, 90);
-	struct svc_pick want = {.service = services[stress_below(actor, 3)],
+	struct svc_pick want = {
+	    .service = registry_services[stress_below(actor, 3)],
 	    .deadline_at_ms =
 		svc_deadline(brief ? (int64_t)stress_below(actor, 10) : 30000)};
 	if (stress_chance(actor, 20))
@@ -403,7 +183,7 @@ work_selector(struct stress_actor *actor, void *arg)
 		if (stress_chance(actor, 70))
 			pick(actor, world);
 		else
-			change(actor, world->lasting);
+			registry_change(actor, world->lasting, &world->kind);
 	}
 }
 
@@ -413,6 +193,7 @@ play_selector(struct stress_actor *owner, const struct stress_scene *scene)
 	(void)scene;
 	struct world world = {0};
 	begin(&world);
+	world.lasting = registry_make(&world.kind, NULL, NULL);
 	world.selector = stress_slot_create();
 	stress_slot_put(world.selector, make_chooser(owner, &world));
 	stress_go(work_selector, &world);
@@ -433,138 +214,15 @@ play_selector(struct stress_actor *owner, const struct stress_scene *scene)
 
 /* ------------------------------------------------------------------ broker */
 
-struct listening {
-	struct svc_subscription *subscription;
-	_Atomic int inside; /* one subscription's handler runs once at a time */
-	_Atomic bool over;
-	bool fails;
-};
-
-static svc_err
-on_event(const char *topic, const struct svc_message *message, void *arg)
-{
-	struct listening *listening = arg;
-	STRESS_CHECK(!atomic_load(&listening->over));
-	STRESS_CHECK(atomic_fetch_add(&listening->inside, 1) == 0);
-	STRESS_CHECK(strlen(topic) > 0 && message->len <= 64);
-	stress_yield((unsigned)message->len % 5);
-	atomic_fetch_sub(&listening->inside, 1);
-	return listening->fails && message->len % 7 == 0 ? SVC_E_ABORTED
-							 : SVC_OK;
-}
-
-static struct svc_broker *
-make_broker(struct world *world)
-{
-	struct svc_broker_config config = {.address = world->address};
-	struct svc_broker *broker;
-	STRESS_CHECK(svc_broker_create_ops(
-			 &svc_broker_memory, &config, &broker, NULL) == SVC_OK);
-	STRESS_CHECK(svc_broker_connect(broker, NULL) == SVC_OK);
-	return broker;
-}
-
-static void
-listen(struct stress_actor *actor, struct svc_broker *broker,
-    struct listening *listening)
-{
-	listening->fails = stress_chance(actor, 30);
-	stress_at(actor, "svc_broker_subscribe");
-	STRESS_CHECK(
-	    svc_broker_subscribe(broker, services[stress_below(actor, 3)],
-		stress_chance(actor, 40) ? "workers" : NULL, on_event,
-		listening, &listening->subscription, NULL) == SVC_OK);
-}
-
-static void
-tell(struct stress_actor *actor, struct svc_broker *broker)
-{
-	char data[64] = "";
-	struct svc_message message = {
-	    .data = data, .len = (size_t)stress_below(actor, sizeof(data))};
-	struct svc_error err = {0};
-	stress_at(actor, "svc_broker_publish");
-	svc_err code = svc_broker_publish(broker,
-	    services[stress_below(actor, 3)], &message,
-	    stress_chance(actor, 30) ? SVC_PUBLISH_NOWAIT : 0, &err);
-	if (code != SVC_OK && code != SVC_E_AGAIN && code != SVC_E_TIMEDOUT)
-		stress_fail("publish: %s: %s", svc_err_name(code), err.text);
-}
-
-static void
-subscribe(
-    struct stress_actor *actor, struct world *world, struct stress_slot *slot)
-{
-	struct listening *listening = stress_slot_take(slot);
-	if (listening != NULL) {
-		stress_at(actor, "svc_broker_unsubscribe");
-		svc_broker_unsubscribe(listening->subscription);
-		atomic_store(&listening->over, true);
-		svc_mem_free(listening);
-		return;
-	}
-	listening = svc_mem_calloc(1, sizeof(*listening));
-	STRESS_CHECK(listening != NULL);
-	listen(actor, world->broker, listening);
-	if (!stress_slot_put(slot, listening)) {
-		svc_broker_unsubscribe(listening->subscription);
-		svc_mem_free(listening);
-	}
-}
-
-/* A broker of its own with subscriptions that its end ends. */
-static void
-pass_broker(struct stress_actor *actor, struct world *world)
-{
-	enum { N = 3 };
-	struct listening listening[N] = {0};
-	struct svc_broker *broker = make_broker(world);
-	for (int i = 0; i < N; i++)
-		listen(actor, broker, &listening[i]);
-	tell(actor, broker);
-	for (uint64_t n = stress_below(actor, 5); n > 0; n--)
-		stress_dither(actor);
-	stress_at(actor, "svc_broker_destroy");
-	svc_broker_destroy(broker);
-	for (int i = 0; i < N; i++)
-		atomic_store(&listening[i].over, true);
-}
-
-static void
-work_broker(struct stress_actor *actor, void *arg)
-{
-	struct world *world = arg;
-	for (int i = 0; i < ACTIONS; i++) {
-		stress_dither(actor);
-		uint64_t dice = stress_below(actor, 100);
-		if (dice < 55)
-			tell(actor, world->broker);
-		else if (dice < 92)
-			subscribe(actor, world,
-			    world->watches[stress_below(actor, WATCHES)]);
-		else
-			pass_broker(actor, world);
-	}
-}
-
 static void
 play_broker(struct stress_actor *owner, const struct stress_scene *scene)
 {
+	char address[40];
 	(void)scene;
-	struct world world = {0};
-	snprintf(world.address, sizeof(world.address), "stress-%llu",
+	snprintf(address, sizeof(address), "stress-%llu",
 	    (unsigned long long)stress_unique());
-	world.broker = make_broker(&world);
-	for (int i = 0; i < WATCHES; i++)
-		world.watches[i] = stress_slot_create();
-	stress_go(work_broker, &world);
-	stress_join(owner);
-	stress_at(owner, "svc_broker_destroy");
-	svc_broker_destroy(world.broker);
-	for (int i = 0; i < WATCHES; i++) {
-		svc_mem_free(stress_slot_take(world.watches[i]));
-		stress_slot_destroy(world.watches[i]);
-	}
+	broker_play(owner, &(struct broker_kind){
+			       .ops = &svc_broker_memory, .address = address});
 }
 
 /* ------------------------------------------------------------------- inbox */
@@ -592,8 +250,8 @@ join_or_leave(
 		member->listening.fails = stress_chance(actor, 30);
 		stress_at(actor, "svc_inbox_join");
 		STRESS_CHECK(
-		    svc_inbox_join(world->inbox, on_event, &member->listening,
-			&member->member) == SVC_OK);
+		    svc_inbox_join(world->inbox, listening_event,
+			&member->listening, &member->member) == SVC_OK);
 		if (stress_slot_put(slot, member))
 			return;
 	}
@@ -682,6 +340,22 @@ on_name(const char *name, void *arg)
 	*(size_t *)arg += strlen(name);
 }
 
+/* Brokers that programs bring along: the catalogue keeps them for ever. */
+static struct svc_broker_ops brought[8];
+
+static void
+bring(struct stress_actor *actor)
+{
+	struct svc_broker_ops *ops = &brought[stress_below(actor, 8)];
+	const void *found;
+	stress_at(actor, "svc_catalogue_add");
+	STRESS_CHECK(
+	    svc_catalogue_add(&svc_broker_interface, ops, NULL) == SVC_OK);
+	STRESS_CHECK(svc_catalogue_find(&svc_broker_interface, ops->name,
+			 &found, NULL) == SVC_OK &&
+		     found == ops);
+}
+
 /* Looked for in the tables of all and in one of the worker's own, while others
  * make and free theirs and load modules for it. */
 static void
@@ -709,6 +383,7 @@ work_codecs(struct stress_actor *actor, void *arg)
 		STRESS_CHECK(svc_codecs_create(&own, NULL) == SVC_OK);
 		STRESS_CHECK(svc_codecs_find(own, type, &codec, NULL) == must);
 		svc_codecs_destroy(own);
+		bring(actor);
 		const struct svc_interface *interface =
 		    interfaces[stress_below(actor, 3)];
 		stress_at(actor, "svc_catalogue_find");
@@ -725,7 +400,13 @@ static void
 play_codecs(struct stress_actor *owner, const struct stress_scene *scene)
 {
 	(void)scene;
+	static const char *const names[8] = {
+	    "one", "two", "three", "four", "five", "six", "seven", "eight"};
 	struct svc_codecs *shared;
+	for (int i = 0; i < 8 && brought[i].name == NULL; i++) {
+		brought[i] = svc_broker_memory;
+		brought[i].name = names[i];
+	}
 	STRESS_CHECK(svc_codecs_create(&shared, NULL) == SVC_OK);
 	stress_go(work_codecs, shared);
 	stress_join(owner);
@@ -744,9 +425,9 @@ main(int argc, char *argv[])
 	    {0},
 	};
 	svc_log_set_level(SVC_LOG_OFF);
-	if (mkdtemp(folder) == NULL)
+	if (!registry_scene_begin())
 		return 1;
 	int status = stress_main(argc, argv, scenes);
-	rmdir(folder);
+	registry_scene_end();
 	return status;
 }

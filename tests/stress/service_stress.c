@@ -10,11 +10,10 @@
  * goes with its service or client, so that one that runs too late is found by
  * the address sanitizer.
  */
+#include "certificates.h"
+#include "handlers.h"
 #include "stress.h"
-#include "support/pki.h"
 #include "wraps.h"
-
-#include <svc/svc.h>
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,10 +24,6 @@
 #define GUESTS 2
 #define ACTIONS 16 /* of a worker, at least */
 #define STAYING 3  /* workers that do more if need be */
-
-/* Of the scenes with TLS. */
-static struct test_pki pki;
-static const char *cert, *key, *ca;
 
 struct town {
 	const char *transport, *broker;
@@ -43,185 +38,6 @@ struct town {
 	struct stress_slot *guests[GUESTS];
 };
 
-/* A service that will be freed. */
-struct server {
-	struct svc_service *service;
-	struct wraps *wraps;
-	struct town *town;
-	_Atomic bool over; /* svc_free has returned */
-	_Atomic int handling;
-	pthread_t runner;
-	bool runs;
-};
-
-static void
-enter(struct server *server)
-{
-	STRESS_CHECK(!atomic_load(&server->over));
-	atomic_fetch_add(&server->handling, 1);
-}
-
-static svc_err
-leave(struct server *server, svc_err code)
-{
-	atomic_fetch_sub(&server->handling, 1);
-	return code;
-}
-
-/* ---------------------------------------------------------------- handlers */
-
-static svc_err
-on_echo(struct svc_call *call, const struct svc_message *req,
-    struct svc_message *rsp, void *arg)
-{
-	struct server *server = arg;
-	(void)call;
-	enter(server);
-	rsp->data = req->data;
-	rsp->len = req->len;
-	return leave(server, SVC_OK);
-}
-
-static svc_err
-on_slow(struct svc_call *call, const struct svc_message *req,
-    struct svc_message *rsp, void *arg)
-{
-	struct server *server = arg;
-	(void)req;
-	enter(server);
-	unsigned char dice =
-	    req->len > 0 ? *(const unsigned char *)req->data : 0;
-	if (dice & 1)
-		svc_will_block();
-	for (int i = dice % 64; i > 0 && !svc_call_cancelled(call); i--)
-		stress_yield(1);
-	if (dice % 5 == 0)
-		return leave(server,
-		    svc_fail(call, SVC_E_ABORTED, "as asked: %d", dice));
-	return leave(server, svc_reply_text(call, rsp, NULL, "%d", dice));
-}
-
-static void
-forked(svc_err code, const struct svc_message *rsp,
-    const struct svc_error *detail, void *arg)
-{
-	(void)code, (void)rsp, (void)detail;
-	leave(arg, SVC_OK);
-}
-
-/* Leaves a call behind, which ends with that of its caller or later. */
-static svc_err
-on_fork(struct svc_call *call, const struct svc_message *req,
-    struct svc_message *rsp, void *arg)
-{
-	struct server *server = arg;
-	(void)rsp;
-	enter(server);
-	enter(server);
-	svc_err code = svc_call_async(svc_client_of(svc_call_service(call)),
-	    "stress", "Stress.Slow", req, forked, server, within(call));
-	if (code != SVC_OK)
-		leave(server, code);
-	for (size_t i = req->len % 40; i > 0 && !svc_call_cancelled(call); i--)
-		stress_yield(1);
-	return leave(server, code);
-}
-
-/* Calls its own kind, perhaps itself, while it may be being freed. */
-static svc_err
-on_relay(struct svc_call *call, const struct svc_message *req,
-    struct svc_message *rsp, void *arg)
-{
-	struct server *server = arg;
-	enter(server);
-	struct svc_message answer;
-	struct svc_error err = {0};
-	const struct svc_option options[] = {
-	    SVC_CALL_OPT_timeout_ms(500),
-	    SVC_CALL_OPT_detail(&err),
-	    req->len % 3 > 0 ? (struct svc_option)SVC_CALL_OPT_within(call)
-			     : (struct svc_option)SVC_OPT_,
-	    SVC_OPT_end(),
-	};
-	svc_err code = svc_call_options(svc_client_of(svc_call_service(call)),
-	    "stress", "Stress.Slow", req, &answer, options);
-	if (code != SVC_OK)
-		return leave(server, svc_fail(call, code, "%s", err.text));
-	code = svc_reply_text(call, rsp, NULL, "%.*s", (int)answer.len,
-	    (const char *)answer.data);
-	svc_message_free(&answer);
-	return leave(server, code);
-}
-
-static svc_err
-on_tell(struct svc_call *call, const struct svc_message *req,
-    struct svc_message *rsp, void *arg)
-{
-	struct server *server = arg;
-	(void)rsp;
-	enter(server);
-	struct svc_error err = {0};
-	svc_err code =
-	    svc_publish_detail(svc_call_service(call), "news", req, &err);
-	if (code != SVC_OK)
-		svc_fail(call, code, "%s", err.text);
-	return leave(server, code);
-}
-
-static svc_err
-on_stream_echo(struct svc_stream *stream, void *arg)
-{
-	struct server *server = arg;
-	struct svc_message m;
-	svc_err code;
-	enter(server);
-	svc_stream_set_trailer(stream, "said", "all");
-	while ((code = svc_stream_recv(stream, &m)) == SVC_OK) {
-		code = svc_stream_send(stream, &m);
-		if (code != SVC_OK)
-			break;
-		svc_stream_forget(stream);
-	}
-	return leave(server, code);
-}
-
-static svc_err
-on_stream_source(struct svc_stream *stream, void *arg)
-{
-	struct server *server = arg;
-	char data[3000];
-	struct svc_message m = {.data = data};
-	svc_err code = SVC_OK;
-	enter(server);
-	memset(data, 'x', sizeof(data));
-	/* More than a stream's window: small ones, then large ones. */
-	for (int i = 0; i < 500 && code == SVC_OK; i++) {
-		m.len = i < 250 ? sizeof(data) / 10 : sizeof(data);
-		code = svc_stream_send(stream, &m);
-	}
-	return leave(server, code);
-}
-
-static svc_err
-on_stream_brief(struct svc_stream *stream, void *arg)
-{
-	struct server *server = arg;
-	struct svc_message m = {.data = "bye", .len = 3};
-	enter(server);
-	svc_err code = svc_stream_send(stream, &m);
-	return leave(server, code);
-}
-
-static svc_err
-on_news(struct svc_event *event, void *arg)
-{
-	struct server *server = arg;
-	enter(server);
-	size_t len = svc_event_message(event)->len;
-	stress_yield((unsigned)(len % 7));
-	return leave(server, SVC_OK);
-}
-
 /* ----------------------------------------------------------------- servers */
 
 /* Half of them with wrappers, to be freed when the service is. */
@@ -229,7 +45,7 @@ static struct svc_service *
 make(struct town *town, const char *of, struct stress_actor *actor,
     struct wraps **ret_wraps)
 {
-	struct svc_option list[7 + WRAPS + 1] = {
+	struct svc_option list[8 + WRAPS + 1] = {
 	    SVC_OPT_name(of),
 	    {SVC_OPTION_REGISTRY, "memory", town->registry, 0, 0, 0, 0},
 	    {SVC_OPTION_TRANSPORT, town->transport, 0, 0, 0, 0, 0},
@@ -237,24 +53,38 @@ make(struct town *town, const char *of, struct stress_actor *actor,
 	    SVC_OPT_log_level("off"),
 	    SVC_OPT_,
 	    SVC_OPT_,
+	    {SVC_OPTION_SELECTOR,
+		stress_chance(actor, 50) ? "random" : "round_robin", 0, 0, 0, 0,
+		0},
 	    SVC_OPT_end(),
 	};
 	*ret_wraps = stress_chance(actor, 50) ? wraps_create() : NULL;
 	if (*ret_wraps != NULL)
-		wraps_options(*ret_wraps, list + 7);
+		wraps_options(*ret_wraps, list + 8);
 	if (strcmp(town->broker, "memory") != 0)
 		list[3].text2 = NULL;
 	if (strcmp(town->transport, "memory") != 0)
 		list[5] = (struct svc_option)SVC_OPT_address("127.0.0.1:0");
+	const struct certificates *files = certificates_of(town->transport);
 	if (town->tls)
-		list[6] = (struct svc_option)SVC_OPT_tls(cert, key, ca);
+		list[6] = (struct svc_option)SVC_OPT_tls(
+		    files->cert, files->key, files->ca);
 	struct svc_service *service = svc_new_options(list);
 	STRESS_CHECK(service != NULL);
-	char cut[] = "--drain_timeout=0", wait[] = "--drain_timeout=0.05";
 	char program[] = "stress";
-	char *argv[] = {program, stress_chance(actor, 50) ? cut : wait, NULL};
+	char cut[] = "--drain_timeout=0", wait[] = "--drain_timeout=0.05";
+	char sleeps[] = "--busy_poll=0", looks[] = "--busy_poll=200";
+	char few[] = "--max_handlers=3", patient[] = "--queue_timeout=20ms";
+	char *argv[6] = {program, stress_chance(actor, 50) ? cut : wait};
+	int argc = 2;
+	if (stress_chance(actor, 40))
+		argv[argc++] = stress_chance(actor, 50) ? sleeps : looks;
+	if (stress_chance(actor, 15)) {
+		argv[argc++] = few;
+		argv[argc++] = patient;
+	}
 	stress_at(actor, "svc_init");
-	if (svc_init(service, 2, argv) != SVC_OK)
+	if (svc_init(service, argc, argv) != SVC_OK)
 		stress_fail("init: %s", svc_error_text(service));
 	return service;
 }
@@ -274,26 +104,11 @@ open_server(struct stress_actor *owner, struct town *town)
 {
 	struct server *server = svc_mem_calloc(1, sizeof(*server));
 	STRESS_CHECK(server != NULL);
-	server->town = town;
 	struct svc_service *s = server->service =
 	    make(town, "stress", owner, &server->wraps);
-	svc_err code = svc_handle(s, "Stress.Echo", on_echo, server);
-	code |= svc_handle(s, "Stress.Quick", on_echo, server, never_blocks());
-	code |= svc_handle(s, "Stress.Slow", on_slow, server, idempotent());
-	code |= svc_handle(s, "Stress.Few", on_slow, server, limit(1));
-	code |= svc_handle(s, "Stress.Relay", on_relay, server);
-	code |= svc_handle(s, "Stress.Fork", on_fork, server);
-	code |= svc_handle(s, "Stress.Tell", on_tell, server);
-	code |= svc_handle_stream(s, "Stress.Both", on_stream_echo, server);
-	code |= svc_handle_stream(s, "Stress.Many", on_stream_source, server);
-	code |= svc_handle_stream(s, "Stress.Brief", on_stream_brief, server);
-	code |= svc_subscribe(s, "news", on_news, server);
-	if (stress_chance(owner, 50))
-		code |=
-		    svc_subscribe(s, "news", on_news, server, queue("workers"));
-	STRESS_CHECK(code == SVC_OK);
-	stress_at(owner, "svc_start");
 	server->runs = stress_chance(owner, 40);
+	handlers_add(server, owner);
+	stress_at(owner, "svc_start");
 	if (server->runs) {
 		STRESS_CHECK(
 		    pthread_create(&server->runner, NULL, run, server) == 0);
@@ -324,34 +139,10 @@ close_server(struct stress_actor *owner, struct server *server)
 
 /* ----------------------------------------------------------------- callers */
 
-/* What a call, a stream or an event may end with while services vanish. */
-static void
-check(const char *what, svc_err code, const char *text)
-{
-	switch (code) {
-	case SVC_OK:
-	case SVC_E_ABORTED:     /* the handler */
-	case SVC_E_NOT_FOUND:   /* nobody is there */
-	case SVC_E_UNAVAILABLE: /* gone, or going */
-	case SVC_E_TIMEDOUT:
-	case SVC_E_CANCELLED:
-	case SVC_E_EXHAUSTED: /* limit(1) */
-	case SVC_E_CLOSED:    /* a relay cut off, whose client is closing */
-	case SVC_E_EOF:       /* streams only */
-		return;
-	default:
-		stress_fail("%s: %s: %s", what, svc_err_name(code), text);
-	}
-}
-
-static const char *const endpoints[8] = {"Stress.Echo", "Stress.Quick",
-    "Stress.Slow", "Stress.Fork", "Stress.Few", "Stress.Relay", "Stress.Tell",
-    "Stress.Brief"};
-
 static void
 call(struct stress_actor *actor, struct town *town)
 {
-	const char *endpoint = endpoints[stress_below(actor, 8)];
+	const char *endpoint = call_endpoints[stress_below(actor, 9)];
 	char data[200];
 	memset(data, (int)stress_below(actor, 256), sizeof(data));
 	struct svc_message req = {.data = data,
@@ -361,12 +152,32 @@ call(struct stress_actor *actor, struct town *town)
 	int64_t limit_ms = stress_chance(actor, 20)
 			       ? 1 + (int64_t)stress_below(actor, 5)
 			       : 5000;
+	/* Plain ones take other ways than those with something to say. */
+	struct svc_headers *headers =
+	    stress_chance(actor, 30) ? svc_headers_create() : NULL;
+	const struct svc_option options[] = {
+	    SVC_CALL_OPT_timeout_ms(limit_ms),
+	    SVC_CALL_OPT_detail(&err),
+	    headers != NULL
+		? (struct svc_option)SVC_CALL_OPT_reply_headers(headers)
+		: (struct svc_option)SVC_OPT_,
+	    stress_chance(actor, 30)
+		? (struct svc_option)SVC_CALL_OPT_header("from", "stress")
+		: (struct svc_option)SVC_OPT_,
+	    stress_chance(actor, 20)
+		? (struct svc_option)SVC_CALL_OPT_retries(3)
+		: (struct svc_option)SVC_OPT_,
+	    SVC_OPT_end(),
+	};
 	stress_at(actor, endpoint);
-	svc_err code = svc_call(town->caller, "stress", endpoint, &req, &rsp,
-	    timeout_ms(limit_ms), detail(&err));
-	check(endpoint, code, err.text);
+	svc_err code = svc_call_options(
+	    town->caller, "stress", endpoint, &req, &rsp, options);
+	check_code(endpoint, code, err.text);
+	const char *by = svc_headers_get(headers, "by");
+	STRESS_CHECK(by == NULL || strcmp(by, "stress") == 0);
+	svc_headers_destroy(headers);
 	if (code == SVC_OK &&
-	    (endpoint == endpoints[0] || endpoint == endpoints[1])) {
+	    (endpoint == call_endpoints[0] || endpoint == call_endpoints[1])) {
 		STRESS_CHECK(rsp.len == req.len &&
 			     memcmp(rsp.data, req.data, rsp.len) == 0);
 	}
@@ -401,7 +212,7 @@ told(svc_err code, const struct svc_message *rsp,
 	struct guest *guest = open->guest;
 	STRESS_CHECK(!atomic_load(&guest->over));
 	if (code != SVC_E_AGAIN)
-		check("svc_call_async", code, detail->text);
+		check_code("svc_call_async", code, detail->text);
 	size_t sum = 0;
 	for (size_t i = 0; i < rsp->len; i++)
 		sum += ((const unsigned char *)rsp->data)[i];
@@ -419,9 +230,9 @@ static svc_err
 begin_call(struct open_call *open)
 {
 	char data[100];
-	const char *endpoint = endpoints[open->dice % 8];
+	const char *endpoint = call_endpoints[open->dice % 9];
 	struct svc_message req = {
-	    .data = data, .len = 1 + open->dice / 8 % (sizeof(data) - 1)};
+	    .data = data, .len = 1 + open->dice / 9 % (sizeof(data) - 1)};
 	memset(data, (int)(open->dice % 256), sizeof(data));
 	return svc_call_async(open->guest->client, "stress", endpoint, &req,
 	    told, open, timeout_ms(open->dice % 5 == 0 ? 1 : 3000));
@@ -500,18 +311,21 @@ static void
 open_stream(
     struct stress_actor *actor, struct town *town, struct stress_slot *slot)
 {
-	static const char *const kinds[] = {"Stress.Both", "Stress.Both",
-	    "Stress.Many", "Stress.Brief", "Stress.Echo", "Stress.Slow"};
-	const char *endpoint = kinds[stress_below(actor, 6)];
+	const char *endpoint = stream_endpoints[stress_below(actor, 6)];
 	int64_t limit_ms = stress_chance(actor, 30)
 			       ? 1 + (int64_t)stress_below(actor, 20)
 			       : 300;
 	struct svc_error err = {0};
 	stress_at(actor, "svc_open");
-	struct svc_stream *stream = svc_open(town->caller, "stress", endpoint,
-	    timeout_ms(limit_ms), detail(&err));
+	struct svc_stream *stream =
+	    stress_chance(actor, 50)
+		? svc_open(town->caller, "stress", endpoint,
+		      timeout_ms(limit_ms), detail(&err))
+		: svc_open(town->caller, "stress", endpoint,
+		      timeout_ms(limit_ms), detail(&err),
+		      header("from", "stress"));
 	if (stream == NULL) {
-		check("svc_open", err.code, err.text);
+		check_code("svc_open", err.code, err.text);
 		STRESS_CHECK(err.code != SVC_OK);
 		return;
 	}
@@ -541,7 +355,7 @@ send_some(struct stress_actor *actor, struct shared *shared)
 		code = svc_stream_close_send(shared->stream);
 	svc_stream_error(shared->stream, &err);
 	if (code != SVC_E_INVAL) /* after close_send */
-		check("svc_stream_send", code, err.text);
+		check_code("svc_stream_send", code, err.text);
 }
 
 static void
@@ -559,13 +373,15 @@ receive_some(struct stress_actor *actor, struct shared *shared)
 			sum += ((const unsigned char *)m.data)[i];
 		STRESS_CHECK(sum <= SIZE_MAX / 2);
 	}
+	if (code == SVC_OK)
+		(void)svc_stream_header(shared->stream, "by");
 	if (code == SVC_E_EOF)
 		(void)svc_stream_trailer(shared->stream, "said");
 	svc_stream_error(shared->stream, &err);
 	/* A unary endpoint that is spoken to by a stream may see no message,
 	 * or more than one. */
 	if (code != SVC_E_INVAL)
-		check("svc_stream_recv", code, err.text);
+		check_code("svc_stream_recv", code, err.text);
 }
 
 static void
@@ -617,8 +433,14 @@ publish(struct stress_actor *actor, struct town *town)
 	struct svc_message m = {
 	    .data = data, .len = (size_t)stress_below(actor, sizeof(data))};
 	stress_at(actor, "svc_publish");
+	if (stress_chance(actor, 50)) {
+		m.headers = svc_headers_create();
+		STRESS_CHECK(
+		    svc_headers_set(m.headers, "from", "stress") == SVC_OK);
+	}
 	svc_err code = svc_publish_detail(town->client, "news", &m, &err);
-	check("svc_publish", code, err.text);
+	svc_headers_destroy(m.headers);
+	check_code("svc_publish", code, err.text);
 }
 
 struct ending {
@@ -641,6 +463,15 @@ ask(struct stress_actor *actor, struct town *town)
 	stress_at(actor, "asks");
 	STRESS_CHECK(strcmp(svc_options_of(town->client)->name, "caller") == 0);
 	STRESS_CHECK(svc_client_of(town->client) == town->caller);
+	STRESS_CHECK(strcmp(svc_string(town->client), "svc") == 0);
+	STRESS_CHECK(strcmp(svc_broker_name(svc_broker_of(town->client)),
+			 town->broker) == 0);
+	struct svc_record_list list = {0};
+	svc_err looked = svc_registry_lookup(
+	    svc_registry_of(town->client), "stress", &list, NULL);
+	check_code("svc_registry_lookup", looked, "");
+	if (looked == SVC_OK)
+		svc_record_list_fini(&list);
 	bool registered = svc_registered(town->client);
 	STRESS_CHECK(!registered || town->started != NULL);
 	if (town->started == NULL || !stress_chance(actor, 30))
@@ -651,7 +482,7 @@ ask(struct stress_actor *actor, struct town *town)
 				 town->started)
 			   : svc_subscribe(town->client, "news", on_client_news,
 				 town->started, queue("late"));
-	check("svc_subscribe", code, "");
+	check_code("svc_subscribe", code, "");
 }
 
 /* Some go on for as long as there is something to be closed under them. */
@@ -803,19 +634,10 @@ main(int argc, char *argv[])
 	    {"nng_tls", 3, play, "nng", have},
 	    {0},
 	};
-	static const struct test_certificate server = {
-	    .name = "server",
-	    .issuer = "ca",
-	    /* nng's TLS knows no names that are addresses. */
-	    .san = "DNS:127.0.0.1,IP:127.0.0.1",
-	};
-	if (!test_pki_create(&pki) || !test_pki_issue(&pki, &server))
+	if (!certificates_make())
 		return 1;
-	cert = test_pki_path(&pki, "server", "pem");
-	key = test_pki_path(&pki, "server", "key");
-	ca = test_pki_path(&pki, "ca", "pem");
 	svc_log_set_level(SVC_LOG_OFF);
 	int status = stress_main(argc, argv, scenes);
-	test_pki_remove(&pki);
+	certificates_remove();
 	return status;
 }

@@ -325,7 +325,7 @@ static void
 play(const struct stress_scene *scene)
 {
 	if (scene->have != NULL && !scene->have(scene->variant)) {
-		printf("scene %s: left out, %s was not built\n", scene->name,
+		printf("scene %s: left out, %s is not there\n", scene->name,
 		    scene->variant);
 		return;
 	}

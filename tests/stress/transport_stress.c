@@ -7,7 +7,7 @@
  */
 #include "stress.h"
 
-#include "support/pki.h"
+#include "certificates.h"
 
 #include <svc/clock.h>
 #include <svc/log.h>
@@ -16,14 +16,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
 #define CONNS 4
 #define STREAMS 8
 #define LISTENERS 2
 #define ACTIONS 24
 #define BIG 100000 /* bytes, of some messages */
-
-static struct test_pki pki; /* of the scenes with TLS */
 
 static bool
 has_tls(const struct stress_scene *scene)
@@ -509,6 +509,9 @@ use_conn(struct stress_actor *actor, struct world *world)
 		stress_at(actor, "dials");
 		svc_err code = world->ops->dial(
 		    world->client, address, 10000, &conn, &err);
+		/* Time is short where seconds are skipped. */
+		if (code == SVC_E_TIMEDOUT && svc_clock_is_manual())
+			return;
 		if (code != SVC_OK)
 			stress_fail("dial: %s", err.text);
 		if (!stress_slot_put(slot, conn))
@@ -570,7 +573,9 @@ static void
 work(struct stress_actor *actor, void *arg)
 {
 	struct world *world = arg;
-	for (int i = 0; i < ACTIONS; i++) {
+	/* Connections are to be made before and after each renewal. */
+	int actions = svc_clock_is_manual() ? 4 * ACTIONS : ACTIONS;
+	for (int i = 0; i < actions; i++) {
 		stress_dither(actor);
 		uint64_t dice = stress_below(actor, 100);
 		if (dice < 57) {
@@ -630,9 +635,12 @@ begin(struct world *world, struct stress_actor *owner,
 				 &err) == SVC_OK);
 	}
 	/* Borrowed until the transports are destroyed. */
-	world->tls[0].cert = test_pki_path(&pki, "server", "pem");
-	world->tls[0].key = test_pki_path(&pki, "server", "key");
-	world->tls[1].ca = test_pki_path(&pki, "ca", "pem");
+	const struct certificates *files = svc_clock_is_manual()
+					       ? certificates_fresh()
+					       : certificates_of(plugin);
+	world->tls[0].cert = files->cert;
+	world->tls[0].key = files->key;
+	world->tls[1].ca = files->ca;
 	struct svc_transport_config config = {
 	    .executor = world->executors[0],
 	    .tls = has_tls(scene) ? &world->tls[0] : NULL,
@@ -684,17 +692,29 @@ await_streams(struct stress_actor *owner, struct world *world)
 	}
 }
 
+/* The files are looked at when a second has passed. */
+static void
+renew(struct stress_actor *owner)
+{
+	stress_at(owner, "renews the certificates");
+	certificates_renew();
+	svc_clock_advance(1000);
+}
+
 static void
 play(struct stress_actor *owner, const struct stress_scene *scene)
 {
 	struct world world = {0};
 	begin(&world, owner, scene);
 	stress_go(work, &world);
-	for (uint64_t n = stress_below(owner, 4); n > 0; n--) {
+	uint64_t least = svc_clock_is_manual() ? 2 : 0;
+	for (uint64_t n = least + stress_below(owner, 4); n > 0; n--) {
 		int i = (int)stress_below(owner, LISTENERS);
 		for (uint64_t k = stress_below(owner, 20); k > 0; k--)
 			stress_dither(owner);
-		if (close_listener(owner, &world, i))
+		if (svc_clock_is_manual())
+			renew(owner);
+		else if (close_listener(owner, &world, i))
 			listen_at(owner, &world, i);
 	}
 	stress_join(owner);
@@ -728,6 +748,36 @@ play(struct stress_actor *owner, const struct stress_scene *scene)
 	pthread_mutex_destroy(&world.lock);
 }
 
+static void *
+tick(void *arg)
+{
+	const _Atomic bool *over = arg;
+	const struct itimerspec each_ms = {
+	    .it_value.tv_nsec = 1000000, .it_interval.tv_nsec = 1000000};
+	uint64_t passed;
+	int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+	STRESS_CHECK(timerfd_settime(timer, 0, &each_ms, NULL) == 0);
+	while (!atomic_load(over) &&
+	       read(timer, &passed, sizeof(passed)) == sizeof(passed))
+		svc_clock_advance((int64_t)passed);
+	close(timer);
+	return NULL;
+}
+
+/* The same by a clock that can skip a second. */
+static void
+play_renewing(struct stress_actor *owner, const struct stress_scene *scene)
+{
+	_Atomic bool over = false;
+	pthread_t ticker;
+	svc_clock_manual();
+	STRESS_CHECK(svc_thread_start(&ticker, "tick", tick, &over) == SVC_OK);
+	play(owner, scene);
+	atomic_store(&over, true);
+	svc_thread_join(ticker);
+	svc_clock_real();
+}
+
 static bool
 have(const char *plugin)
 {
@@ -745,6 +795,8 @@ main(int argc, char *argv[])
 	    {"tcp_tls", 20, play, "tcp", have},
 	    {"nng", 20, play, "nng", have},
 	    {"nng_tls", 10, play, "nng", have},
+	    {"tcp_tls_renew", 10, play_renewing, "tcp", have},
+	    {"nng_tls_renew", 5, play_renewing, "nng", have},
 #ifndef __SANITIZE_ADDRESS__
 	    /* nng 1.5 loses websockets of which a peer left during the
 	     * handshake, which the leak checker would report. */
@@ -752,16 +804,9 @@ main(int argc, char *argv[])
 #endif
 	    {0},
 	};
-	static const struct test_certificate server = {
-	    .name = "server",
-	    .issuer = "ca",
-	    /* nng's TLS knows no names that are addresses. */
-	    .san = "DNS:127.0.0.1,IP:127.0.0.1",
-	};
-	svc_log_set_level(SVC_LOG_OFF);
-	if (!test_pki_create(&pki) || !test_pki_issue(&pki, &server))
+	if (!certificates_make())
 		return 1;
 	int status = stress_main(argc, argv, scenes);
-	test_pki_remove(&pki);
+	certificates_remove();
 	return status;
 }

@@ -18,14 +18,15 @@ struct test_certificate {
 	const char *cn;     /* common name; NULL: `name`; "": none */
 	const char *san;    /* "DNS:student,IP:127.0.0.1"; NULL: none */
 	bool ca;            /* may issue others */
+	bool rsa;           /* the key is RSA, 2048 bits; else EC, P-256 */
 	/* Days from now; both 0: from yesterday until tomorrow. */
 	int from_days, until_days;
 };
 
 /** Makes the folder with a CA "ca". False with the reason on stderr. */
 bool test_pki_create(struct test_pki *pki);
-/** Makes key and certificate (EC, P-256), replacing what had the name: each
- * file appears whole. */
+/** Makes key and certificate, replacing what had the name: each file appears
+ * whole. */
 bool test_pki_issue(
     struct test_pki *pki, const struct test_certificate *certificate);
 /** NAME.pem becomes what OTHER.pem is, whole at once. */

@@ -25,6 +25,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define MAX_STREAMS 8
+#define MANY 80    /* more than the share of one turn */
+#define DRIBBLE 64 /* bytes of an order that come one by one */
 
 /* A stream of the table, or one that waits for its cancellation. */
 struct holder {
@@ -300,6 +302,7 @@ static void
 frame(struct svc_buf *out, uint8_t type, uint8_t flags, uint32_t stream,
     uint32_t value, const void *head, size_t head_len, size_t body)
 {
+	static const uint8_t bodies[255 * 8];
 	uint8_t bytes[16] = {0};
 	uint32_t length = (uint32_t)(head_len + body);
 	for (int i = 0; i < 4; i++) {
@@ -312,8 +315,7 @@ frame(struct svc_buf *out, uint8_t type, uint8_t flags, uint32_t stream,
 	bytes[6] = (uint8_t)head_len;
 	svc_buf_append(out, bytes, sizeof(bytes));
 	svc_buf_append(out, head, head_len);
-	for (; body > 0; body--)
-		svc_buf_putc(out, 'x');
+	svc_buf_append(out, bodies, body);
 }
 
 static const uint8_t hello[32] = {0xf5, 's', 'v', 'c', 1, 1, 32, 0, 0, 16, 0, 0,
@@ -411,7 +413,7 @@ order(struct input *in, struct svc_buf *out, bool server)
 			open_stream(id % 3, id & SVC_PART_END);
 		break;
 	case 15: /* many calls at once */
-		for (uint32_t n = number(in, 1), i = id; n > 0 && server;
+		for (uint32_t n = number(in, 1) % MANY, i = id; n > 0 && server;
 		     n--, i++)
 			frame(out, 1, 7, i, 9, texts, sizeof(texts),
 			    number(in, 1));
@@ -429,7 +431,9 @@ static struct run {
 	struct input in;
 	struct svc_buf bytes; /* of the peer, of which `given` were handed over
 			       * and `at` used */
-	size_t piece, given, at;
+	size_t given, at;
+	uint32_t cut;    /* see next_piece */
+	unsigned pieces; /* of this order */
 	bool server, begun, feeding, over;
 } run;
 
@@ -464,15 +468,31 @@ drop_used(void)
 	run.at = 0;
 }
 
+/* How much of what has come is given to it next. The second byte of the input
+ * says where each order's bytes are cut, and the rest is cut in two; or the
+ * first of them come one by one. More pieces would show no more, and took most
+ * of the time: each is a copy of all that is not used yet. */
+static size_t
+next_piece(void)
+{
+	size_t more = run.bytes.len - run.given;
+	size_t piece = (more + 1) / 2;
+	if (run.cut == 255)
+		piece = run.pieces < DRIBBLE ? 1 : more;
+	else if (run.pieces == 0)
+		piece = more <= 255 ? run.cut : more * run.cut / 255;
+	else if (run.pieces > 1)
+		piece = more;
+	run.pieces++;
+	return piece < more ? piece : more;
+}
+
 /* Gives it the next piece of what has come. */
 static svc_mux_result
 feed(void)
 {
 	struct svc_error err;
-	size_t more = run.bytes.len - run.given, piece = run.piece;
-	if (piece < run.bytes.len / 256) /* each is a copy of all */
-		piece = run.bytes.len / 256;
-	run.given += more < piece ? more : piece;
+	run.given += next_piece();
 	run.feeding = run.given < run.bytes.len;
 	uint8_t *read = malloc(run.given + 1);
 	if (read == NULL)
@@ -498,6 +518,7 @@ play(void)
 	if (!run.feeding) {
 		order(&run.in, &run.bytes, run.server);
 		run.given = 0;
+		run.pieces = 0;
 	}
 	do {
 		result = feed();
@@ -540,7 +561,6 @@ finish(void)
 		if (more)
 			svc_mux_release(stream, SVC_E_CANCELLED);
 	}
-	svc_buf_fini(&run.bytes);
 	svc_mux_unref(&mux);
 }
 
@@ -572,6 +592,7 @@ static struct svc_executor *executor;
 static void
 end_executor(void)
 {
+	svc_buf_fini(&run.bytes);
 	svc_executor_destroy(executor);
 }
 
@@ -583,6 +604,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		if (svc_executor_create(&config, &executor, NULL) != SVC_OK ||
 		    atexit(end_executor) != 0)
 			abort();
+		svc_buf_init(&run.bytes, 1 << 20);
 		run.source.fd = -1;
 		run.source.ready = ready;
 		if (svc_source_attach(svc_executor_loop(executor), &run.source,
@@ -593,11 +615,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	uint32_t how = number(&in, 1);
 	loop = (how & 2) != 0 ? run.source.loop : NULL;
 	run.server = (how & 1) != 0;
-	run.piece = number(&in, 1) * 16 + 1;
+	run.cut = number(&in, 1);
 	run.in = in;
 	run.begun = run.feeding = run.over = ended = freed = blocked = false;
 	run.given = run.at = 0;
-	svc_buf_init(&run.bytes, 1 << 20);
+	svc_buf_clear(&run.bytes);
 	if (loop == NULL) {
 		ready(&run.source, 0);
 		if (!freed)

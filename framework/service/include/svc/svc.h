@@ -101,7 +101,8 @@ SVC_API svc_err svc_start(struct svc_service *service);
 /** Start, wait for SIGINT, SIGTERM or svc_stop, then drain: withdraw, let the
  * watchers see it, refuse new calls, finish running ones (up to
  * --drain_timeout), close. A second signal, half a second after the first or
- * later, ends it at once. */
+ * later, ends it at once; one that comes sooner is ignored, even where svc_run
+ * has returned by then. After that signals do again what they did before. */
 SVC_API svc_err svc_run(struct svc_service *service);
 /** Ends svc_run. From any thread or a signal handler. */
 SVC_API void svc_stop(struct svc_service *service);

@@ -185,9 +185,10 @@ SVC_API struct svc_transport_limits svc_transport_limits_fill(
     const struct svc_transport_limits *limits);
 
 /**
- * Handle the whole frames in data[*offset .. len). *offset is advanced before
- * any callback runs, so that after a take-over the new owner of the loop can
- * continue there; the bytes before it must stay in place until this returns.
+ * Handle the whole frames in data[*offset .. len); `data` is not NULL, even
+ * where there are none. *offset is advanced before any callback runs, so that
+ * after a take-over the new owner of the loop can continue there; the bytes
+ * before it must stay in place until this returns.
  * On the loop's own thread callbacks that may block run between enter and
  * leave, and after some 64 frames it is the others' turn (SVC_MUX_SHARE). From
  * another thread (one that waits for its reply) only frames of streams opened
