@@ -9,6 +9,7 @@
  */
 #include "stress.h"
 
+#include <svc/biased_lock.h>
 #include <svc/clock.h>
 #include <svc/executor.h>
 #include <svc/log.h>
@@ -328,6 +329,49 @@ play(struct stress_actor *owner, const struct stress_scene *scene)
 	pthread_mutex_destroy(&world.lock);
 }
 
+/* ------------------------------------------------------------- biased lock */
+
+struct biased {
+	struct svc_biased_lock lock;
+	_Atomic int inside;
+	int64_t count; /* plain: only the lock guards it */
+	_Atomic int64_t must;
+};
+
+/* In runs that are mostly long enough for the bias. */
+static void
+work_biased(struct stress_actor *actor, void *arg)
+{
+	struct biased *biased = arg;
+	for (int i = 0; i < ACTIONS; i++) {
+		uint64_t times = stress_below(actor, 120);
+		stress_at(actor, "svc_biased_lock_take");
+		for (uint64_t n = times; n > 0; n--) {
+			svc_biased_lock_take(&biased->lock);
+			STRESS_CHECK(atomic_fetch_add(&biased->inside, 1) == 0);
+			biased->count++;
+			if (stress_chance(actor, 2)) /* others find it taken */
+				stress_yield(1);
+			atomic_fetch_sub(&biased->inside, 1);
+			svc_biased_lock_leave(&biased->lock);
+		}
+		atomic_fetch_add(&biased->must, (int64_t)times);
+		stress_dither(actor);
+	}
+}
+
+static void
+play_biased(struct stress_actor *owner, const struct stress_scene *scene)
+{
+	struct biased biased = {0};
+	(void)scene;
+	svc_biased_lock_init(&biased.lock);
+	stress_go(work_biased, &biased);
+	stress_join(owner);
+	STRESS_CHECK(biased.count == biased.must);
+	svc_biased_lock_destroy(&biased.lock);
+}
+
 /* --------------------------------------------------------------------- log */
 
 /* Two sinks that are swapped under those who write. */
@@ -387,6 +431,7 @@ main(int argc, char *argv[])
 {
 	static const struct stress_scene scenes[] = {
 	    {"executor", 60, play, NULL, NULL},
+	    {"biased_lock", 60, play_biased, NULL, NULL},
 	    {"log", 20, play_log, NULL, NULL},
 	    {0},
 	};
