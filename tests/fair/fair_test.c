@@ -54,7 +54,7 @@ count_await(struct count *count, int value)
 }
 
 static struct {
-	struct count held, go, replies, job;
+	struct count held, go, replies, job, written;
 	char order[2 * FLOOD + 64]; /* endpoints as they were handled */
 	_Atomic int n;
 } here;
@@ -120,6 +120,13 @@ hold_thread(void *arg)
 }
 
 static void
+tell_written(struct svc_task *task)
+{
+	(void)task;
+	count_up(&here.written);
+}
+
+static void
 floods_are_handled_in_shares(const char *plugin, const char *address)
 {
 	memset(&here, 0, sizeof(here));
@@ -127,6 +134,7 @@ floods_are_handled_in_shares(const char *plugin, const char *address)
 	count_init(&here.go);
 	count_init(&here.replies);
 	count_init(&here.job);
+	count_init(&here.written);
 	const void *found;
 	assert_int_equal(
 	    svc_catalogue_find(&svc_transport_interface, plugin, &found, NULL),
@@ -164,6 +172,10 @@ floods_are_handled_in_shares(const char *plugin, const char *address)
 		call(ops, conns[0], "a");
 	for (int i = 0; i < FLOOD; i++)
 		call(ops, conns[1], "b");
+	/* Of calls in a row the client's loop writes most. */
+	struct svc_task written = {.run = tell_written};
+	svc_loop_post(svc_executor_loop(executors[1]), &written);
+	count_await(&here.written, 1);
 	count_up(&here.go);
 	count_await(&here.replies, 2 + 1 + 2 * FLOOD);
 
