@@ -411,15 +411,14 @@ SVC_HOT svc_err
 svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
     struct svc_link **ret_link, struct svc_error *err)
 {
-	svc_err code = SVC_OK;
-	/* The first try is aimed right after the call began. */
 	if (!pick_any(at)) {
-		code = pick(at, dont_wait, err);
+		svc_err code = pick(at, dont_wait, err);
 		if (code != SVC_OK)
 			return code;
-		if (at->retry > 0 || !dont_wait)
-			at->now_ms = svc_now_ms();
 	}
+	/* The first try is aimed right after the call began. */
+	if (at->retry > 0 || !dont_wait)
+		at->now_ms = svc_now_ms();
 	int64_t left_ms = SVC_FOREVER;
 	if (at->deadline_at_ms != INT64_MAX) {
 		left_ms = at->deadline_at_ms - at->now_ms;
