@@ -22,7 +22,6 @@ static const struct scheme {
     {"abstract://", false, false, false},
     {INPROC, false, false, false},
     {"ws://", true, true, false},
-    {"wss://", true, true, true},
 };
 
 static svc_err
@@ -31,8 +30,8 @@ refuse(struct svc_error *err, const char *address, const char *why)
 	char quoted[96];
 	return svc_error_set(err, SVC_E_INVAL,
 	    "address %s %s; allowed are host:port, tcp://host:port, "
-	    "tls+tcp://host:port, ipc:///path, abstract://name, inproc://name, "
-	    "ws://host:port/path and wss://...",
+	    "tls+tcp://host:port, ipc:///path, abstract://name, inproc://name "
+	    "and ws://host:port/path",
 	    svc_log_quote(address, strlen(address), quoted, sizeof(quoted)),
 	    why);
 }
@@ -76,14 +75,13 @@ address_parse(const char *address, bool to_listen, bool with_tls,
 {
 	struct address ret = {.plain = strstr(address, "://") == NULL};
 	svc_err rc = SVC_OK;
-	if (strlen(address) > sizeof(ret.url) - sizeof("tls+tcp://"))
+	if (strlen(address) > sizeof(ret.url) - sizeof("tcp://"))
 		return refuse(err, address, "is too long");
 	if (ret.plain) {
 		rc = parse_port(address, address, to_listen, &ret, err);
 		ret.has_port = true;
 		ret.tls = with_tls;
-		snprintf(ret.url, sizeof(ret.url), "%s%s",
-		    with_tls ? "tls+tcp://" : "tcp://", address);
+		snprintf(ret.url, sizeof(ret.url), "tcp://%s", address);
 		*ret_address = ret;
 		return rc;
 	}
@@ -101,7 +99,8 @@ address_parse(const char *address, bool to_listen, bool with_tls,
 	if (ret.has_port && !ret.tls && with_tls)
 		return refuse(
 		    err, address, "has no TLS, which is demanded (--tls_...)");
-	snprintf(ret.url, sizeof(ret.url), "%s", address);
+	snprintf(ret.url, sizeof(ret.url), "%s",
+	    ret.tls ? address + strlen("tls+") : address);
 	const char *rest = address + strlen(scheme->prefix);
 	if (!scheme->has_port) {
 		if (*rest == 0)

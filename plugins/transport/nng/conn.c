@@ -1,72 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * One connection. nng reads and writes on threads of its own; what has come is
- * handled on the connection's loop, where handlers may block. One read is
- * under way while nothing is being handled, so a peer that sends more than is
- * handled is stopped by the stream. Whoever has bytes to send and finds nobody
- * sending starts a write; its completion starts the next.
- *
- * mux.lock guards the fields marked so. A reference is held by whoever
- * may still call: the loop, an operation under way, a kick, a stream. The
- * operations and the stream below are freed with the last reference.
- */
-#include "nng_private.h"
+#include "conn.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define MIN_BLOCK 4096
 #define MAX_BLOCK 65536
-#define LOOK_MS 1000
 #define TLS_ALERT 0x15
 #define TLS_HANDSHAKE 0x16
-
-/* Bytes being handled. The connection holds one reference, and so does the
- * thread that handles them, which may lose the loop meanwhile. */
-struct block {
-	int refs;
-	size_t cap, len;
-	uint8_t data[];
-};
-
-struct conn {
-	struct svc_mux mux;
-	struct svc_source source; /* only kicked */
-	struct svc_task free_task;
-	struct svc_loop *loop;
-	struct nng *self;
-	struct listener *listener; /* of a server's */
-	struct conn_link link;
-	bool layered, tls;
-	nng_stream_dialer *dialer; /* of a client's */
-	nng_aio *dial_aio, *send_aio, *recv_aio;
-
-	/* under mux.lock */
-	nng_stream *stream; /* NULL until connected */
-	bool attached;
-	bool closed; /* no operation is begun any more */
-	bool aborted;
-	bool running;   /* its bytes are being handled */
-	bool receiving; /* nng has the block */
-	bool paused;    /* the peer does not read what we send */
-	int sends;
-	int starting; /* calls that begin an operation on the stream */
-
-	/* of the flusher */
-	struct svc_buf output;
-	size_t written;
-
-	/* of the reader */
-	struct block *block;
-	size_t offset;
-	size_t block_size;
-
-	/* of the loop */
-	struct svc_timer look; /* of a websocket over TLS */
-	int kicks;
-	bool timed;
-	bool finished;
-};
 
 static struct conn *
 conn_of(struct svc_mux *mux)
@@ -86,20 +27,8 @@ conn_mux(struct conn *conn)
 	return &conn->mux;
 }
 
-static void
-lock(struct conn *conn)
-{
-	svc_biased_lock_take(&conn->mux.lock);
-}
-
-static void
-unlock(struct conn *conn)
-{
-	svc_biased_lock_leave(&conn->mux.lock);
-}
-
-static void
-kick(struct conn *conn)
+void
+conn_kick(struct conn *conn)
 {
 	lock(conn);
 	bool drop_it = false;
@@ -112,39 +41,15 @@ kick(struct conn *conn)
 		svc_mux_unref(&conn->mux);
 }
 
-static void
-lose(struct conn *conn, int rv)
+void
+conn_lose(struct conn *conn, int rv)
 {
-	static struct svc_log_limit limit;
 	char text[240];
-	bool shaking = conn->tls && !conn->mux.greeted;
 	bool closed = rv == NNG_ECONNSHUT || rv == NNG_ECLOSED;
-	/* Of what is wrong with a certificate nng tells no more than that. */
-	if (rv == NNG_EPEERAUTH)
-		snprintf(text, sizeof(text),
-		    "certificate of %s was refused, or it refused ours; nng "
-		    "does not say why: see tls_ca, tls_name and the dates",
-		    conn->mux.peer);
-	else if (rv == NNG_ECRYPTO)
-		snprintf(text, sizeof(text),
-		    "TLS with %s failed: it has none, or one side refused the "
-		    "other's certificate; nng does not say why: see tls_ca, "
-		    "tls_name and the dates",
-		    conn->mux.peer);
-	else if (shaking && closed && conn->listener == NULL)
-		snprintf(text, sizeof(text),
-		    "%s closed the connection before its hello: it may demand "
-		    "a certificate (tls_cert, tls_key) or refuse ours",
-		    conn->mux.peer);
-	else
+	if (conn->tls == NULL || !secure_reason(conn, text, sizeof(text)))
 		snprintf(text, sizeof(text), "connection to %s lost: %s",
 		    conn->mux.peer,
 		    closed ? "closed by the peer" : nng_strerror(rv));
-	/* Reading and writing both find it out. */
-	if (shaking && conn->listener != NULL && !svc_mux_failed(&conn->mux) &&
-	    (rv == NNG_EPEERAUTH || rv == NNG_ECRYPTO))
-		svc_log_limited(
-		    &limit, SVC_LOG_WARN, "tls.refused", "%s", text);
 	svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
 }
 
@@ -177,14 +82,15 @@ started(struct conn *conn)
 	svc_mux_unref(&conn->mux);
 }
 
-static bool
-start_send(struct conn *conn)
+bool
+conn_send(struct conn *conn)
 {
 	if (!may_start(conn))
 		return false;
+	struct svc_buf *out = conn->tls != NULL ? &conn->cipher : &conn->output;
 	nng_iov iov = {
-	    .iov_buf = conn->output.data + conn->written,
-	    .iov_len = conn->output.len - conn->written,
+	    .iov_buf = out->data + conn->written,
+	    .iov_len = out->len - conn->written,
 	};
 	nng_aio_set_iov(conn->send_aio, 1, &iov); /* one always fits */
 	nng_stream_send(conn->stream, conn->send_aio);
@@ -192,12 +98,12 @@ start_send(struct conn *conn)
 	return true;
 }
 
-static void
+void
 conn_flush(struct svc_mux *mux)
 {
 	struct conn *conn = conn_of(mux);
 	lock(conn);
-	bool can = conn->stream != NULL && !conn->closed;
+	bool can = conn->stream != NULL && !conn->closed && !conn->shaking;
 	if (can) {
 		svc_mux_ref(&conn->mux);
 		conn->sends++;
@@ -207,7 +113,7 @@ conn_flush(struct svc_mux *mux)
 		return;
 	if (svc_mux_begin_flush(mux, &conn->output)) {
 		conn->written = 0;
-		if (start_send(conn))
+		if (secure_output(conn) && conn_send(conn))
 			return;
 		svc_mux_end_flush(mux, &conn->output, 0);
 	}
@@ -218,7 +124,7 @@ conn_flush(struct svc_mux *mux)
 		conn->paused = false;
 	unlock(conn);
 	if (wake)
-		kick(conn);
+		conn_kick(conn);
 	svc_mux_unref(&conn->mux);
 }
 
@@ -227,28 +133,40 @@ sent(void *arg)
 {
 	struct conn *conn = arg;
 	struct svc_mux *mux = &conn->mux;
+	struct svc_buf *out = conn->tls != NULL ? &conn->cipher : &conn->output;
 	int rv = nng_aio_result(conn->send_aio);
 	bool more = false;
 	if (rv == 0) {
 		conn->written += nng_aio_count(conn->send_aio);
-		if (conn->written < conn->output.len && start_send(conn))
+		if (conn->written < out->len && conn_send(conn))
 			return;
-		more = svc_mux_end_flush(mux, &conn->output, conn->written);
-	} else {
-		/* A websocket may have sent more than it told. */
-		size_t n = conn->layered ? conn->output.len : conn->written;
-		svc_mux_end_flush(mux, &conn->output, n);
-		lose(conn, rv);
+	}
+	lock(conn);
+	bool shaking = conn->shaking;
+	/* It comes upon why, or what the peer said before. */
+	bool reader_tells = conn->receiving && conn->tls != NULL;
+	unlock(conn);
+	if (!shaking) {
+		/* A websocket and TLS may have sent more than they told. */
+		size_t n = rv == 0 || conn->layered || conn->tls != NULL
+			       ? conn->output.len
+			       : conn->written;
+		more = svc_mux_end_flush(mux, &conn->output, n);
+		if (rv != 0 && !reader_tells)
+			conn_lose(conn, rv);
+		more = more && rv == 0;
 	}
 	lock(conn);
 	conn->sends--;
 	bool wake = conn->paused || conn->aborted || rv != 0;
 	conn->paused = false;
 	unlock(conn);
-	if (more)
+	if (shaking)
+		secure_sent(conn, rv);
+	else if (more)
 		conn_flush(mux);
 	if (wake)
-		kick(conn);
+		conn_kick(conn);
 	svc_mux_unref(&conn->mux);
 }
 
@@ -302,15 +220,33 @@ make_room(struct conn *conn)
 	return true;
 }
 
-/* A websocket and TLS read ahead. When they find the end between two reads, the
- * next one is never completed, for only what waits is told; but by then the
- * stream has lost its peer. */
+/* A websocket reads ahead. When it finds the end between two reads, the next
+ * one is never completed, for only what waits is told; but by then the stream
+ * has lost its peer. */
 static bool
 has_ended(const struct conn *conn)
 {
 	nng_sockaddr address;
 	return nng_stream_get_addr(conn->stream, NNG_OPT_REMADDR, &address) !=
 	       0;
+}
+
+bool
+conn_receive(struct conn *conn, void *data, size_t size)
+{
+	if (!may_start(conn))
+		return false;
+	lock(conn);
+	conn->receiving = true;
+	unlock(conn);
+	svc_mux_ref(&conn->mux);
+	nng_iov iov = {.iov_buf = data, .iov_len = size};
+	nng_aio_set_iov(conn->recv_aio, 1, &iov);
+	nng_stream_recv(conn->stream, conn->recv_aio);
+	if (conn->layered && has_ended(conn))
+		nng_stream_close(conn->stream); /* completes the read */
+	started(conn);
+	return true;
 }
 
 /* Nothing is handled until it completes. */
@@ -321,22 +257,14 @@ receive(struct conn *conn)
 		svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
 		return;
 	}
-	if (!may_start(conn))
-		return;
-	lock(conn);
-	conn->receiving = true;
-	unlock(conn);
-	svc_mux_ref(&conn->mux);
 	struct block *block = conn->block;
-	nng_iov iov = {
-	    .iov_buf = block->data + block->len,
-	    .iov_len = block->cap - block->len,
-	};
-	nng_aio_set_iov(conn->recv_aio, 1, &iov);
-	nng_stream_recv(conn->stream, conn->recv_aio);
-	if ((conn->layered || conn->tls) && has_ended(conn))
-		nng_stream_close(conn->stream); /* completes the read */
-	started(conn);
+	if (conn->tls == NULL)
+		conn_receive(
+		    conn, block->data + block->len, block->cap - block->len);
+	else if (secure_more(conn))
+		conn_kick(conn);
+	else
+		conn_receive(conn, conn->came, COME_SIZE);
 }
 
 static void
@@ -344,20 +272,23 @@ received(void *arg)
 {
 	struct conn *conn = arg;
 	int rv = nng_aio_result(conn->recv_aio);
-	if (rv == 0) {
+	size_t n = nng_aio_count(conn->recv_aio);
+	if (rv != 0) {
+		conn_lose(conn, rv);
+	} else if (conn->tls == NULL) {
 		struct block *block = conn->block;
-		size_t n = nng_aio_count(conn->recv_aio);
 		if (n == block->cap - block->len &&
 		    conn->block_size < MAX_BLOCK)
 			conn->block_size *= 2;
 		block->len += n;
-	} else {
-		lose(conn, rv);
+	} else if (!secure_received(conn, n)) {
+		svc_mux_unref(&conn->mux);
+		return;
 	}
 	lock(conn);
 	conn->receiving = false;
 	unlock(conn);
-	kick(conn);
+	conn_kick(conn);
 	svc_mux_unref(&conn->mux);
 }
 
@@ -373,7 +304,7 @@ handle(struct conn *conn)
 	    &conn->mux, block->data, block->len, &conn->offset, &err);
 	if (result == SVC_MUX_FAILED) {
 		/* Only one of the two has TLS? Its first byte tells. */
-		uint8_t first = conn->mux.foreign && !conn->tls
+		uint8_t first = conn->mux.foreign && conn->tls == NULL
 				    ? block->data[conn->offset]
 				    : 0;
 		if (first == TLS_ALERT)
@@ -439,43 +370,18 @@ dialed(void *arg)
 		unlock(conn);
 		if (late)
 			nng_stream_close(conn->stream);
-		conn_flush(&conn->mux); /* the hello goes first */
+		if (conn->tls != NULL)
+			secure_begin(conn);
+		else
+			conn_flush(&conn->mux); /* the hello goes first */
 	} else {
 		char text[160];
 		snprintf(text, sizeof(text), "cannot connect to %s: %s",
 		    conn->mux.peer, nng_strerror(rv));
 		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
 	}
-	kick(conn);
+	conn_kick(conn);
 	svc_mux_unref(&conn->mux);
-}
-
-static void
-start_looking(struct conn *conn)
-{
-	if (svc_timer_start(conn->loop, &conn->look, svc_deadline(LOOK_MS)) !=
-	    SVC_OK)
-		svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
-}
-
-/*
- * A websocket over TLS reads for itself, and of these reads nobody can tell
- * whether the end came between two of them: so it is looked at now and then.
- */
-static void
-look(struct svc_timer *timer)
-{
-	struct conn *conn =
-	    (struct conn *)(void *)((char *)timer -
-				    offsetof(struct conn, look));
-	lock(conn);
-	nng_stream *stream = conn->closed ? NULL : conn->stream;
-	unlock(conn);
-	if (stream != NULL && has_ended(conn)) {
-		nng_stream_close(stream); /* completes the read */
-		return;
-	}
-	start_looking(conn);
 }
 
 static void
@@ -485,7 +391,6 @@ finish(struct conn *conn)
 		return;
 	conn->finished = true;
 	svc_mux_detach(&conn->mux);
-	svc_timer_stop(conn->loop, &conn->look);
 	svc_source_detach(&conn->source);
 	lock(conn);
 	conn->closed = true;
@@ -535,7 +440,7 @@ conn_ready(struct svc_source *source, unsigned events)
 		conn->kicks++;
 
 	lock(conn);
-	bool connected = conn->stream != NULL;
+	bool connected = conn->stream != NULL && !conn->shaking;
 	bool run = connected && !conn->receiving && !conn->paused &&
 		   !conn->closed && conn->running == resume;
 	if (run)
@@ -546,8 +451,6 @@ conn_ready(struct svc_source *source, unsigned events)
 	if (!conn->timed && !conn->finished) {
 		conn->timed = true;
 		svc_mux_attach(&conn->mux);
-		if (conn->layered && conn->tls)
-			start_looking(conn);
 	}
 	if (resume) {
 		if (run)
@@ -589,6 +492,9 @@ free_on_loop(struct svc_task *task)
 	nng_stream_free(conn->stream);
 	block_unref(conn->block);
 	svc_buf_fini(&conn->output);
+	svc_buf_fini(&conn->cipher);
+	svc_mem_free(conn->came);
+	tls_destroy(conn->tls);
 	svc_mux_fini(&conn->mux);
 	if (listener != NULL)
 		listener_forget(listener, conn);
@@ -617,7 +523,7 @@ conn_abort(struct conn *conn)
 	lock(conn);
 	conn->aborted = true;
 	unlock(conn);
-	kick(conn);
+	conn_kick(conn);
 }
 
 static void
@@ -634,12 +540,18 @@ static const struct svc_mux_ops mux_ops = {
 
 /* Without what it is connected by; with one reference. */
 static struct conn *
-conn_create(struct nng *self, struct listener *listener, bool layered,
-    int64_t hello_ms, svc_accept_cb accept, void *arg, const char *peer)
+conn_create(struct nng *self, struct listener *listener,
+    const struct address *address, int64_t hello_ms, svc_accept_cb accept,
+    void *arg, const char *peer)
 {
 	struct conn *conn = svc_mem_calloc(1, sizeof(*conn));
 	if (conn == NULL)
 		return NULL;
+	if (address->tls) {
+		conn->tls = tls_create(
+		    self->tls, listener != NULL ? NULL : address->host, peer);
+		conn->came = svc_mem_alloc(COME_SIZE);
+	}
 	conn->loop = svc_executor_loop(self->config.executor);
 	struct svc_mux_config config = {
 	    .ops = &mux_ops,
@@ -653,7 +565,8 @@ conn_create(struct nng *self, struct listener *listener, bool layered,
 	    .linger_until_ms =
 		listener != NULL ? listener_linger(listener) : NULL,
 	};
-	if (nng_aio_alloc(&conn->send_aio, sent, conn) != 0 ||
+	if ((address->tls && (conn->tls == NULL || conn->came == NULL)) ||
+	    nng_aio_alloc(&conn->send_aio, sent, conn) != 0 ||
 	    nng_aio_alloc(&conn->recv_aio, received, conn) != 0 ||
 	    (listener == NULL &&
 		nng_aio_alloc(&conn->dial_aio, dialed, conn) != 0) ||
@@ -661,17 +574,20 @@ conn_create(struct nng *self, struct listener *listener, bool layered,
 		nng_aio_free(conn->dial_aio);
 		nng_aio_free(conn->recv_aio);
 		nng_aio_free(conn->send_aio);
+		tls_destroy(conn->tls);
+		svc_mem_free(conn->came);
 		svc_mem_free(conn);
 		return NULL;
 	}
 	conn->self = self;
 	conn->listener = listener;
-	conn->layered = layered;
+	conn->layered = address->layered;
+	conn->shaking = address->tls;
 	conn->source.fd = -1;
 	conn->source.ready = conn_ready;
-	conn->look.fire = look;
 	conn->block_size = MIN_BLOCK;
 	svc_buf_init(&conn->output, conn->mux.out.max);
+	svc_buf_init(&conn->cipher, SIZE_MAX / 2);
 	nng_conn_made(self);
 	return conn;
 }
@@ -690,16 +606,15 @@ conn_attach(struct conn *conn)
 
 svc_err
 conn_accept(struct nng *self, struct listener *listener, nng_stream *stream,
-    bool layered, bool tls, svc_accept_cb accept, void *arg, const char *peer,
-    struct conn **ret_conn)
+    const struct address *address, svc_accept_cb accept, void *arg,
+    const char *peer, struct conn **ret_conn)
 {
 	struct conn *conn =
-	    conn_create(self, listener, layered, 0, accept, arg, peer);
+	    conn_create(self, listener, address, 0, accept, arg, peer);
 	if (conn == NULL) {
 		nng_stream_free(stream);
 		return SVC_E_NOMEM;
 	}
-	conn->tls = tls;
 	conn->stream = stream;
 	*ret_conn = conn;
 	return SVC_OK;
@@ -709,8 +624,11 @@ void
 conn_start(struct conn *conn)
 {
 	conn_attach(conn);
-	conn_flush(&conn->mux); /* our hello goes first */
-	kick(conn);
+	if (conn->tls != NULL)
+		secure_begin(conn);
+	else
+		conn_flush(&conn->mux); /* our hello goes first */
+	conn_kick(conn);
 	svc_mux_unref(&conn->mux); /* the loop's is left */
 }
 
@@ -719,38 +637,23 @@ conn_dial(struct nng *self, const char *given, int64_t timeout_ms,
     struct conn **ret_conn, struct svc_error *err)
 {
 	struct address address;
-	svc_err rc = address_parse(
-	    given, false, self->certificates != NULL, &address, err);
+	svc_err rc =
+	    address_parse(given, false, self->tls != NULL, &address, err);
 	if (rc != SVC_OK)
 		return rc;
 	nng_stream_dialer *dialer;
 	int rv = nng_stream_dialer_alloc(&dialer, address.url);
-	if (rv == 0)
-		nng_stream_dialer_set_bool(dialer, NNG_OPT_TCP_NODELAY, true);
-	if (rv == 0 && address.tls) {
-		nng_tls_config *config;
-		unsigned generation;
-		rv = certificates_config(
-		    self->certificates, address.host, &config, &generation);
-		if (rv == 0) {
-			rv = nng_stream_dialer_set_ptr(
-			    dialer, NNG_OPT_TLS_CONFIG, config);
-			nng_tls_config_free(config);
-		}
-		if (rv != 0)
-			nng_stream_dialer_free(dialer);
-	}
 	if (rv != 0)
 		return svc_error_set(err, nng_err(rv),
 		    "address \"%s\" cannot be called: %s", given,
 		    nng_strerror(rv));
-	struct conn *conn = conn_create(self, NULL, address.layered,
+	nng_stream_dialer_set_bool(dialer, NNG_OPT_TCP_NODELAY, true);
+	struct conn *conn = conn_create(self, NULL, &address,
 	    timeout_ms > 0 ? timeout_ms : 5000, NULL, NULL, given);
 	if (conn == NULL) {
 		nng_stream_dialer_free(dialer);
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	}
-	conn->tls = address.tls;
 	conn->dialer = dialer;
 	/* Only for the websockets, which are not closed: see finish. */
 	int64_t most_ms = conn->mux.config.hello_ms + 1000;
@@ -760,7 +663,7 @@ conn_dial(struct nng *self, const char *given, int64_t timeout_ms,
 	conn_attach(conn);
 	svc_mux_ref(&conn->mux);
 	nng_stream_dialer_dial(dialer, conn->dial_aio);
-	kick(conn); /* starts the timer, which may close the dialer */
+	conn_kick(conn); /* starts the timer, which may close the dialer */
 	*ret_conn = conn;
 	return SVC_OK;
 }

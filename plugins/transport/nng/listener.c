@@ -21,11 +21,9 @@ struct listener {
 	struct svc_loop *loop;
 	svc_accept_cb accept;
 	void *arg;
-	bool layered;
-	bool tls, stuck; /* stuck: it cannot take new certificates */
-	unsigned generation;
-	char address[URL_MAX_LEN];
-	int64_t linger_until_ms; /* atomic */
+	struct address given;
+	char address[URL_MAX_LEN]; /* with the real port */
+	int64_t linger_until_ms;   /* atomic */
 
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
@@ -114,8 +112,8 @@ take_stream(struct listener *listener, nng_stream *stream)
 	if (nng_stream_get_addr(stream, NNG_OPT_REMADDR, &from) == 0)
 		address_format(&from, peer, sizeof(peer));
 	struct conn *conn;
-	if (conn_accept(listener->self, listener, stream, listener->layered,
-		listener->tls, listener->accept, listener->arg,
+	if (conn_accept(listener->self, listener, stream, &listener->given,
+		listener->accept, listener->arg,
 		peer[0] != 0 ? peer : listener->address, &conn) != SVC_OK) {
 		discount_conn(listener);
 		return;
@@ -123,29 +121,6 @@ take_stream(struct listener *listener, nng_stream *stream)
 	if (!add_conn(listener, conn))
 		conn_abort(conn);
 	conn_start(conn);
-}
-
-/* Those who come next get the certificates of now. An nng that refuses goes on
- * with the old ones. */
-static void
-renew(struct listener *listener)
-{
-	struct certificates *certificates = listener->self->certificates;
-	nng_tls_config *config;
-	if (!listener->tls || listener->stuck ||
-	    !certificates_changed(certificates, listener->generation) ||
-	    certificates_config(
-		certificates, NULL, &config, &listener->generation) != 0)
-		return;
-	int rv = nng_stream_listener_set_ptr(
-	    listener->listener, NNG_OPT_TLS_CONFIG, config);
-	nng_tls_config_free(config);
-	listener->stuck = rv != 0;
-	if (rv != 0)
-		svc_log(SVC_LOG_WARN, "tls.reload",
-		    "%s keeps its old certificate until it is started anew: "
-		    "%s",
-		    listener->address, nng_strerror(rv));
 }
 
 static void
@@ -157,7 +132,6 @@ accepted(void *arg)
 		return;
 	if (rv == 0) {
 		take_stream(listener, nng_aio_get_output(listener->aio, 0));
-		renew(listener);
 		nng_stream_listener_accept(listener->listener, listener->aio);
 		return;
 	}
@@ -205,27 +179,16 @@ go_on(struct svc_timer *timer)
 
 /* Begins to listen on the URL. */
 static int
-open_listener(struct nng *self, const char *url, bool tls,
-    nng_stream_listener **ret, unsigned *ret_generation)
+open_listener(const char *url, nng_stream_listener **ret)
 {
 	nng_stream_listener *listener;
-	nng_tls_config *config = NULL;
 	int rv = nng_stream_listener_alloc(&listener, url);
 	if (rv != 0)
 		return rv;
 	/* nng's streams wait for more to send, other than its sockets. Those
 	 * that are not of TCP do not know the option. */
 	nng_stream_listener_set_bool(listener, NNG_OPT_TCP_NODELAY, true);
-	if (tls)
-		rv = certificates_config(
-		    self->certificates, NULL, &config, ret_generation);
-	if (tls && rv == 0) {
-		rv = nng_stream_listener_set_ptr(
-		    listener, NNG_OPT_TLS_CONFIG, config);
-		nng_tls_config_free(config);
-	}
-	if (rv == 0)
-		rv = nng_stream_listener_listen(listener);
+	rv = nng_stream_listener_listen(listener);
 	if (rv != 0)
 		nng_stream_listener_free(listener);
 	else
@@ -264,8 +227,8 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
     void *arg, struct listener **ret_listener, struct svc_error *err)
 {
 	struct address address;
-	svc_err rc = address_parse(
-	    given, true, self->certificates != NULL, &address, err);
+	svc_err rc =
+	    address_parse(given, true, self->tls != NULL, &address, err);
 	if (rc != SVC_OK)
 		return rc;
 	if (address.tls && self->config.tls->cert == NULL)
@@ -279,16 +242,13 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
 	int rv = nng_aio_alloc(&listener->aio, accepted, listener);
 	if (rv == 0 && address.any && address.plain) {
 		/* Both families; a host without IPv6 has the other only. */
-		snprintf(every, sizeof(every), "%stcp://[::]%s",
-		    address.tls ? "tls+" : "", strrchr(given, ':'));
-		rv = open_listener(self, every, address.tls,
-		    &listener->listener, &listener->generation);
+		snprintf(
+		    every, sizeof(every), "tcp://[::]%s", strrchr(given, ':'));
+		rv = open_listener(every, &listener->listener);
 		if (rv == NNG_EADDRINVAL || rv == NNG_ENOTSUP)
-			rv = open_listener(self, address.url, address.tls,
-			    &listener->listener, &listener->generation);
+			rv = open_listener(address.url, &listener->listener);
 	} else if (rv == 0) {
-		rv = open_listener(self, address.url, address.tls,
-		    &listener->listener, &listener->generation);
+		rv = open_listener(address.url, &listener->listener);
 	}
 	if (rv != 0) {
 		nng_aio_free(listener->aio);
@@ -304,8 +264,7 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
 	listener->accept = accept;
 	listener->arg = arg;
 	listener->linger_until_ms = INT64_MAX;
-	listener->layered = address.layered;
-	listener->tls = address.tls;
+	listener->given = address;
 	listener->source.fd = -1;
 	listener->source.ready = listener_ready;
 	listener->pause.fire = go_on;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * svc frames over nng: tcp, unix sockets, abstract sockets and websockets, and
- * TLS over the first and the last.
+ * TLS over the first.
  *
  * Of nng's two faces this takes its byte streams (nng_stream), not its SP
  * sockets. A call must not get lost, and SP sockets lose: pair1 in its
@@ -14,13 +14,16 @@
  * price is that nng's inproc, which has no streams, cannot be used: addresses
  * inproc://name are served by the memory transport.
  *
- * Over a plain tcp address the bytes are those of the transport "tcp", so each
- * can call the other.
+ * Over tcp, with TLS or without, the bytes are those of the transport "tcp", so
+ * each can call the other. The TLS is ours and not nng's (mbedTLS, in Debian's
+ * nng), which does not say why a handshake failed or who the peer is, and finds
+ * no addresses in certificates.
  */
 #include "nng_private.h"
 
 #include <signal.h>
 #include <string.h>
+#include <tls/tls.h>
 
 void
 nng_conn_made(struct nng *self)
@@ -94,7 +97,7 @@ create(const struct svc_transport_config *config, void **ret_self,
 	self->config.limits = svc_transport_limits_fill(&config->limits);
 	svc_err rc = svc_transport_memory.create(config, &self->inside, err);
 	if (rc == SVC_OK && config->tls != NULL)
-		rc = certificates_create(config->tls, &self->certificates, err);
+		rc = tls_files_create(config->tls, &self->tls, err);
 	if (rc != SVC_OK) {
 		if (self->inside != NULL)
 			svc_transport_memory.destroy(self->inside);
@@ -119,7 +122,7 @@ destroy(void *arg)
 		pthread_cond_wait(&self->changed, &self->mutex);
 	pthread_mutex_unlock(&self->mutex);
 	svc_transport_memory.destroy(self->inside);
-	certificates_destroy(self->certificates);
+	tls_files_destroy(self->tls);
 	pthread_cond_destroy(&self->changed);
 	pthread_mutex_destroy(&self->mutex);
 	svc_mem_free(self);
@@ -290,6 +293,7 @@ const struct svc_transport_ops nng_ops = {
     .answer = svc_mux_answer,
     .flush = svc_mux_flush,
     .linger_until = linger_until,
+    .identity = conn_identity,
 };
 
 SVC_PLUGIN(nng_ops);

@@ -4,7 +4,7 @@
 
 /* The parts of the nng transport: nng.c has the ops, address.c the addresses,
  * listener.c accepts, websocket.c ends those of websockets, conn.c moves
- * the frames of one connection. */
+ * the frames of one connection, secure.c has its TLS. */
 
 #include <nng/nng.h>
 #include <nng/supplemental/http/http.h>
@@ -12,14 +12,14 @@
 #include <svc/log.h>
 #include <svc/mux.h>
 
-#include "tls.h"
-
 #define URL_MAX_LEN 320
+
+struct tls_files;
 
 struct nng {
 	struct svc_transport_config config;
-	struct certificates *certificates; /* NULL: without TLS */
-	void *inside; /* the memory transport, for inproc:// */
+	struct tls_files *tls; /* NULL: without TLS */
+	void *inside;          /* the memory transport, for inproc:// */
 
 	/* Connections that are not freed yet. */
 	pthread_mutex_t mutex;
@@ -38,8 +38,8 @@ void nng_conn_gone(struct nng *self);
 svc_err nng_err(int rv);
 
 struct address {
-	char url[URL_MAX_LEN];
-	bool plain; /* was given as host:port */
+	char url[URL_MAX_LEN]; /* for nng, which sees no TLS */
+	bool plain;            /* was given as host:port */
 	bool has_port;
 	bool layered; /* more than bytes into a socket: websocket */
 	bool any;     /* every interface */
@@ -85,13 +85,14 @@ struct svc_mux *conn_mux(struct conn *conn);
 
 /* A server's connection. The stream is taken, also on failure. */
 svc_err conn_accept(struct nng *self, struct listener *listener,
-    nng_stream *stream, bool layered, bool tls, svc_accept_cb accept, void *arg,
-    const char *peer, struct conn **ret_conn);
+    nng_stream *stream, const struct address *address, svc_accept_cb accept,
+    void *arg, const char *peer, struct conn **ret_conn);
 /* Begin to read; it may be freed any time after. */
 void conn_start(struct conn *conn);
 svc_err conn_dial(struct nng *self, const char *address, int64_t timeout_ms,
     struct conn **ret_conn, struct svc_error *err);
 /* Close it soon, whatever is open. Any thread that holds a reference. */
 void conn_abort(struct conn *conn);
+const char *conn_identity(struct svc_stream_handle *stream);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "conformance/transport.h"
+#include "support/pki.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -51,10 +52,10 @@ echo(struct svc_stream_handle *stream, const struct svc_part *first, void *arg)
 }
 
 static void
-start(struct end *end, const char *plugin,
+start_with(struct end *end, const char *plugin, struct svc_tls_config *tls,
     const struct svc_transport_limits *limits, const char *address)
 {
-	struct svc_transport_config config = {0};
+	struct svc_transport_config config = {.tls = tls};
 	struct svc_error err = {0};
 	memset(end, 0, sizeof(*end));
 	end->ops = find(plugin);
@@ -67,6 +68,13 @@ start(struct end *end, const char *plugin,
 	if (address != NULL && end->ops->listen(end->self, address, echo, NULL,
 				   &end->listener, &err) != SVC_OK)
 		fail_msg("%s", err.text);
+}
+
+static void
+start(struct end *end, const char *plugin,
+    const struct svc_transport_limits *limits, const char *address)
+{
+	start_with(end, plugin, NULL, limits, address);
 }
 
 static void
@@ -136,12 +144,13 @@ call(const struct svc_transport_ops *ops, void *conn, size_t len)
 }
 
 static void
-each_calls_the_other(const char *server_plugin, const char *client_plugin)
+each_calls_the_other(const char *server_plugin, const char *client_plugin,
+    struct svc_tls_config *tls)
 {
 	struct end server, client;
 	void *conn;
-	start(&server, server_plugin, NULL, "127.0.0.1:0");
-	start(&client, client_plugin, NULL, NULL);
+	start_with(&server, server_plugin, tls, NULL, "127.0.0.1:0");
+	start_with(&client, client_plugin, tls, NULL, NULL);
 	assert_int_equal(client.ops->dial(client.self,
 			     server.ops->listener_address(server.listener),
 			     5000, &conn, NULL),
@@ -160,8 +169,27 @@ static void
 speaks_with_the_tcp_transport(void **state)
 {
 	(void)state;
-	each_calls_the_other("tcp", "nng");
-	each_calls_the_other("nng", "tcp");
+	each_calls_the_other("tcp", "nng", NULL);
+	each_calls_the_other("nng", "tcp", NULL);
+}
+
+static void
+speaks_with_the_tcp_transport_over_tls(void **state)
+{
+	(void)state;
+	static const struct test_certificate both = {
+	    .name = "both", .issuer = "ca", .san = "IP:127.0.0.1"};
+	struct test_pki pki;
+	assert_true(test_pki_create(&pki));
+	assert_true(test_pki_issue(&pki, &both));
+	struct svc_tls_config tls = {
+	    .ca = test_pki_path(&pki, "ca", "pem"),
+	    .cert = test_pki_path(&pki, "both", "pem"),
+	    .key = test_pki_path(&pki, "both", "key"),
+	};
+	each_calls_the_other("tcp", "nng", &tls);
+	each_calls_the_other("nng", "tcp", &tls);
+	test_pki_remove(&pki);
 }
 
 static void
@@ -184,7 +212,7 @@ addresses_are_checked(void **state)
 	    {"ws://127.0.0.1/x", false, false, "allowed"},
 	    {"inproc://", false, false, "has no name"},
 	    {"tls+tcp://127.0.0.1:1", false, false, "needs TLS"},
-	    {"wss://127.0.0.1:1/", false, false, "needs TLS"},
+	    {"wss://127.0.0.1:1/", false, false, "not served"},
 	    {"http://127.0.0.1:1", false, false, "not served"},
 	    {"127.0.0.1:0", true, false, "needs a host and a port"},
 	    {":0", true, false, "needs a host and a port"},
@@ -580,6 +608,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(speaks_with_the_tcp_transport),
+	    cmocka_unit_test(speaks_with_the_tcp_transport_over_tls),
 	    cmocka_unit_test(addresses_are_checked),
 	    cmocka_unit_test(every_interface_is_reached),
 	    cmocka_unit_test(a_stranger_loses_its_own_connection_only),

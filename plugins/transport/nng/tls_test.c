@@ -8,29 +8,28 @@ main(void)
 	static const struct svc_conformance_tls tls[] = {
 	    {.plugin = "nng",
 		.address = "127.0.0.1:0",
+		.identity = true,
+		.reasons = true,
+		.ip_names = true,
 		.time_out = true,
-		.rush = 20,
+		.rush = 64,
 		.reloads = true},
 	    {.plugin = "nng",
-		.address = "wss://127.0.0.1:0/svc",
-		.rush = 5, /* it gives up after some seconds by itself */
+		.address = "tls+tcp4://127.0.0.1:0",
+		.identity = true,
+		.reasons = true,
+		.ip_names = true,
+		.time_out = true,
+		.rush = 64,
 		.reloads = true},
 	};
-	static const struct svc_conformance_transport over_tls[] = {
-	    {.plugin = "nng",
-		.address = "tls+tcp://127.0.0.1:0",
-		.nobody = "tls+tcp://127.0.0.1:1",
-		.bad = "tls+tcp://127.0.0.1:http",
-		.title = "nng tls+tcp"},
-	    {.plugin = "nng",
-		.address = "wss://127.0.0.1:0/svc",
-		.nobody = "wss://127.0.0.1:1/svc",
-		.bad = "wss://127.0.0.1:http/",
-		.title = "nng wss"},
+	static const struct svc_conformance_transport over_tls = {
+	    .plugin = "nng",
+	    .address = "tls+tcp://127.0.0.1:0",
+	    .nobody = "tls+tcp://127.0.0.1:1",
+	    .bad = "tls+tcp://127.0.0.1:http",
+	    .title = "nng over tls",
 	};
-	int failed = 0;
-	for (int i = 0; i < 2; i++)
-		failed += svc_conformance_tls(&tls[i]) +
-			  svc_conformance_transport_over_tls(&over_tls[i]);
-	return failed;
+	return svc_conformance_tls(&tls[0]) + svc_conformance_tls(&tls[1]) +
+	       svc_conformance_transport_over_tls(&over_tls);
 }

@@ -7,7 +7,7 @@
  * connections. */
 
 #include "tcp.h"
-#include "tls.h"
+#include <tls/tls.h>
 
 #include <svc/busy_poll.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tcp.h"
-#include "tls.h"
+#include <tls/tls.h>
 
 #include <arpa/inet.h>
 #include <netdb.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One TLS session on a socket that does not block.
+ * One TLS session, on a socket that does not block or on what is put and taken.
  *
  * OpenSSL asks for the head of a record and then for its body. What is read
  * beyond a body goes to `ahead`: so a record costs one system call, the body of
@@ -10,7 +10,7 @@
  * encrypted, and the kernel is told when another one follows at once
  * (MSG_MORE), so that it sends them together without a copy of them here. Only
  * what the socket does not take, and what a handshake writes, is gathered in
- * `out`.
+ * `out`; without a socket all is gathered there, and what comes in `in`.
  *
  * OpenSSL's own buffers, 16 KiB each way, are kept from record to record and
  * given back when a call leaves nothing to do.
@@ -47,7 +47,7 @@ struct tls {
 	struct tls_files *files;
 	pthread_mutex_t gate, mutex;
 	SSL *ssl;
-	int fd;
+	int fd; /* -1: there is none */
 	bool server;
 	bool shaken; /* the handshake is done */
 	bool seen;   /* the peer's first byte was looked at */
@@ -63,6 +63,8 @@ struct tls {
 	size_t ahead_at, ahead_len; /* of what is left of it */
 	struct svc_buf out;         /* to be sent, from `sent` on */
 	size_t sent;
+	struct svc_buf in; /* that came, from `in_at` on; without a socket */
+	size_t in_at;
 	size_t taken;      /* bytes of the caller's that were encrypted */
 	bool direct, last; /* a record goes to the socket; no other follows */
 	char *identity;
@@ -89,11 +91,44 @@ leave(struct tls *tls)
 
 /* ------------------------------------------------------ OpenSSL's way out */
 
+/* Whether the peer's first byte shows that it has no TLS. */
+static bool
+is_bare(struct tls *tls, const char *data)
+{
+	if (!tls->seen) {
+		tls->seen = true;
+		tls->bare = (uint8_t)data[0] == SVC_HELLO;
+	}
+	return tls->bare;
+}
+
+/* Of what was put; as recv. */
+static ssize_t
+receive_put(struct tls *tls, char *data, size_t size)
+{
+	size_t left = tls->in.len - tls->in_at;
+	if (left == 0) {
+		errno = EAGAIN;
+		return -1;
+	}
+	if (is_bare(tls, (char *)tls->in.data + tls->in_at)) {
+		errno = EPROTO;
+		return -1;
+	}
+	if (size > left)
+		size = left;
+	memcpy(data, tls->in.data + tls->in_at, size);
+	tls->in_at += size;
+	return (ssize_t)size;
+}
+
 /* Reads what is asked for, and into `ahead`, which is empty, what comes
  * behind it. As recv, and 0 at the end. */
 static ssize_t
 receive(struct tls *tls, char *data, size_t size)
 {
+	if (tls->fd < 0)
+		return receive_put(tls, data, size);
 	struct iovec to[2] = {{data, size}, {tls->ahead, AHEAD}};
 	struct msghdr message = {.msg_iov = to, .msg_iovlen = 2};
 	ssize_t n;
@@ -102,13 +137,9 @@ receive(struct tls *tls, char *data, size_t size)
 	while (n < 0 && errno == EINTR);
 	/* Whoever watches it is told when there is more. */
 	tls->drained = n > 0 && n < (ssize_t)(size + AHEAD);
-	if (n > 0 && !tls->seen) {
-		tls->seen = true;
-		tls->bare = (uint8_t)data[0] == SVC_HELLO;
-		if (tls->bare) {
-			errno = EPROTO;
-			return -1;
-		}
+	if (n > 0 && is_bare(tls, data)) {
+		errno = EPROTO;
+		return -1;
 	}
 	if (n > (ssize_t)size) {
 		tls->ahead_at = 0;
@@ -167,7 +198,7 @@ bio_write(BIO *bio, const char *data, int size)
 	struct tls *tls = BIO_get_data(bio);
 	ssize_t n = 0;
 	BIO_clear_retry_flags(bio);
-	if (tls->direct && tls->out.len == 0)
+	if (tls->direct && tls->out.len == 0 && tls->fd >= 0)
 		n = transmit(tls, data, (size_t)size, tls->last ? 0 : MSG_MORE);
 	if (n < 0)
 		return -1;
@@ -204,11 +235,26 @@ make_method(void)
 	BIO_meth_set_ctrl(method, bio_ctrl);
 }
 
-/* With the mutex: send what is gathered. 1 when all went, 0 when the socket is
- * full, -1 when it failed. */
+/* Storage that a large piece needed is not kept for small ones. */
+static void
+empty(struct svc_buf *buf)
+{
+	if (buf->cap > KEEP_OUT && buf->len <= KEEP_OUT) {
+		size_t max = buf->max;
+		svc_buf_fini(buf);
+		svc_buf_init(buf, max);
+	} else {
+		svc_buf_clear(buf);
+	}
+}
+
+/* With the mutex: send what is gathered. 1 when all went, or is left to be
+ * taken, 0 when the socket is full, -1 when it failed. */
 static int
 push(struct tls *tls)
 {
+	if (tls->fd < 0)
+		return 1;
 	while (tls->sent < tls->out.len) {
 		ssize_t n = transmit(tls, tls->out.data + tls->sent,
 		    tls->out.len - tls->sent, 0);
@@ -217,13 +263,7 @@ push(struct tls *tls)
 		tls->sent += (size_t)n;
 	}
 	tls->sent = 0;
-	if (tls->out.cap > KEEP_OUT && tls->out.len <= KEEP_OUT) {
-		size_t max = tls->out.max;
-		svc_buf_fini(&tls->out);
-		svc_buf_init(&tls->out, max);
-	} else {
-		svc_buf_clear(&tls->out);
-	}
+	empty(&tls->out);
 	return 1;
 }
 
@@ -361,6 +401,7 @@ tls_create(struct tls_files *files, const char *host, const char *peer)
 	snprintf(tls->peer, sizeof(tls->peer), "%s", peer);
 	snprintf(tls->host, sizeof(tls->host), "%s", host != NULL ? host : "");
 	svc_buf_init(&tls->out, SIZE_MAX / 2);
+	svc_buf_init(&tls->in, SIZE_MAX / 2);
 	pthread_mutex_init(&tls->gate, NULL);
 	pthread_mutex_init(&tls->mutex, NULL);
 	return tls;
@@ -373,6 +414,7 @@ tls_destroy(struct tls *tls)
 		return;
 	SSL_free(tls->ssl);
 	svc_buf_fini(&tls->out);
+	svc_buf_fini(&tls->in);
 	svc_mem_free(tls->identity);
 	pthread_mutex_destroy(&tls->gate);
 	pthread_mutex_destroy(&tls->mutex);
@@ -383,6 +425,31 @@ void
 tls_use_socket(struct tls *tls, int fd)
 {
 	tls->fd = fd;
+}
+
+svc_err
+tls_put(struct tls *tls, const void *data, size_t len)
+{
+	enter(tls);
+	if (tls->in_at == tls->in.len) {
+		empty(&tls->in);
+		tls->in_at = 0;
+	}
+	svc_err rc = svc_buf_append(&tls->in, data, len);
+	leave(tls);
+	return rc;
+}
+
+svc_err
+tls_take(struct tls *tls, struct svc_buf *into)
+{
+	svc_err rc = SVC_OK;
+	enter(tls);
+	if (tls->out.len > 0)
+		rc = svc_buf_append(into, tls->out.data, tls->out.len);
+	empty(&tls->out);
+	leave(tls);
+	return rc;
 }
 
 /* With the certificates of this moment. */
@@ -488,6 +555,8 @@ give_up(struct tls *tls)
 	ssize_t got;
 	tls->failed = true;
 	push(tls);
+	if (tls->fd < 0)
+		return TLS_FAILED;
 	shutdown(tls->fd, SHUT_WR);
 	while (n < MAX_DISCARD && (got = recv(tls->fd, scratch, sizeof(scratch),
 				       MSG_DONTWAIT)) > 0)
@@ -563,7 +632,7 @@ encrypt(struct tls *tls, const uint8_t *data, size_t len)
 	bool well = true;
 	ERR_clear_error();
 	tls->direct = true;
-	while (well && tls->taken < n && tls->out.len == 0) {
+	while (well && tls->taken < n && (tls->out.len == 0 || tls->fd < 0)) {
 		tls->last = n - tls->taken <= SSL3_RT_MAX_PLAIN_LENGTH;
 		well = SSL_write_ex(tls->ssl, data + tls->taken, n - tls->taken,
 			   &written) == 1;
@@ -614,8 +683,9 @@ tls_read(struct tls *tls, void *data, size_t room)
 			tls->ssl, (uint8_t *)data + got, room - got, &n) == 1) {
 			got += n;
 			tls->heard = true;
-			tls->more =
-			    tls->ahead_len > 0 || SSL_pending(tls->ssl) > 0;
+			tls->more = tls->ahead_len > 0 ||
+				    tls->in.len > tls->in_at ||
+				    SSL_pending(tls->ssl) > 0;
 			if (!tls->more && tls->drained)
 				break;
 			continue;
@@ -693,6 +763,8 @@ static const struct tls_ops openssl = {
     .close = tls_close,
     .reason = tls_reason,
     .identity = tls_identity,
+    .put = tls_put,
+    .take = tls_take,
 };
 
 SVC_PLUGIN(openssl);

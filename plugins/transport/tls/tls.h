@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#ifndef SVC_TCP_TLS_H
-#define SVC_TCP_TLS_H
+#ifndef SVC_TRANSPORT_TLS_H
+#define SVC_TRANSPORT_TLS_H
 
 /*
- * TLS between a socket and the frames: tls_files.c keeps the certificates of a
- * transport and reads them again when they change, tls.c is one connection's
- * session, shake.c its handshake within the connection's life. OpenSSL is seen
- * by the first two only, which are a module of their own: it is loaded, and
- * OpenSSL with it, by the first transport that has certificates. tls_load.c
- * does this, and has these functions for the rest of the transport.
+ * TLS between the frames and what moves their bytes, for the transports that
+ * have it: tls_files.c keeps the certificates of a transport and reads them
+ * again when they change, tls.c is one connection's session. OpenSSL is seen by
+ * these two only, which are a module of their own: it is loaded, and OpenSSL
+ * with it, by the first transport that has certificates. tls_load.c does this,
+ * and is the part that each transport is built of.
+ *
+ * A session either uses a socket by itself (tls_use_socket), or it has none:
+ * then tls_put gives it what has come, and tls_take what is to be sent.
  */
 
+#include <svc/buf.h>
 #include <svc/plugin.h>
 #include <svc/transport.h>
 #include <sys/types.h>
@@ -41,22 +45,31 @@ typedef enum tls_step {
 	TLS_FAILED, /* tls_reason says why */
 } tls_step;
 
-/* For the socket `fd`, whose other side is called `peer` in texts. `host` is
- * the host dialled; NULL for an accepted connection. NULL without memory. */
+/* The other side is called `peer` in texts. `host` is the host dialled; NULL
+ * for an accepted connection. NULL without memory. */
 struct tls *tls_create(
     struct tls_files *files, const char *host, const char *peer);
 void tls_destroy(struct tls *tls); /* NULL is fine */
 /* Once, before the first step. */
 void tls_use_socket(struct tls *tls, int fd);
+/* Without a socket: bytes of the peer's, for the next steps and reads.
+ * Errors: SVC_E_NOMEM */
+svc_err tls_put(struct tls *tls, const void *data, size_t len);
+/* Without a socket, after any other call: moves what is to be sent to the end
+ * of `into`. Errors: SVC_E_NOMEM */
+svc_err tls_take(struct tls *tls, struct svc_buf *into);
 /* One step of the handshake; its arithmetic takes a millisecond or so. Nobody
  * else may use the session meanwhile. */
 tls_step tls_shake(struct tls *tls);
 
-/* As send: bytes that are with the operating system; -1 with errno, EAGAIN
- * when the socket is full, and then the next call must begin with the same
- * bytes. Any one thread at a time, while another reads. */
+/* As send: bytes that are with the operating system, or without a socket to be
+ * taken; -1 with errno, EAGAIN when the socket is full, and then the next call
+ * must begin with the same bytes. Any one thread at a time, while another
+ * reads.
+ */
 ssize_t tls_write(struct tls *tls, const void *data, size_t len);
-/* As recv: 0 when the peer has closed. Any one thread at a time. */
+/* As recv: 0 when the peer has closed; without a socket EAGAIN says that more
+ * must be put. Any one thread at a time. */
 ssize_t tls_read(struct tls *tls, void *data, size_t room);
 /* For the reader: the last read left bytes that poll does not know of. */
 bool tls_more(const struct tls *tls);
@@ -77,7 +90,7 @@ const char *tls_identity(const struct tls *tls);
 /* ------------------------------------------------------ the module, tls_load.c
  */
 
-#define TLS_ABI SVC_ABI(6, 1)
+#define TLS_ABI SVC_ABI(6, 2)
 /* The functions above that the transport calls. */
 struct tls_ops {
 	uint32_t abi;
@@ -97,6 +110,8 @@ struct tls_ops {
 	void (*close)(struct tls *tls);
 	bool (*reason)(struct tls *tls, struct tls_failure *ret);
 	const char *(*identity)(const struct tls *tls);
+	svc_err (*put)(struct tls *tls, const void *data, size_t len);
+	svc_err (*take)(struct tls *tls, struct svc_buf *into);
 };
 
 #endif

@@ -103,3 +103,15 @@ tls_identity(const struct tls *tls)
 {
 	return ops()->identity(tls);
 }
+
+svc_err
+tls_put(struct tls *tls, const void *data, size_t len)
+{
+	return ops()->put(tls, data, len);
+}
+
+svc_err
+tls_take(struct tls *tls, struct svc_buf *into)
+{
+	return ops()->take(tls, into);
+}
