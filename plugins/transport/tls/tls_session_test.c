@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A session by itself, on sockets that take less than a record. */
+/* A session by itself, on sockets that take less than a record, and without a
+ * socket. */
 #include "support/pki.h"
 #include "tls.h"
 
@@ -63,7 +64,7 @@ struct pair {
 };
 
 static void
-set_up(struct pair *pair)
+make(struct pair *pair)
 {
 	static const struct test_certificate server = {
 	    .name = "student", .issuer = "ca", .san = "DNS:student"};
@@ -76,6 +77,21 @@ set_up(struct pair *pair)
 	configs[1] = (struct svc_tls_config){
 	    .cert = test_pki_path(&pair->pki, "student", "pem"),
 	    .key = test_pki_path(&pair->pki, "student", "key")};
+	for (int i = 0; i < 2; i++) {
+		pair->fd[i] = -1;
+		assert_int_equal(
+		    tls_files_create(&configs[i], &pair->files[i], &err),
+		    SVC_OK);
+		pair->tls[i] = tls_create(
+		    pair->files[i], i == 0 ? "student" : NULL, "peer");
+		assert_non_null(pair->tls[i]);
+	}
+}
+
+static void
+set_up(struct pair *pair)
+{
+	make(pair);
 	assert_int_equal(
 	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair->fd), 0);
 	for (int i = 0; i < 2; i++) {
@@ -83,12 +99,6 @@ set_up(struct pair *pair)
 		assert_int_equal(setsockopt(pair->fd[i], SOL_SOCKET, SO_SNDBUF,
 				     &size, sizeof(size)),
 		    0);
-		assert_int_equal(
-		    tls_files_create(&configs[i], &pair->files[i], &err),
-		    SVC_OK);
-		pair->tls[i] = tls_create(
-		    pair->files[i], i == 0 ? "student" : NULL, "peer");
-		assert_non_null(pair->tls[i]);
 		tls_use_socket(pair->tls[i], pair->fd[i]);
 	}
 	tls_step step[2] = {TLS_WANT_READ, TLS_WANT_READ};
@@ -108,7 +118,8 @@ tear_down(struct pair *pair)
 	for (int i = 0; i < 2; i++) {
 		tls_destroy(pair->tls[i]);
 		tls_files_destroy(pair->files[i]);
-		close(pair->fd[i]);
+		if (pair->fd[i] >= 0)
+			close(pair->fd[i]);
 	}
 	test_pki_remove(&pair->pki);
 }
@@ -236,6 +247,101 @@ an_idle_session_keeps_no_buffers(void **state)
 	tear_down(&pair);
 }
 
+/* What one session has to send comes to the other one, so much at a time. */
+static void
+carry(struct pair *pair, int from, size_t most)
+{
+	struct svc_buf wire;
+	svc_buf_init(&wire, SIZE_MAX / 2);
+	assert_int_equal(tls_take(pair->tls[from], &wire), SVC_OK);
+	for (size_t at = 0, n; at < wire.len; at += n) {
+		n = wire.len - at < most ? wire.len - at : most;
+		assert_int_equal(
+		    tls_put(pair->tls[!from], wire.data + at, n), SVC_OK);
+		assert_int_not_equal(tls_shake(pair->tls[!from]), TLS_FAILED);
+	}
+	svc_buf_fini(&wire);
+}
+
+static void
+nothing_else_moves_its_bytes(void **state)
+{
+	(void)state;
+	static const size_t pieces[] = {1, 7, 1000, 100000};
+	enum { TOTAL = 300000 };
+	uint8_t *data = malloc(TOTAL);
+	assert_non_null(data);
+	for (size_t i = 0; i < TOTAL; i++)
+		data[i] = byte_at(i);
+	for (size_t k = 0; k < sizeof(pieces) / sizeof(*pieces); k++) {
+		struct pair pair;
+		make(&pair);
+		assert_int_equal(tls_shake(pair.tls[0]), TLS_WANT_READ);
+		for (int turn = 0; turn < 4; turn++)
+			carry(&pair, turn % 2, pieces[k]);
+		assert_int_equal(tls_shake(pair.tls[0]), TLS_DONE);
+		assert_int_equal(tls_shake(pair.tls[1]), TLS_DONE);
+		for (int from = 0; from < 2; from++) {
+			size_t got = 0;
+			for (size_t sent = 0; sent < TOTAL;) {
+				ssize_t n = tls_write(
+				    pair.tls[from], data + sent, TOTAL - sent);
+				assert_in_range(n, 1, TOTAL - sent);
+				sent += (size_t)n;
+			}
+			carry(&pair, from, pieces[k]);
+			while (take(pair.tls[!from], &got, TOTAL) > 0)
+				;
+			assert_int_equal(got, TOTAL);
+		}
+		tls_close(pair.tls[0]);
+		carry(&pair, 0, pieces[k]);
+		assert_int_equal(tls_read(pair.tls[1], data, 1), 0);
+		tear_down(&pair);
+	}
+	free(data);
+}
+
+static void
+what_is_no_tls_is_told_apart(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *bytes, *client, *server;
+	} cases[] = {
+	    {"\xf5svc frames", "speaks without TLS, which this client demands",
+		"was refused: it speaks without TLS"},
+	    {"GET / HTTP/1.1\r\n\r\n", "TLS with peer failed",
+		"TLS with peer failed"},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct pair pair;
+		make(&pair);
+		for (int side = 0; side < 2; side++) {
+			struct tls_failure why;
+			struct svc_buf wire;
+			svc_buf_init(&wire, SIZE_MAX / 2);
+			assert_int_equal(
+			    tls_shake(pair.tls[side]), TLS_WANT_READ);
+			assert_int_equal(tls_put(pair.tls[side], cases[i].bytes,
+					     strlen(cases[i].bytes)),
+			    SVC_OK);
+			assert_int_equal(tls_shake(pair.tls[side]), TLS_FAILED);
+			assert_true(tls_reason(pair.tls[side], &why));
+			assert_non_null(strstr(why.text,
+			    side == 0 ? cases[i].client : cases[i].server));
+			assert_int_equal(
+			    tls_take(pair.tls[side], &wire), SVC_OK);
+			if (side == 1 && i == 0) { /* an alert says it */
+				assert_true(wire.len > 0);
+				assert_int_equal(wire.data[0], 0x15);
+			}
+			svc_buf_fini(&wire);
+		}
+		tear_down(&pair);
+	}
+}
+
 int
 main(void)
 {
@@ -245,6 +351,8 @@ main(void)
 	    cmocka_unit_test(what_does_not_fit_follows),
 	    cmocka_unit_test(records_that_fit_are_not_copied),
 	    cmocka_unit_test(an_idle_session_keeps_no_buffers),
+	    cmocka_unit_test(nothing_else_moves_its_bytes),
+	    cmocka_unit_test(what_is_no_tls_is_told_apart),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
