@@ -278,6 +278,8 @@ svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
 	const char *type = plan->content_type;
 	if (type == NULL)
 		type = out->req->content_type;
+	if (type != NULL && svc_content_type_check(type, err) != SVC_OK)
+		return SVC_E_INVAL;
 	at->first = (struct svc_part){
 	    .flags = SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END,
 	    .service = out->service,
