@@ -314,7 +314,7 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 
 SVC_HOT struct svc_target *
 svc_selector_pick_any(
-    struct svc_selector *selector, const struct svc_pick *pick)
+    struct svc_selector *selector, const char *service, const char *key)
 {
 	struct svc_reader *reader = svc_reader_enter();
 	struct svc_held_target *target = NULL;
@@ -324,15 +324,13 @@ svc_selector_pick_any(
 
 	if (reader == NULL)
 		return NULL;
-	entry = svc_entry_find(reader, selector, pick->service);
+	entry = svc_entry_find(reader, selector, service);
 	if (entry != NULL &&
 	    !atomic_load_explicit(&entry->attention, memory_order_relaxed) &&
 	    atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0)
 		snapshot = atomic_load(&entry->snapshot);
 	if (snapshot != NULL && snapshot->n > 1) {
-		/* The rest of `pick` is not set; strategies look at it. */
-		const struct svc_pick any = {
-		    .service = pick->service, .key = pick->key};
+		const struct svc_pick any = {.service = service, .key = key};
 		at = snapshot->strategy->pick(snapshot->state,
 		    (const struct svc_target *const *)snapshot->targets,
 		    snapshot->n, &any);

@@ -412,10 +412,8 @@ pick_any(struct svc_attempts *at)
 {
 	if (!at->plan.any_node || at->retry > 0)
 		return false;
-	struct svc_pick pick;
-	pick.service = at->first.service;
-	pick.key = at->plan.key;
-	at->target = svc_selector_pick_any(at->client->selector, &pick);
+	at->target = svc_selector_pick_any(
+	    at->client->selector, at->first.service, at->plan.key);
 	return at->target != NULL;
 }
 
