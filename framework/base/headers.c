@@ -7,6 +7,7 @@
  * next has to grow.
  */
 #include <svc/headers.h>
+#include <svc/log.h>
 
 #include "text_private.h"
 
@@ -15,6 +16,7 @@
 #define MAX_NAME 255
 #define MAX_VALUE (64 * 1024)
 #define MAX_PAIRS 256
+#define MAX_TYPE 255
 #define OWN_PAIRS 8
 #define OWN_TEXT 320
 
@@ -337,4 +339,29 @@ svc_headers_equal(const struct svc_headers *a, const struct svc_headers *b)
 			return false;
 	}
 	return true;
+}
+
+/* --------------------------------------------------------- content types */
+
+static SVC_COLD svc_err
+refuse_type(const char *type, struct svc_error *err)
+{
+	char quoted[128];
+	return svc_error_set(err, SVC_E_INVAL,
+	    "content type %s: allowed are up to %d characters from space to "
+	    "'~'",
+	    svc_log_quote(type, strlen(type), quoted, sizeof(quoted)),
+	    MAX_TYPE);
+}
+
+SVC_HOT svc_err
+svc_content_type_check(const char *type, struct svc_error *err)
+{
+	size_t len = 0;
+	if (type == NULL)
+		return SVC_OK;
+	while (type[len] >= ' ' && type[len] <= '~')
+		len++;
+	return type[len] == '\0' && len <= MAX_TYPE ? SVC_OK
+						    : refuse_type(type, err);
 }

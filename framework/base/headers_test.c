@@ -319,6 +319,46 @@ survives_each_failing_allocation(void **state)
 	assert_true(swept > 5);
 }
 
+static void
+a_content_type_is_one_printable_line(void **state)
+{
+	(void)state;
+	static const char rule[] =
+	    ": allowed are up to 255 characters from space to '~'";
+	static const struct {
+		const char *type, *quoted;
+	} bad[] = {
+	    {"a/b\r\nc: d", "\"a/b\\x0d\\x0ac: d\""},
+	    {"a/b\n", "\"a/b\\x0a\""},
+	    {"\ta/b", "\"\\x09a/b\""},
+	    {"a/\x7f", "\"a/\\x7f\""},
+	    {"a/\xc3\xa4", "\"a/\xc3\xa4\""},
+	};
+	char longest[258], text[256];
+	struct svc_error err = {0};
+	assert_int_equal(svc_content_type_check(NULL, &err), SVC_OK);
+	assert_int_equal(svc_content_type_check("", &err), SVC_OK);
+	assert_int_equal(
+	    svc_content_type_check("a/b; c=\"d ~\"", &err), SVC_OK);
+	memset(longest, 'a', sizeof(longest));
+	longest[255] = '\0';
+	assert_int_equal(svc_content_type_check(longest, &err), SVC_OK);
+	assert_string_equal(err.text, "");
+	longest[255] = 'a';
+	longest[256] = '\0';
+	assert_int_equal(svc_content_type_check(longest, &err), SVC_E_INVAL);
+	assert_non_null(strstr(err.text, rule));
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		assert_int_equal(
+		    svc_content_type_check(bad[i].type, &err), SVC_E_INVAL);
+		snprintf(text, sizeof(text), "content type %s%s", bad[i].quoted,
+		    rule);
+		assert_string_equal(err.text, text);
+		assert_int_equal(
+		    svc_content_type_check(bad[i].type, NULL), SVC_E_INVAL);
+	}
+}
+
 int
 main(void)
 {
@@ -334,6 +374,7 @@ main(void)
 	    cmocka_unit_test(may_be_set_from_itself),
 	    cmocka_unit_test(agrees_with_a_model),
 	    cmocka_unit_test(survives_each_failing_allocation),
+	    cmocka_unit_test(a_content_type_is_one_printable_line),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -80,28 +80,37 @@ svc_random(void)
 	return next();
 }
 
-uint64_t
-svc_random_below(uint64_t bound)
+/* What would make some results likelier is drawn again. */
+static SVC_APART uint64_t
+draw_evenly(uint64_t product, uint32_t bound)
 {
-	if (bound == 0)
-		return 0;
-	if (bound <= UINT32_MAX) {
-		/* Lemire's method: a product instead of a division; what would
-		 * make some results likelier is drawn again. */
-		uint64_t product = (next() >> 32) * bound;
-		if ((uint32_t)product < bound) {
-			uint32_t uneven = (uint32_t)-bound % (uint32_t)bound;
-			while ((uint32_t)product < uneven)
-				product = (svc_random() >> 32) * bound;
-		}
-		return product >> 32;
-	}
+	uint32_t uneven = -bound % bound;
+	while ((uint32_t)product < uneven)
+		product = (svc_random() >> 32) * bound;
+	return product >> 32;
+}
+
+static SVC_APART uint64_t
+below_large(uint64_t bound)
+{
 	uint64_t uneven = -bound % bound;
 	uint64_t number;
 	do
 		number = svc_random();
 	while (number < uneven);
 	return number % bound;
+}
+
+SVC_HOT uint64_t
+svc_random_below(uint64_t bound)
+{
+	if (bound > UINT32_MAX)
+		return below_large(bound);
+	/* Lemire's method: a product instead of a division. */
+	uint64_t product = bound != 0 ? (next() >> 32) * bound : 0;
+	return (uint32_t)product >= bound
+		   ? product >> 32
+		   : draw_evenly(product, (uint32_t)bound);
 }
 
 void

@@ -9,35 +9,42 @@
 
 #include <cmocka.h>
 
+/* Of the test that runs. */
+static struct svc_retirement retirement;
+static struct svc_retired object;
 static int freed;
 
 static void
-count_freed(struct svc_retired *object)
+count_freed(struct svc_retired *one)
 {
-	(void)object;
+	(void)one;
 	freed++;
 }
 
-struct retired_by {
-	struct svc_retirement *retirement;
-	struct svc_retired *object;
-};
+static int
+begin(void **state)
+{
+	(void)state;
+	freed = 0;
+	object = (struct svc_retired){.free = count_freed};
+	svc_retirement_init(&retirement);
+	return 0;
+}
 
 static void *
 retire(void *arg)
 {
-	struct retired_by *by = arg;
-	svc_retire(by->retirement, by->object);
+	(void)arg;
+	svc_retire(&retirement, &object);
 	return NULL;
 }
 
 static void
-retire_elsewhere(struct svc_retirement *retirement, struct svc_retired *object)
+retire_elsewhere(void)
 {
-	struct retired_by by = {retirement, object};
 	pthread_t thread;
 	assert_int_equal(
-	    svc_thread_start(&thread, "retirer", retire, &by), SVC_OK);
+	    svc_thread_start(&thread, "retirer", retire, NULL), SVC_OK);
 	svc_thread_join(thread);
 }
 
@@ -45,10 +52,6 @@ static void
 frees_at_once_when_nobody_reads(void **state)
 {
 	(void)state;
-	struct svc_retirement retirement;
-	struct svc_retired object = {.free = count_freed};
-	freed = 0;
-	svc_retirement_init(&retirement);
 	svc_retire(&retirement, &object);
 	assert_int_equal(freed, 1);
 	svc_retirement_fini(&retirement);
@@ -59,13 +62,9 @@ static void
 keeps_what_a_read_may_have_found(void **state)
 {
 	(void)state;
-	struct svc_retirement retirement;
-	struct svc_retired object = {.free = count_freed};
-	freed = 0;
-	svc_retirement_init(&retirement);
 	struct svc_reader *reader = svc_reader_enter();
 	assert_non_null(reader);
-	retire_elsewhere(&retirement, &object);
+	retire_elsewhere();
 	assert_int_equal(freed, 0);
 	assert_true(atomic_load(&retirement.waiting));
 	svc_reader_leave(reader);
@@ -79,14 +78,10 @@ static void
 ends_a_read_with_the_outermost_one(void **state)
 {
 	(void)state;
-	struct svc_retirement retirement;
-	struct svc_retired object = {.free = count_freed};
-	freed = 0;
-	svc_retirement_init(&retirement);
 	struct svc_reader *reader = svc_reader_enter();
 	assert_ptr_equal(svc_reader_enter_briefly(), reader);
 	assert_ptr_equal(svc_reader_enter(), reader);
-	retire_elsewhere(&retirement, &object);
+	retire_elsewhere();
 	svc_reader_leave(reader);
 	svc_reader_leave(reader);
 	svc_retirement_collect(&retirement);
@@ -101,12 +96,8 @@ static void
 frees_the_rest_in_the_end(void **state)
 {
 	(void)state;
-	struct svc_retirement retirement;
-	struct svc_retired object = {.free = count_freed};
-	freed = 0;
-	svc_retirement_init(&retirement);
 	struct svc_reader *reader = svc_reader_enter();
-	retire_elsewhere(&retirement, &object);
+	retire_elsewhere();
 	svc_reader_leave(reader);
 	assert_int_equal(freed, 0);
 	svc_retirement_fini(&retirement);
@@ -116,11 +107,12 @@ frees_the_rest_in_the_end(void **state)
 int
 main(void)
 {
+#define TEST(f) cmocka_unit_test_setup(f, begin)
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(frees_at_once_when_nobody_reads),
-	    cmocka_unit_test(keeps_what_a_read_may_have_found),
-	    cmocka_unit_test(ends_a_read_with_the_outermost_one),
-	    cmocka_unit_test(frees_the_rest_in_the_end),
+	    TEST(frees_at_once_when_nobody_reads),
+	    TEST(keeps_what_a_read_may_have_found),
+	    TEST(ends_a_read_with_the_outermost_one),
+	    TEST(frees_the_rest_in_the_end),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -208,6 +208,9 @@ svc_broker_publish(struct svc_broker *broker, const char *topic,
 	if (message->data == NULL && message->len > 0)
 		return svc_error_set(err, SVC_E_INVAL,
 		    "event has %zu bytes but no data", message->len);
+	rc = svc_content_type_check(message->content_type, err);
+	if (rc != SVC_OK)
+		return rc;
 	if ((flags & ~SVC_PUBLISH_NOWAIT) != 0)
 		return svc_error_set(err, SVC_E_INVAL,
 		    "publish flags 0x%x are not known; allowed is "

@@ -294,14 +294,15 @@ svc_event_decode(const void *data, size_t len, struct svc_event_data *ret_event,
 		goto out;
 	}
 	const char *type = svc_headers_get(storage->headers, content_type_name);
-	if (type != NULL) {
+	/* One that cannot be ours is left out, as such headers are. */
+	if (svc_content_type_check(type, NULL) == SVC_OK && type != NULL) {
 		storage->content_type = svc_mem_strdup(type);
 		if (storage->content_type == NULL) {
 			rc = svc_error_set(err, SVC_E_NOMEM, "out of memory");
 			goto out;
 		}
-		svc_headers_remove(storage->headers, content_type_name);
 	}
+	svc_headers_remove(storage->headers, content_type_name);
 	*ret_event = (struct svc_event_data){
 	    .message =
 		{

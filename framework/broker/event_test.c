@@ -84,6 +84,8 @@ reads_leniently(void **state)
 	    {"{\"Body\":\"aA==\",\"body\":\"aGk=\"}", "hi", NULL, 0},
 	    {"{\"Header\":{\"content-type\":\"a/b\",\"n\":null}}", "", "a/b",
 		1},
+	    {"{\"Header\":{\"content-type\":\"a/b\\u0007\",\"c\":\"d\"}}", "",
+		NULL, 1},
 	    /* cannot be headers of ours; the event counts all the same */
 	    {"{\"Header\":{\"a b\":\"c\",\"d\":\"e\\nf\",\"\":\"g\",\"h\":"
 	     "\"i\"}}",

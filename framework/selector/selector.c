@@ -170,6 +170,13 @@ leave_out_avoided(
 		*n = kept;
 }
 
+static inline bool
+has_no_wish(const struct svc_pick *pick)
+{
+	return pick->version == NULL && pick->n_labels == 0 &&
+	       pick->node == NULL && pick->n_avoid == 0;
+}
+
 /* In a read. */
 static svc_err
 choose(struct svc_reader *reader, struct svc_entry *entry,
@@ -190,8 +197,7 @@ again:
 	among = snapshot->targets;
 	n = snapshot->n;
 	all = true;
-	plain = pick->version == NULL && pick->n_labels == 0 &&
-		pick->node == NULL && pick->n_avoid == 0 &&
+	plain = has_no_wish(pick) &&
 		atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0;
 	if (!plain) {
 		found = (struct svc_held_target **)svc_reader_scratch(
@@ -235,7 +241,7 @@ leave(struct svc_selector *selector, struct svc_reader *reader)
 		svc_retirement_collect(&selector->retirement);
 }
 
-static SVC_HOT svc_err
+static svc_err
 pick_now(struct svc_selector *selector, const struct svc_pick *pick,
     struct svc_target **ret_target, struct svc_error *err)
 {
@@ -274,16 +280,54 @@ pick_now(struct svc_selector *selector, const struct svc_pick *pick,
 	return rc;
 }
 
-SVC_HOT svc_err
-svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
+/* The choice for a pick without wishes, which nearly all are, if it takes no
+ * waiting and no thinking; else NULL, and nothing has happened. */
+static inline struct svc_target *
+pick_any(struct svc_selector *selector, const struct svc_pick *pick)
+{
+	struct svc_reader *reader = svc_reader_enter();
+	struct svc_held_target *target = NULL;
+	const struct svc_snapshot *snapshot = NULL;
+	struct svc_entry *entry;
+	size_t at = 0;
+
+	if (reader == NULL)
+		return NULL;
+	entry = svc_entry_find(reader, selector, pick->service);
+	if (entry != NULL &&
+	    !atomic_load_explicit(&entry->attention, memory_order_relaxed) &&
+	    atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0)
+		snapshot = atomic_load(&entry->snapshot);
+	if (snapshot != NULL && snapshot->n > 1)
+		at = snapshot->strategy->pick(snapshot->state,
+		    (const struct svc_target *const *)snapshot->targets,
+		    snapshot->n, pick);
+	if (snapshot != NULL && at < snapshot->n) {
+		target = snapshot->targets[at];
+		svc_target_hold_in_read(reader, target);
+	}
+	leave(selector, reader);
+	return target != NULL ? &target->seen : NULL;
+}
+
+SVC_HOT struct svc_target *
+svc_selector_pick_any(
+    struct svc_selector *selector, const char *service, const char *key)
+{
+	const struct svc_pick any = {.service = service, .key = key};
+
+	return pick_any(selector, &any);
+}
+
+/* A choice that has something to think about. Errors: as svc_selector_pick */
+static SVC_APART svc_err
+pick_with_thought(struct svc_selector *selector, const struct svc_pick *pick,
     struct svc_target **ret_target, struct svc_error *err)
 {
 	struct svc_target *target = NULL;
 	int64_t until_ms = pick->deadline_at_ms;
 	svc_err rc;
 
-	if (pick->service == NULL)
-		return svc_error_set(err, SVC_E_INVAL, "no service was named");
 	rc = pick_now(selector, pick, &target, err);
 	/* The first view comes node by node: one that fits, or that was not
 	 * tried yet, may only be a moment away. A caller that could go on
@@ -312,37 +356,22 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 	return rc;
 }
 
-SVC_HOT struct svc_target *
-svc_selector_pick_any(
-    struct svc_selector *selector, const struct svc_pick *pick)
+SVC_HOT svc_err
+svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
+    struct svc_target **ret_target, struct svc_error *err)
 {
-	struct svc_reader *reader = svc_reader_enter();
-	struct svc_held_target *target = NULL;
-	const struct svc_snapshot *snapshot = NULL;
-	struct svc_entry *entry;
-	size_t at = 0;
+	struct svc_target *target;
 
-	if (reader == NULL)
-		return NULL;
-	entry = svc_entry_find(reader, selector, pick->service);
-	if (entry != NULL &&
-	    !atomic_load_explicit(&entry->attention, memory_order_relaxed) &&
-	    atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0)
-		snapshot = atomic_load(&entry->snapshot);
-	if (snapshot != NULL && snapshot->n > 1) {
-		/* The rest of `pick` is not set; strategies look at it. */
-		const struct svc_pick any = {
-		    .service = pick->service, .key = pick->key};
-		at = snapshot->strategy->pick(snapshot->state,
-		    (const struct svc_target *const *)snapshot->targets,
-		    snapshot->n, &any);
+	if (pick->service == NULL)
+		return svc_error_set(err, SVC_E_INVAL, "no service was named");
+	if (has_no_wish(pick)) {
+		target = pick_any(selector, pick);
+		if (target != NULL) {
+			*ret_target = target;
+			return SVC_OK;
+		}
 	}
-	if (snapshot != NULL && at < snapshot->n) {
-		target = snapshot->targets[at];
-		svc_target_hold_in_read(reader, target);
-	}
-	leave(selector, reader);
-	return target != NULL ? &target->seen : NULL;
+	return pick_with_thought(selector, pick, ret_target, err);
 }
 
 svc_err

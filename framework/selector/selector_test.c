@@ -419,37 +419,6 @@ test_round_robin_is_exact(void **state)
 	svc_registry_destroy(registry);
 }
 
-/* Of a pick without any wish only the service and the key are set: strategies
- * must not see what else lies there. */
-static void
-test_pick_any(void **state)
-{
-	struct svc_registry *registry = make_registry();
-	struct svc_selector *selector = make_selector(registry, "round_robin");
-	struct svc_pick pick = {.service = "a"};
-	int counts[3] = {0};
-
-	(void)state;
-	open_service(selector, "a", 3);
-	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK);
-	memset(&pick, 0xa5, sizeof(pick));
-	pick.service = "a";
-	pick.key = NULL;
-	for (int i = 0; i < 30; i++) {
-		/* The value that lets it read the next garbage. */
-		pick.n_avoid = (size_t)i % 2;
-		struct svc_target *target =
-		    svc_selector_pick_any(selector, &pick);
-		assert_non_null(target);
-		counts[number_of(target)]++;
-		svc_target_done(target, SVC_OUTCOME_OK);
-	}
-	for (int i = 0; i < 3; i++)
-		assert_int_equal(counts[i], 10);
-	svc_selector_destroy(selector);
-	svc_registry_destroy(registry);
-}
-
 /* A change of the nodes does not send round robin back to its start. */
 static void
 test_round_robin_goes_on(void **state)
@@ -531,6 +500,57 @@ test_own_strategy(void **state)
 	open_service(selector, "a", 5);
 	must_fail(selector, &pick, SVC_E_INTERNAL,
 	    "strategy wrong has chosen number 5 of 5 nodes");
+	svc_selector_destroy(selector);
+	svc_registry_destroy(registry);
+}
+
+static struct svc_pick seen_pick;
+
+static size_t
+seeing_pick(void *strategy, const struct svc_target *const *candidates,
+    size_t n, const struct svc_pick *pick)
+{
+	(void)strategy;
+	(void)candidates;
+	seen_pick = *pick;
+	return n / 2;
+}
+
+/* A pick without any wish but the key. */
+static void
+test_pick_any(void **state)
+{
+	static const struct svc_strategy_ops seeing = {
+	    .abi = SVC_STRATEGY_ABI,
+	    .size = sizeof(seeing),
+	    .name = "seeing",
+	    .pick = seeing_pick,
+	};
+	struct svc_registry *registry = make_registry();
+	struct svc_selector *selector;
+	struct svc_pick pick = {.service = "a"};
+	struct svc_target *target;
+
+	(void)state;
+	assert_int_equal(
+	    svc_catalogue_add(&svc_strategy_interface, &seeing, NULL), SVC_OK);
+	selector = make_selector(registry, "seeing");
+	assert_null(svc_selector_pick_any(selector, "a", NULL));
+	open_service(selector, "a", 3);
+	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK);
+	for (int i = 0; i < 2; i++) {
+		const char *key = i == 0 ? NULL : "k";
+		target = svc_selector_pick_any(selector, "a", key);
+		assert_non_null(target);
+		assert_int_equal(number_of(target), 1);
+		svc_target_done(target, SVC_OUTCOME_OK);
+		assert_string_equal(seen_pick.service, "a");
+		assert_ptr_equal(seen_pick.key, key);
+		assert_null(seen_pick.version);
+		assert_null(seen_pick.node);
+		assert_int_equal(seen_pick.n_labels, 0);
+		assert_int_equal(seen_pick.n_avoid, 0);
+	}
 	svc_selector_destroy(selector);
 	svc_registry_destroy(registry);
 }
@@ -632,8 +652,8 @@ main(void)
 	    cmocka_unit_test(test_random_is_even),
 	    cmocka_unit_test(test_round_robin_is_exact),
 	    cmocka_unit_test(test_round_robin_goes_on),
-	    cmocka_unit_test(test_pick_any),
 	    cmocka_unit_test(test_own_strategy),
+	    cmocka_unit_test(test_pick_any),
 	    cmocka_unit_test(test_each_and_resync),
 	    cmocka_unit_test(test_memory_registry),
 	};

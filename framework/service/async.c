@@ -180,6 +180,8 @@ begin(struct svc_async_call *call, struct svc_client *client,
 	if (code != SVC_OK)
 		return code;
 	call->at.plan.within = NULL; /* it may end before this call */
+	if (plan->within != NULL)
+		call->at.left = &call->left;
 	if (!own_request(call))
 		return svc_error_set(out->err, SVC_E_NOMEM, "out of memory");
 	call->plain =
@@ -375,8 +377,7 @@ ended(struct svc_async_call *call, struct svc_stream_handle *stream, bool busy)
 	svc_err code = svc_attempt_end(&call->at);
 	stream->ops->release(stream, SVC_E_CANCELLED);
 	enum step after = STEP_RELEASE;
-	if (code != SVC_OK && !atomic_load(&call->left) &&
-	    svc_attempts_more(&call->at, &call->until_ms))
+	if (code != SVC_OK && svc_attempts_more(&call->at, &call->until_ms))
 		after = STEP_RETRY;
 	else
 		tell(call, code);

@@ -203,6 +203,116 @@ each_call_has_its_own_deadline(void **state)
 	svc_free(s);
 }
 
+/* ------------------------------------------------- a wait for the first view
+ */
+
+static struct gate late_asked, late_go;
+
+/* Tells nothing before it is let go. */
+static svc_err
+watch_late(void *self, const char *service, svc_watch_sink sink, void *arg,
+    void **ret_watch, struct svc_error *err)
+{
+	gate_add(&late_asked);
+	gate_wait(&late_go, 1);
+	return svc_registry_memory.watch(
+	    self, service, sink, arg, ret_watch, err);
+}
+
+static struct svc_service *
+make_late_client(void)
+{
+	static struct svc_registry_ops late;
+	if (late.name == NULL) {
+		late = svc_registry_memory;
+		late.name = "late";
+		late.watch = watch_late;
+		assert_int_equal(svc_plugin_add(&late), SVC_OK);
+	}
+	gate_init(&late_asked);
+	gate_init(&late_go);
+	const struct svc_option more[] = {
+	    {SVC_OPTION_REGISTRY, "late", registry_name, 0, 0, 0, 0},
+	    SVC_OPT_end(),
+	};
+	struct svc_service *c = make("caller", more);
+	assert_int_equal(svc_init(c, 0, NULL), SVC_OK);
+	return c;
+}
+
+static svc_err
+tell_time(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req;
+	(void)arg;
+	return svc_reply_text(
+	    call, rsp, NULL, "%lld", (long long)svc_call_remaining_ms(call));
+}
+
+struct asker {
+	struct svc_client *client;
+	svc_err code;
+	char told[32];
+};
+
+static void *
+ask_time(void *arg)
+{
+	struct asker *asker = arg;
+	struct svc_message rsp;
+	asker->code = svc_call(asker->client, "student", "Student.Time", NULL,
+	    &rsp, timeout_ms(5000));
+	if (asker->code == SVC_OK)
+		snprintf(asker->told, sizeof(asker->told), "%s",
+		    (const char *)rsp.data);
+	svc_message_free(&rsp);
+	return NULL;
+}
+
+/* The time that passed before there was a node to send it to is not there any
+ * more, be it the call that waits for the view or one that waits behind it. */
+static void
+a_wait_for_the_view_counts(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL);
+	svc_handle(s, "Student.Time", tell_time, NULL);
+	must_start(s);
+	struct svc_service *c = make_late_client();
+	struct ends ends[3];
+	for (int i = 0; i < 3; i++) {
+		ends_init(&ends[i]);
+		assert_int_equal(
+		    svc_call_async(svc_client_of(c), "student", "Student.Time",
+			NULL, on_end, &ends[i], timeout_ms(5000)),
+		    SVC_OK);
+	}
+	gate_wait(&late_asked, 1);
+	svc_clock_advance(300);
+	gate_add(&late_go);
+	for (int i = 0; i < 3; i++) {
+		gate_wait(&ends[i].gate, 1);
+		assert_int_equal(ends[i].code, SVC_OK);
+		assert_string_equal(ends[i].data, "4700");
+	}
+	svc_free(c);
+
+	c = make_late_client();
+	struct asker asker = {.client = svc_client_of(c)};
+	pthread_t thread;
+	assert_int_equal(
+	    svc_thread_start(&thread, "ask", ask_time, &asker), SVC_OK);
+	gate_wait(&late_asked, 1);
+	svc_clock_advance(300);
+	gate_add(&late_go);
+	svc_thread_join(thread);
+	assert_int_equal(asker.code, SVC_OK);
+	assert_string_equal(asker.told, "4700");
+	svc_free(c);
+	svc_free(s);
+}
+
 /* ---------------------------------------------------- one after the other */
 
 /* Which endpoint, of what type, with how much time, and what it was sent. */
@@ -311,6 +421,8 @@ main(void)
 		deadlines_keep_the_clock, use_manual_clock, use_real_clock),
 	    cmocka_unit_test_setup_teardown(each_call_has_its_own_deadline,
 		use_manual_clock, use_real_clock),
+	    cmocka_unit_test_setup_teardown(
+		a_wait_for_the_view_counts, use_manual_clock, use_real_clock),
 	    TEST(a_call_takes_nothing_of_the_last),
 	};
 	static const char *const transports[] = {"nng", "tcp", "memory"};

@@ -11,6 +11,7 @@
 #define BUDGET_CALL INT64_C(100)
 #define BUDGET_RETRY INT64_C(1000)
 #define BACKOFF_MS 50
+#define LOOK_MS 100 /* whether the caller has left */
 
 /* ------------------------------------------------------------------ budget */
 
@@ -273,9 +274,12 @@ svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
 		    plan->n_labels * sizeof(plan->labels[0]));
 	svc_attempts_begin_again(at, now_ms, deadline_at_ms);
 	at->idempotent = plan->idempotent;
+	at->left = NULL;
 	const char *type = plan->content_type;
 	if (type == NULL)
 		type = out->req->content_type;
+	if (type != NULL && svc_content_type_check(type, err) != SVC_OK)
+		return SVC_E_INVAL;
 	at->first = (struct svc_part){
 	    .flags = SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END,
 	    .service = out->service,
@@ -329,11 +333,19 @@ nobody_left(struct svc_attempts *at, svc_err code, const struct svc_error *why,
 	return at->last.code;
 }
 
-/* For a choice that waits. */
+/* For a choice that waits, too. */
 static bool
-has_left(const void *within)
+has_left(const void *arg)
 {
-	return svc_call_cancelled(within);
+	const struct svc_attempts *at = arg;
+	return (at->left != NULL && atomic_load(at->left)) ||
+	       (at->plan.within != NULL && svc_call_cancelled(at->plan.within));
+}
+
+static bool
+may_be_left(const struct svc_attempts *at)
+{
+	return at->left != NULL || at->plan.within != NULL;
 }
 
 /* The choice of a node that needs thought. Errors: as svc_attempt_aim */
@@ -351,14 +363,14 @@ pick(struct svc_attempts *at, bool dont_wait, struct svc_error *err)
 	    .n_avoid = at->n_tried,
 	    .deadline_at_ms = at->deadline_at_ms,
 	    .dont_wait = dont_wait,
-	    .given_up = at->plan.within != NULL ? has_left : NULL,
-	    .arg = at->plan.within,
+	    .given_up = may_be_left(at) ? has_left : NULL,
+	    .arg = at,
 	};
 	struct svc_error why;
 	why.text[0] = '\0';
 	svc_err code = SVC_E_CANCELLED;
 	/* He may have left in a pause. */
-	if (at->retry == 0 || pick.given_up == NULL || !has_left(pick.arg))
+	if (at->retry == 0 || !has_left(at))
 		code = svc_selector_pick(
 		    at->client->selector, &pick, &at->target, &why);
 	if (code == SVC_OK || (code == SVC_E_AGAIN && dont_wait))
@@ -400,10 +412,8 @@ pick_any(struct svc_attempts *at)
 {
 	if (!at->plan.any_node || at->retry > 0)
 		return false;
-	struct svc_pick pick;
-	pick.service = at->first.service;
-	pick.key = at->plan.key;
-	at->target = svc_selector_pick_any(at->client->selector, &pick);
+	at->target = svc_selector_pick_any(
+	    at->client->selector, at->first.service, at->plan.key);
 	return at->target != NULL;
 }
 
@@ -518,8 +528,7 @@ svc_attempts_more(struct svc_attempts *at, int64_t *ret_until_ms)
 {
 	if (at->retry >= at->plan.retries || at->n_tried == 0 ||
 	    !may_retry(at, at->idempotent) ||
-	    svc_remaining(at->deadline_at_ms) == 0 ||
-	    (at->plan.within != NULL && svc_call_cancelled(at->plan.within)))
+	    svc_remaining(at->deadline_at_ms) == 0 || has_left(at))
 		return false;
 	if (!budget_take(at->client)) {
 		svc_log(SVC_LOG_DEBUG, "call.budget",
@@ -537,6 +546,26 @@ svc_attempts_more(struct svc_attempts *at, int64_t *ret_until_ms)
 	*ret_until_ms = svc_deadline(
 	    most / 2 + (int64_t)svc_random_below((uint64_t)most / 2 + 1));
 	return *ret_until_ms < at->deadline_at_ms;
+}
+
+void
+svc_attempts_pause(const struct svc_attempts *at, int64_t until_ms)
+{
+	if (until_ms == 0)
+		return;
+	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	pthread_cond_t never;
+	svc_cond_init(&never);
+	svc_will_block();
+	pthread_mutex_lock(&lock);
+	while (svc_remaining(until_ms) > 0 && !has_left(at)) {
+		int64_t look_ms = svc_deadline(LOOK_MS);
+		svc_cond_wait(&never, &lock,
+		    may_be_left(at) && look_ms < until_ms ? look_ms : until_ms);
+	}
+	pthread_mutex_unlock(&lock);
+	pthread_cond_destroy(&never);
+	pthread_mutex_destroy(&lock);
 }
 
 SVC_HOT void

@@ -46,6 +46,9 @@ struct svc_attempts {
 	int64_t retry;  /* how many there were */
 	struct svc_dial_time dial_time; /* of the try that was aimed */
 	bool idempotent; /* said by the caller or by a node's record */
+	/* Set by another thread once nobody wants the call any more; or NULL.
+	 * While `plan.within` is set, its caller's leaving says so too. */
+	const atomic_bool *left;
 	struct svc_exchange last;
 	struct svc_target *target; /* of the try that is under way */
 	size_t n_tried;
@@ -100,6 +103,8 @@ bool svc_attempt_is_final(const struct svc_attempts *at);
 /* After a try that failed: whether to try again, counting that and taking it
  * from the budget. *ret_until_ms is when; 0: at once. */
 bool svc_attempts_more(struct svc_attempts *at, int64_t *ret_until_ms);
+/* Until then, or until nobody wants the call any more; 0: not at all. */
+void svc_attempts_pause(const struct svc_attempts *at, int64_t until_ms);
 void svc_attempts_finish(struct svc_attempts *at);
 
 #endif

@@ -62,27 +62,6 @@ svc_client_finish(struct svc_service *service)
 /* -------------------------------------------------------- a call that waits
  */
 
-void
-svc_pause(int64_t until_ms, const struct svc_call *within)
-{
-	if (until_ms == 0)
-		return;
-	pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	pthread_cond_t never;
-	svc_cond_init(&never);
-	svc_will_block();
-	pthread_mutex_lock(&lock);
-	while (svc_remaining(until_ms) > 0 &&
-	       (within == NULL || !svc_call_cancelled(within))) {
-		int64_t look_ms = svc_deadline(SVC_LOOK_MS);
-		svc_cond_wait(&never, &lock,
-		    within != NULL && look_ms < until_ms ? look_ms : until_ms);
-	}
-	pthread_mutex_unlock(&lock);
-	pthread_cond_destroy(&never);
-	pthread_mutex_destroy(&lock);
-}
-
 static SVC_HOT svc_err
 call(struct svc_client *client, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
@@ -111,7 +90,7 @@ call(struct svc_client *client, const struct svc_call_plan *plan,
 		if (code == SVC_OK || !svc_attempts_more(&at, &until_ms))
 			break;
 		svc_reply_fini(&reply);
-		svc_pause(until_ms, plan->within);
+		svc_attempts_pause(&at, until_ms);
 	}
 	svc_attempts_finish(&at);
 	if (plan->reply_headers != NULL &&

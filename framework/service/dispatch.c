@@ -261,6 +261,12 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 		    "max_message_size (%lld); raise --max_message_size",
 		    endpoint->name, rsp.len, (long long)most);
 
+	struct svc_error why;
+	if (code == SVC_OK && rsp.content_type != NULL &&
+	    svc_content_type_check(rsp.content_type, &why) != SVC_OK)
+		code = svc_fail(&call, SVC_E_INVAL, "the reply of %s: %s",
+		    endpoint->name, why.text);
+
 	struct svc_part part = {
 	    .flags = SVC_PART_HEADERS | SVC_PART_END,
 	    .headers = svc_headers_count(rsp.headers) > 0 ? rsp.headers : NULL,

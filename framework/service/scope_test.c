@@ -220,7 +220,7 @@ brief_ended(svc_err code, const struct svc_message *rsp,
 	gate_add(&mesh->brief);
 }
 
-/* Both wait for a view of the service that never comes. */
+/* All wait for a view of the service that never comes. */
 static svc_err
 seek(struct svc_call *call, const struct svc_message *req,
     struct svc_message *rsp, void *arg)
@@ -247,6 +247,21 @@ seek_stream(struct svc_call *call, const struct svc_message *req,
 	assert_null(stream);
 	mesh->inner_code = mesh->inner_err.code;
 	gate_add(&mesh->inner);
+	return mesh->inner_code;
+}
+
+static svc_err
+seek_later(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	struct mesh *mesh = arg;
+	(void)req, (void)rsp;
+	assert_int_equal(svc_call_async(svc_client_of(mesh->blind), "teacher",
+			     "Teacher.Name", NULL, inner_ended, mesh,
+			     within(call), timeout_ms(PATIENCE_MS)),
+	    SVC_OK);
+	gate_add(&mesh->held);
+	gate_wait(&mesh->inner, 1);
 	return mesh->inner_code;
 }
 
@@ -291,6 +306,7 @@ mesh_start(struct mesh *mesh)
 	svc_handle(mesh->server, "Student.Lend", lend, mesh);
 	svc_handle(mesh->server, "Student.Seek", seek, mesh);
 	svc_handle(mesh->server, "Student.Open", seek_stream, mesh);
+	svc_handle(mesh->server, "Student.Later", seek_later, mesh);
 	svc_handle(mesh->server, "Student.Wait", ask_and_wait, mesh);
 	svc_handle(mesh->server, "Student.Twice", ask_twice, mesh);
 	svc_handle(mesh->server, "Student.Leave", ask_and_leave, mesh);
@@ -388,12 +404,14 @@ a_search_for_a_node_ends_too(void **state)
 		assert_int_equal(svc_plugin_add(&silent), SVC_OK);
 		added = true;
 	}
-	for (int i = 0; i < 2; i++) {
+	static const char *const endpoints[] = {
+	    "Student.Seek", "Student.Open", "Student.Later"};
+	for (size_t i = 0; i < 3; i++) {
 		mesh_start(&mesh);
 		mesh.blind = make("blind", MORE(registry(silent)));
 		if (svc_init(mesh.blind, 2, argv) != SVC_OK)
 			fail_msg("%s", svc_error_text(mesh.blind));
-		begin(&mesh, i == 0 ? "Student.Seek" : "Student.Open");
+		begin(&mesh, endpoints[i]);
 		gate_wait(&mesh.held, 1);
 		int64_t began_ms = svc_now_ms();
 		leave(&mesh);

@@ -218,11 +218,14 @@ check_codec(struct svc_service *service, struct svc_error *err)
 	if (strcmp(type, "application/json") == 0)
 		return SVC_OK;
 	const struct svc_codecs *codecs;
-	svc_err code = svc_service_codecs(service, &codecs, err);
-	if (code != SVC_OK)
-		return code;
 	const struct svc_codec_ops *ops;
 	struct svc_error why = {0};
+	svc_err code = svc_content_type_check(type, &why);
+	if (code != SVC_OK)
+		return svc_error_set(err, code, "codec: %s", why.text);
+	code = svc_service_codecs(service, &codecs, err);
+	if (code != SVC_OK)
+		return code;
 	code = svc_codecs_find(codecs, type, &ops, &why);
 	if (code == SVC_E_UNIMPLEMENTED)
 		return svc_error_set(err, SVC_E_INVAL, "codec: %s", why.text);

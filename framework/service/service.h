@@ -210,10 +210,6 @@ struct svc_client {
 };
 #define SVC_BUDGET_MAX INT64_C(200000) /* thousandths of a retry */
 svc_err svc_client_start(struct svc_service *service, struct svc_error *err);
-#define SVC_LOOK_MS 100 /* whether the caller of the outer call has left */
-/* Wait without anything to wait for, but the outer caller's leaving (`within`
- * may be NULL); 0: not at all. */
-void svc_pause(int64_t until_ms, const struct svc_call *within);
 /* End the calls of svc_call_async that are open, and wait for their `done`.
  * Others get SVC_E_CLOSED when they would have to wait for a view. */
 void svc_client_close(struct svc_service *service);

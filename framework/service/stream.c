@@ -555,6 +555,12 @@ svc_stream_put_end(struct svc_stream *stream, svc_err code, const char *text)
 static svc_err
 settle_type(struct svc_stream *stream, const char *type, bool *mislabelled)
 {
+	if (stream->sent_type != NULL &&
+	    (type == NULL || strcmp(type, stream->sent_type) == 0))
+		return SVC_OK;
+	struct svc_error why;
+	if (svc_content_type_check(type, &why) != SVC_OK)
+		return svc_stream_fail(stream, SVC_E_INVAL, "%s", why.text);
 	if (stream->sent_type == NULL) {
 		stream->sent_type = svc_mem_strdup(
 		    type != NULL && type[0] != '\0' ? type : stream->type);
@@ -564,8 +570,6 @@ settle_type(struct svc_stream *stream, const char *type, bool *mislabelled)
 			   : svc_stream_fail(
 				 stream, SVC_E_NOMEM, "out of memory");
 	}
-	if (type == NULL || strcmp(type, stream->sent_type) == 0)
-		return SVC_OK;
 	if (stream->type_given)
 		return svc_stream_fail(stream, SVC_E_INVAL,
 		    "the message is \"%s\", but this stream sends \"%s\": a "

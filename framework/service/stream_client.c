@@ -184,7 +184,7 @@ attempts(struct client_stream *client, struct svc_error *err)
 	int64_t until_ms = 0;
 	svc_err code;
 	do {
-		svc_pause(until_ms, client->at.plan.within);
+		svc_attempts_pause(&client->at, until_ms);
 		code = attempt(client, err);
 	} while (code != SVC_OK && svc_attempts_more(&client->at, &until_ms));
 	return code;
@@ -252,7 +252,7 @@ svc_stream_move(struct svc_stream *stream)
 	limit_search(client);
 	another = another && svc_attempts_more(&client->at, &until_ms);
 	if (another) {
-		svc_pause(until_ms, NULL);
+		svc_attempts_pause(&client->at, until_ms);
 		code = attempts(client, &why);
 	}
 	pthread_mutex_lock(&stream->lock);
@@ -384,8 +384,10 @@ begin(struct client_stream *client, struct svc_client *of,
 	limit_search(client);
 	if (code == SVC_OK)
 		code = attempts(client, err);
-	/* The handler may end before its stream. */
+	/* The handler may end before its stream. Who ends the stream from now
+	 * on, the scope included, cuts it. */
 	client->at.plan.within = NULL;
+	client->at.left = &stream->cut;
 	if (code != SVC_OK) {
 		svc_attempts_finish(&client->at);
 	} else if (plan->within != NULL) {

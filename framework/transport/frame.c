@@ -435,7 +435,8 @@ get_texts(const struct frame *frame, bool request, const uint8_t **p,
 			part->timeout_ms = frame->value;
 	}
 	if ((frame->flags & SVC_PART_HEADERS) &&
-	    !get_optional(p, end, &part->content_type))
+	    (!get_optional(p, end, &part->content_type) ||
+		svc_content_type_check(part->content_type, NULL) != SVC_OK))
 		return false;
 	if ((frame->flags & SVC_PART_END) && !request) {
 		part->status = svc_err_from_number(frame->value);

@@ -84,6 +84,17 @@ parts_come_back_as_they_went(void **state)
 	assert_true(svc_headers_equal(headers, read));
 	svc_headers_destroy(read);
 
+	/* A content type is printable, on one line. */
+	char *type = memchr(out.data, '/', out.len);
+	static const char no[] = {'\n', '\r', '\t', 0x7f, (char)0xc3};
+	for (size_t i = 0; i < sizeof(no); i++) {
+		*type = no[i];
+		assert_int_equal(part_decode(&frame, true,
+				     out.data + FRAME_SIZE, &back, &read, &err),
+		    SVC_E_INVAL);
+		assert_string_equal(err.text, "malformed text in a frame");
+	}
+
 	/* A head above the limit leaves nothing behind. */
 	size_t before = out.len;
 	assert_int_equal(

@@ -19,7 +19,10 @@ struct svc_conformance_transport {
 /** Proves the promises of svc/transport.h. Returns the number that failed. */
 int svc_conformance_transport(const struct svc_conformance_transport *setup);
 
-/* Of it: what a stream of many or large messages promises, and what becomes of
+/* Of it: how streams, connections and listeners end. */
+int svc_conformance_transport_end(
+    const struct svc_conformance_transport *setup);
+/* What a stream of many or large messages promises, and what becomes of
  * peers that fall silent. */
 int svc_conformance_transport_flow(
     const struct svc_conformance_transport *setup);

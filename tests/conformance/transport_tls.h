@@ -7,13 +7,6 @@
 struct svc_conformance_tls {
 	const char *plugin;  /* found by its name */
 	const char *address; /* on 127.0.0.1, port 0 */
-	/* What it cannot do is skipped. */
-	bool identity; /* tells the name in a client's certificate */
-	bool reasons;  /* says why a certificate was refused */
-	bool ip_names; /* certificates may be for addresses */
-	bool time_out; /* drops who does not finish a handshake */
-	int rush;      /* handshakes at once, 64 at most */
-	bool reloads;  /* a listener reads changed files again */
 };
 
 /** Proves the promises of struct svc_tls_config. Returns the number that

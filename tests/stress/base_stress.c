@@ -310,8 +310,7 @@ play(struct stress_actor *owner, const struct stress_scene *scene)
 	pthread_cond_init(&world.changed, NULL);
 	for (int i = 0; i < SOURCES; i++)
 		world.sources[i] = stress_slot_create();
-	stress_go(work, &world);
-	stress_join(owner);
+	stress_all(owner, work, &world);
 	for (int i = 0; i < SOURCES; i++)
 		end_source(owner, world.sources[i]);
 	stress_at(owner, "waits for the sources");
@@ -366,8 +365,7 @@ play_biased(struct stress_actor *owner, const struct stress_scene *scene)
 	struct biased biased = {0};
 	(void)scene;
 	svc_biased_lock_init(&biased.lock);
-	stress_go(work_biased, &biased);
-	stress_join(owner);
+	stress_all(owner, work_biased, &biased);
 	STRESS_CHECK(biased.count == biased.must);
 	svc_biased_lock_destroy(&biased.lock);
 }

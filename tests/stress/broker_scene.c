@@ -130,8 +130,7 @@ broker_play(struct stress_actor *owner, const struct broker_kind *kind)
 	struct world world = {.kind = kind, .broker = make_broker(kind)};
 	for (int i = 0; i < SUBSCRIPTIONS; i++)
 		world.subscriptions[i] = stress_slot_create();
-	stress_go(work_broker, &world);
-	stress_join(owner);
+	stress_all(owner, work_broker, &world);
 	stress_at(owner, "svc_broker_destroy");
 	svc_broker_destroy(world.broker);
 	for (int i = 0; i < SUBSCRIPTIONS; i++) {

@@ -13,11 +13,8 @@ struct certificates {
 /** False with the reason on stderr. */
 bool certificates_make(void);
 void certificates_remove(void);
-/** Those that are cheapest for a transport. */
-const struct certificates *certificates_of(const char *transport);
-/** Those that are cheapest to renew, and new ones in their place while others
- * read them. */
-const struct certificates *certificates_fresh(void);
+const struct certificates *certificates_get(void);
+/** Puts new ones in their place while others read them. */
 void certificates_renew(void);
 
 #endif

@@ -564,24 +564,29 @@ settle(int64_t descriptors)
 	return use;
 }
 
+static pthread_t
+start(void *(*run)(void *arg), size_t number)
+{
+	pthread_t thread;
+	void *arg = (void *)(uintptr_t)number;
+	assert_int_equal(pthread_create(&thread, NULL, run, arg), 0);
+	return thread;
+}
+
 static void
 wave(void)
 {
-	pthread_t clients[CLIENTS], attackers[ATTACKERS], slow, many;
+	pthread_t clients[CLIENTS], attackers[ATTACKERS], slow;
 	atomic_store(&attacked, true);
 	for (int i = 0; i < CLIENTS; i++)
-		assert_int_equal(
-		    pthread_create(&clients[i], NULL, call, NULL), 0);
+		clients[i] = start(call, 0);
 	for (size_t i = 0; i < ATTACKERS; i++)
-		assert_int_equal(pthread_create(&attackers[i], NULL, attack,
-				     (void *)(uintptr_t)(i * 5)),
-		    0);
-	assert_int_equal(pthread_create(&slow, NULL, be_slow, NULL), 0);
+		attackers[i] = start(attack, i * 5);
+	slow = start(be_slow, 0);
 	for (int i = 0; i < ATTACKERS; i++)
 		pthread_join(attackers[i], NULL);
 	pthread_join(slow, NULL);
-	assert_int_equal(pthread_create(&many, NULL, crowd, NULL), 0);
-	pthread_join(many, NULL);
+	pthread_join(start(crowd, 0), NULL);
 	atomic_store(&attacked, false);
 	for (int i = 0; i < CLIENTS; i++)
 		pthread_join(clients[i], NULL);

@@ -251,8 +251,7 @@ registry_play(struct stress_actor *owner, const struct registry_kind *kind)
 		world.watches[i] = stress_slot_create();
 	for (int i = 0; i < RECORDS; i++)
 		world.records[i] = stress_slot_create();
-	stress_go(work_registry, &world);
-	stress_join(owner);
+	stress_all(owner, work_registry, &world);
 	/* The watches that are left end with it. */
 	stress_at(owner, "svc_registry_destroy");
 	svc_registry_destroy(world.lasting);

@@ -408,8 +408,7 @@ play_codecs(struct stress_actor *owner, const struct stress_scene *scene)
 		brought[i].name = names[i];
 	}
 	STRESS_CHECK(svc_codecs_create(&shared, NULL) == SVC_OK);
-	stress_go(work_codecs, shared);
-	stress_join(owner);
+	stress_all(owner, work_codecs, shared);
 	svc_codecs_destroy(shared);
 }
 

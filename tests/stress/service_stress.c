@@ -65,7 +65,7 @@ make(struct town *town, const char *of, struct stress_actor *actor,
 		list[3].text2 = NULL;
 	if (strcmp(town->transport, "memory") != 0)
 		list[5] = (struct svc_option)SVC_OPT_address("127.0.0.1:0");
-	const struct certificates *files = certificates_of(town->transport);
+	const struct certificates *files = certificates_get();
 	if (town->tls)
 		list[6] = (struct svc_option)SVC_OPT_tls(
 		    files->cert, files->key, files->ca);

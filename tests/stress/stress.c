@@ -243,6 +243,14 @@ stress_join(struct stress_actor *owner)
 	stress_at(owner, "after the workers");
 }
 
+void
+stress_all(struct stress_actor *owner,
+    void (*work)(struct stress_actor *worker, void *arg), void *arg)
+{
+	stress_go(work, arg);
+	stress_join(owner);
+}
+
 /* ------------------------------------------------------------------- slots */
 
 struct stress_slot {

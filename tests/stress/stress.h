@@ -46,6 +46,9 @@ int stress_main(int argc, char *argv[], const struct stress_scene *scenes);
 void stress_go(void (*work)(struct stress_actor *worker, void *arg), void *arg);
 /** Waits until all have returned from it. */
 void stress_join(struct stress_actor *owner);
+/** Both: the owner does nothing meanwhile. */
+void stress_all(struct stress_actor *owner,
+    void (*work)(struct stress_actor *worker, void *arg), void *arg);
 
 /** Evenly in 0 .. bound - 1. */
 uint64_t stress_below(struct stress_actor *actor, uint64_t bound);

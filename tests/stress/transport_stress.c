@@ -635,9 +635,7 @@ begin(struct world *world, struct stress_actor *owner,
 				 &err) == SVC_OK);
 	}
 	/* Borrowed until the transports are destroyed. */
-	const struct certificates *files = svc_clock_is_manual()
-					       ? certificates_fresh()
-					       : certificates_of(plugin);
+	const struct certificates *files = certificates_get();
 	world->tls[0].cert = files->cert;
 	world->tls[0].key = files->key;
 	world->tls[1].ca = files->ca;

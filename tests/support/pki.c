@@ -107,8 +107,7 @@ fill(X509 *made, EVP_PKEY *key, X509 *issuer, EVP_PKEY *issuer_key,
 bool
 test_pki_issue(struct test_pki *pki, const struct test_certificate *certificate)
 {
-	EVP_PKEY *key =
-	    certificate->rsa ? EVP_RSA_gen(2048u) : EVP_EC_gen("P-256");
+	EVP_PKEY *key = EVP_EC_gen("P-256");
 	EVP_PKEY *issuer_key = NULL;
 	X509 *made = X509_new(), *issuer = NULL;
 	bool own = certificate->issuer == NULL;

@@ -18,7 +18,6 @@ struct test_certificate {
 	const char *cn;     /* common name; NULL: `name`; "": none */
 	const char *san;    /* "DNS:student,IP:127.0.0.1"; NULL: none */
 	bool ca;            /* may issue others */
-	bool rsa;           /* the key is RSA, 2048 bits; else EC, P-256 */
 	/* Days from now; both 0: from yesterday until tomorrow. */
 	int from_days, until_days;
 };

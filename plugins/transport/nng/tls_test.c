@@ -5,24 +5,10 @@
 int
 main(void)
 {
-	static const struct svc_conformance_tls tls[] = {
-	    {.plugin = "nng",
-		.address = "127.0.0.1:0",
-		.identity = true,
-		.reasons = true,
-		.ip_names = true,
-		.time_out = true,
-		.rush = 64,
-		.reloads = true},
-	    {.plugin = "nng",
-		.address = "tls+tcp4://127.0.0.1:0",
-		.identity = true,
-		.reasons = true,
-		.ip_names = true,
-		.time_out = true,
-		.rush = 64,
-		.reloads = true},
-	};
+	static const struct svc_conformance_tls plain = {
+	    .plugin = "nng", .address = "127.0.0.1:0"};
+	static const struct svc_conformance_tls url = {
+	    .plugin = "nng", .address = "tls+tcp4://127.0.0.1:0"};
 	static const struct svc_conformance_transport over_tls = {
 	    .plugin = "nng",
 	    .address = "tls+tcp://127.0.0.1:0",
@@ -30,6 +16,6 @@ main(void)
 	    .bad = "tls+tcp://127.0.0.1:http",
 	    .title = "nng over tls",
 	};
-	return svc_conformance_tls(&tls[0]) + svc_conformance_tls(&tls[1]) +
+	return svc_conformance_tls(&plain) + svc_conformance_tls(&url) +
 	       svc_conformance_transport_over_tls(&over_tls);
 }

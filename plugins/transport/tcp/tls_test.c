@@ -6,15 +6,7 @@ int
 main(void)
 {
 	static const struct svc_conformance_tls tls = {
-	    .plugin = "tcp",
-	    .address = "127.0.0.1:0",
-	    .identity = true,
-	    .reasons = true,
-	    .ip_names = true,
-	    .time_out = true,
-	    .rush = 64,
-	    .reloads = true,
-	};
+	    .plugin = "tcp", .address = "127.0.0.1:0"};
 	static const struct svc_conformance_transport over_tls = {
 	    .plugin = "tcp",
 	    .address = "127.0.0.1:0",

@@ -52,6 +52,14 @@ SVC_API bool svc_headers_at(const struct svc_headers *headers, size_t index,
 SVC_API bool svc_headers_equal(
     const struct svc_headers *a, const struct svc_headers *b);
 
+/**
+ * Whether a text may be the content type of a message, which becomes a header
+ * on many ways: up to 255 bytes of printable ASCII, space included. NULL and an
+ * empty one say nothing and are allowed.
+ * Errors: SVC_E_INVAL, with a text that quotes it and says what is allowed
+ */
+SVC_API svc_err svc_content_type_check(const char *type, struct svc_error *err);
+
 #ifdef __cplusplus
 }
 #endif

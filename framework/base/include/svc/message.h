@@ -12,7 +12,8 @@ extern "C" {
  * What a call, a reply or an event carries: bytes of a content type, with
  * headers. A plain struct of borrowed pointers; who owns what is behind them
  * is said where a message is handed over. `data` may be NULL only when `len`
- * is 0: else whoever is given the message says SVC_E_INVAL.
+ * is 0, and the content type is one by svc_content_type_check: else whoever is
+ * given the message says SVC_E_INVAL.
  */
 struct svc_message {
 	const char

@@ -115,11 +115,11 @@ SVC_API svc_err svc_selector_pick(struct svc_selector *selector,
 /**
  * The same without any wish, if that takes no waiting and no thinking: all
  * nodes will do, and none has failed of late. Else NULL, and nothing has
- * happened. `pick` has the service and, for strategies that hash, the key.
+ * happened. `key` is for strategies that hash; NULL: none.
  * Threads: any
  */
 SVC_API struct svc_target *svc_selector_pick_any(
-    struct svc_selector *selector, const struct svc_pick *pick);
+    struct svc_selector *selector, const char *service, const char *key);
 
 typedef enum svc_outcome {
 	SVC_OUTCOME_OK,

@@ -154,7 +154,7 @@ typedef void (*svc_answer_cb)(const struct svc_part *answer, void *user);
 /**
  * What a transport plugin provides: static const, never freed.
  *
- * Promises, proved by tests/conformance/transport.c: messages arrive in order,
+ * Promises, proved by tests/conformance/transport*.c: messages arrive in order,
  * whole or not at all; a slow reader stops the writer, so memory is bounded;
  * sizes have limits, and what passes them ends one stream and not the
  * connection; a closing peer drains first; a reset frees everything; what is

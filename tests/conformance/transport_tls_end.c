@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "conformance/transport_tls_end.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+struct tls_suite tls_suite;
+
+static void
+serve(struct svc_stream_handle *stream, const struct svc_part *first, void *arg)
+{
+	struct tls_end *end = arg;
+	const char *who = SVC_OPS_HAS(stream->ops, identity)
+			      ? stream->ops->identity(stream)
+			      : NULL;
+	struct svc_part reply = *first;
+	pthread_mutex_lock(&end->mutex);
+	snprintf(end->identity, sizeof(end->identity), "%s",
+	    who != NULL ? who : "-");
+	pthread_mutex_unlock(&end->mutex);
+	reply.flags = SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END;
+	stream->ops->send(stream, &reply, NULL);
+	stream->ops->release(stream, SVC_E_CANCELLED);
+}
+
+struct svc_tls_config
+tls_of(const char *name, const char *ca)
+{
+	struct svc_tls_config tls = {0};
+	if (name != NULL) {
+		tls.cert = test_pki_path(&tls_suite.pki, name, "pem");
+		tls.key = test_pki_path(&tls_suite.pki, name, "key");
+	}
+	if (ca != NULL)
+		tls.ca = test_pki_path(&tls_suite.pki, ca, "pem");
+	return tls;
+}
+
+svc_err
+tls_end_try(struct tls_end *end, const struct svc_tls_config *tls,
+    struct svc_error *err)
+{
+	const void *ops;
+	memset(end, 0, sizeof(*end));
+	if (svc_catalogue_find(&svc_transport_interface,
+		tls_suite.setup->plugin, &ops, err) != SVC_OK)
+		fail_msg("%s", err->text);
+	end->ops = ops;
+	pthread_mutex_init(&end->mutex, NULL);
+	assert_int_equal(
+	    svc_executor_create(NULL, &end->executor, err), SVC_OK);
+	if (tls != NULL) {
+		const char **places[] = {
+		    &end->tls.cert, &end->tls.key, &end->tls.ca};
+		end->tls = *tls;
+		for (int i = 0; i < 3; i++) {
+			if (*places[i] == NULL)
+				continue;
+			snprintf(end->paths[i], sizeof(end->paths[i]), "%s",
+			    *places[i]);
+			*places[i] = end->paths[i];
+		}
+	}
+	struct svc_transport_config config = {.executor = end->executor,
+	    .limits.handshake_ms = tls_suite.handshake_ms,
+	    .tls = tls != NULL ? &end->tls : NULL};
+	svc_err rc = end->ops->create(&config, &end->self, err);
+	if (rc != SVC_OK)
+		svc_executor_destroy(end->executor);
+	return rc;
+}
+
+void
+tls_end_start(struct tls_end *end, const struct svc_tls_config *tls)
+{
+	struct svc_error err = {0};
+	if (tls_end_try(end, tls, &err) != SVC_OK)
+		fail_msg("%s", err.text);
+}
+
+svc_err
+tls_end_listen(struct tls_end *end, struct svc_error *err)
+{
+	return end->ops->listen(end->self, tls_suite.setup->address, serve, end,
+	    &end->listener, err);
+}
+
+void
+tls_end_serve(struct tls_end *end, const struct svc_tls_config *tls)
+{
+	struct svc_error err = {0};
+	tls_end_start(end, tls);
+	if (tls_end_listen(end, &err) != SVC_OK)
+		fail_msg("%s", err.text);
+}
+
+void
+tls_end_stop(struct tls_end *end)
+{
+	if (end->listener != NULL)
+		end->ops->listener_destroy(end->listener);
+	end->ops->destroy(end->self);
+	svc_executor_destroy(end->executor);
+	pthread_mutex_destroy(&end->mutex);
+}
+
+static void
+on_part(struct svc_stream_handle *stream, const struct svc_part *part)
+{
+	struct tls_got *got = stream->user;
+	got->answered = part->len == 5;
+}
+
+static void
+on_closed(struct svc_stream_handle *stream, const struct svc_stream_end *end)
+{
+	struct tls_got *got = stream->user;
+	got->code = end->code;
+	got->not_run = end->not_run;
+	snprintf(got->text, sizeof(got->text), "%s", end->text);
+}
+
+struct tls_got
+tls_call_on(struct tls_end *client, void *conn)
+{
+	static const struct svc_stream_events events = {
+	    .part = on_part, .closed = on_closed};
+	struct svc_part first = {
+	    .flags = SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END,
+	    .service = "s",
+	    .endpoint = "E.e",
+	    .timeout_ms = SVC_FOREVER,
+	    .data = "hello",
+	    .len = 5};
+	struct svc_stream_handle *stream;
+	struct svc_error err = {0};
+	struct tls_got got = {0};
+	svc_err rc = client->ops->open(
+	    conn, &first, SVC_OPEN_WAIT, &events, &got, &stream, &err);
+	if (rc != SVC_OK) {
+		/* It may have failed before it could be used. */
+		got.code = rc == SVC_E_CLOSED ? SVC_E_UNAVAILABLE : rc;
+		got.not_run = true;
+		snprintf(got.text, sizeof(got.text), "%s", err.text);
+		return got;
+	}
+	rc = client->ops->wait(stream, svc_deadline(WAIT_MS));
+	client->ops->release(stream, SVC_E_CANCELLED);
+	assert_int_equal(rc, SVC_OK);
+	return got;
+}
+
+void *
+tls_dial(struct tls_end *client, const char *address)
+{
+	struct svc_error err = {0};
+	void *conn;
+	if (client->ops->dial(client->self, address, WAIT_MS, &conn, &err) !=
+	    SVC_OK)
+		fail_msg("%s", err.text);
+	return conn;
+}
+
+struct tls_got
+tls_call(struct tls_end *client, struct tls_end *server)
+{
+	void *conn =
+	    tls_dial(client, server->ops->listener_address(server->listener));
+	struct tls_got got = tls_call_on(client, conn);
+	client->ops->conn_destroy(conn);
+	return got;
+}
+
+void
+assert_answered(const struct tls_got *got)
+{
+	if (!got->answered)
+		fail_msg("%s", got->text);
+}
+
+void
+assert_refused(const struct tls_got *got, const char *why)
+{
+	assert_false(got->answered);
+	assert_int_equal(got->code, SVC_E_UNAVAILABLE);
+	if (why != NULL && strstr(got->text, why) == NULL)
+		fail_msg("\"%s\" does not say \"%s\"", got->text, why);
+}
+
+/* --------------------------------------------------------------------- log */
+
+static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t log_changed;
+static char logged[16384];
+
+void
+tls_log_init(void)
+{
+	svc_cond_init(&log_changed);
+}
+
+void
+tls_keep_log(const struct svc_log_line *line, void *arg)
+{
+	(void)arg;
+	pthread_mutex_lock(&log_mutex);
+	size_t len = strlen(logged);
+	snprintf(logged + len, sizeof(logged) - len, "%s: %s\n", line->id,
+	    line->text);
+	pthread_cond_broadcast(&log_changed);
+	pthread_mutex_unlock(&log_mutex);
+}
+
+bool
+tls_was_logged(const char *what)
+{
+	pthread_mutex_lock(&log_mutex);
+	bool found = strstr(logged, what) != NULL;
+	pthread_mutex_unlock(&log_mutex);
+	return found;
+}
+
+bool
+tls_comes_to_be_logged(const char *what)
+{
+	int64_t deadline = svc_deadline(WAIT_MS);
+	svc_err rc = SVC_OK;
+	pthread_mutex_lock(&log_mutex);
+	while (strstr(logged, what) == NULL && rc == SVC_OK)
+		rc = svc_cond_wait(&log_changed, &log_mutex, deadline);
+	pthread_mutex_unlock(&log_mutex);
+	return rc == SVC_OK;
+}
+
+void
+tls_clear_log(void)
+{
+	pthread_mutex_lock(&log_mutex);
+	logged[0] = 0;
+	pthread_mutex_unlock(&log_mutex);
+}
