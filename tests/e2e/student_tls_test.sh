@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The student example over mutual TLS on the defaults: its own CA, what the
-# registry says, who is refused and how that reads, and a certificate that is
-# replaced while calls run.
+# The student example over mutual TLS: its own CA, what the registry says, who is
+# refused and how that reads, and a certificate that is replaced while calls run.
+#
+# usage: student_tls_test.sh TRANSPORT
 . "$(dirname "$0")/student.sh"
 need openssl
 
@@ -27,7 +28,7 @@ certificate other_ca
 signed student DNS:student,IP:127.0.0.1
 signed client DNS:client
 
-flags=("--registry_address=lo:$("$root/tools/free-port")")
+flags=("--registry_address=lo:$("$root/tools/free-port")" "--transport=$1")
 ca=("--tls_ca=$work/ca.pem")
 shows_student=("--tls_cert=$work/student.pem" "--tls_key=$work/student.key")
 shows_client=("--tls_cert=$work/client.pem" "--tls_key=$work/client.key")
