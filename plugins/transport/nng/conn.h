@@ -65,8 +65,9 @@ struct conn {
 	struct tls *tls;
 	struct svc_buf cipher; /* of whoever sends */
 	uint8_t *came;         /* room for COME_SIZE bytes, of the reader */
-	tls_step step;         /* of the handshake: the last one's outcome */
-	size_t discarded;      /* of a peer that was refused */
+	struct svc_task shake_step; /* in the shaker's queue */
+	tls_step step;              /* the last one's outcome */
+	size_t discarded;           /* of a peer that was refused */
 
 	/* of the loop */
 	int kicks;

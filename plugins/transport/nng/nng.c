@@ -98,7 +98,13 @@ create(const struct svc_transport_config *config, void **ret_self,
 	svc_err rc = svc_transport_memory.create(config, &self->inside, err);
 	if (rc == SVC_OK && config->tls != NULL)
 		rc = tls_files_create(config->tls, &self->tls, err);
+	if (rc == SVC_OK && config->tls != NULL) {
+		self->shaker = tls_shaker_create(config->executor);
+		if (self->shaker == NULL)
+			rc = svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	}
 	if (rc != SVC_OK) {
+		tls_files_destroy(self->tls);
 		if (self->inside != NULL)
 			svc_transport_memory.destroy(self->inside);
 		svc_mem_free(self);
@@ -122,6 +128,7 @@ destroy(void *arg)
 		pthread_cond_wait(&self->changed, &self->mutex);
 	pthread_mutex_unlock(&self->mutex);
 	svc_transport_memory.destroy(self->inside);
+	tls_shaker_destroy(self->shaker);
 	tls_files_destroy(self->tls);
 	pthread_cond_destroy(&self->changed);
 	pthread_mutex_destroy(&self->mutex);

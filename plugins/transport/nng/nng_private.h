@@ -15,11 +15,13 @@
 #define URL_MAX_LEN 320
 
 struct tls_files;
+struct tls_shaker;
 
 struct nng {
 	struct svc_transport_config config;
-	struct tls_files *tls; /* NULL: without TLS */
-	void *inside;          /* the memory transport, for inproc:// */
+	struct tls_files *tls;     /* NULL: without TLS */
+	struct tls_shaker *shaker; /* with it */
+	void *inside;              /* the memory transport, for inproc:// */
 
 	/* Connections that are not freed yet. */
 	pthread_mutex_t mutex;

@@ -13,8 +13,6 @@
 #define MAX_BLOCK 65536
 #define MAX_DISCARD ((size_t)1 << 20) /* of what a refused peer still sends */
 
-static void shake(struct conn *conn);
-
 static void
 out_of_memory(struct conn *conn)
 {
@@ -54,31 +52,40 @@ go_on(struct conn *conn)
 	}
 }
 
+static void
+run_step(struct svc_task *task)
+{
+	struct conn *conn =
+	    (struct conn *)(void *)((char *)task -
+				    offsetof(struct conn, shake_step));
+	conn->step = tls_shake(conn->tls);
+	svc_buf_clear(&conn->cipher);
+	conn->written = 0;
+	svc_err taken = tls_take(conn->tls, &conn->cipher);
+	if (taken == SVC_OK && conn->cipher.len > 0) {
+		lock(conn);
+		conn->sends++;
+		unlock(conn);
+		if (conn_send(conn))
+			return; /* whose completion has the reference now */
+		lock(conn);
+		conn->sends--;
+		unlock(conn);
+	} else if (taken == SVC_OK) {
+		go_on(conn);
+	} else {
+		out_of_memory(conn);
+	}
+	svc_mux_unref(&conn->mux);
+}
+
 /* A step with what has come. Nothing else is under way. */
 static void
 shake(struct conn *conn)
 {
-	conn->step = tls_shake(conn->tls);
-	svc_buf_clear(&conn->cipher);
-	conn->written = 0;
-	if (tls_take(conn->tls, &conn->cipher) != SVC_OK) {
-		out_of_memory(conn);
-		return;
-	}
-	if (conn->cipher.len == 0) {
-		go_on(conn);
-		return;
-	}
-	lock(conn);
-	conn->sends++;
-	unlock(conn);
 	svc_mux_ref(&conn->mux);
-	if (conn_send(conn))
-		return;
-	lock(conn);
-	conn->sends--;
-	unlock(conn);
-	svc_mux_unref(&conn->mux); /* the caller has one, too */
+	conn->shake_step.run = run_step;
+	tls_shaker_run(conn->self->shaker, &conn->shake_step);
 }
 
 void

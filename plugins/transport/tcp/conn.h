@@ -46,8 +46,8 @@ struct conn {
 	struct listener *listener; /* of a server's */
 	struct conn_link link;
 	char address[264];
-	struct tls *tls;          /* NULL: bare */
-	struct conn *shakes_next; /* in the shaker's queue */
+	struct tls *tls;            /* NULL: bare */
+	struct svc_task shake_step; /* in the shaker's queue */
 
 	/* under mux.lock; `reader` may also be looked at without it */
 	enum shake shake; /* while `connecting` */

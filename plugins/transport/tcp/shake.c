@@ -1,76 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * TLS handshakes. Their arithmetic would hold up the other connections of a
- * loop, a signature for a millisecond and a flood of them for as long as it
- * lasts. So a step is put into the shaker's queue, which a few threads work
- * off beside the loops, and its outcome comes back by a kick. Half the cores
- * are left for calls, however many peers ask for a handshake at once.
- *
- * shaker->mutex guards the queue and `workers`; it is taken under no other
- * lock and none is taken under it.
- */
+/* TLS handshakes: their steps are computed by the shaker, beside the loops, and
+ * an outcome comes back by a kick. */
 #include "conn.h"
 
-#define MAX_WORKERS 8
-
-struct tcp_shaker {
-	struct svc_executor *executor;
-	pthread_mutex_t mutex;
-	pthread_cond_t changed;
-	struct conn *first, **last;
-	int workers, most;
-};
-
-struct tcp_shaker *
-tcp_shaker_create(struct svc_executor *executor)
-{
-	struct tcp_shaker *shaker = svc_mem_calloc(1, sizeof(*shaker));
-	if (shaker == NULL)
-		return NULL;
-	int n = svc_thread_processors() / 2;
-	shaker->executor = executor;
-	shaker->last = &shaker->first;
-	shaker->most = n < 1 ? 1 : n > MAX_WORKERS ? MAX_WORKERS : n;
-	pthread_mutex_init(&shaker->mutex, NULL);
-	svc_cond_init(&shaker->changed);
-	return shaker;
-}
-
-void
-tcp_shaker_destroy(struct tcp_shaker *shaker)
-{
-	if (shaker == NULL)
-		return;
-	/* The last worker may be on its way out still. */
-	pthread_mutex_lock(&shaker->mutex);
-	while (shaker->workers > 0)
-		pthread_cond_wait(&shaker->changed, &shaker->mutex);
-	pthread_mutex_unlock(&shaker->mutex);
-	pthread_cond_destroy(&shaker->changed);
-	pthread_mutex_destroy(&shaker->mutex);
-	svc_mem_free(shaker);
-}
-
-static struct conn *
-next(struct tcp_shaker *shaker)
-{
-	pthread_mutex_lock(&shaker->mutex);
-	struct conn *conn = shaker->first;
-	if (conn != NULL) {
-		shaker->first = conn->shakes_next;
-		if (shaker->first == NULL)
-			shaker->last = &shaker->first;
-	} else {
-		shaker->workers--;
-		pthread_cond_broadcast(&shaker->changed);
-	}
-	pthread_mutex_unlock(&shaker->mutex);
-	return conn;
-}
-
 static void
-run_step(struct conn *conn)
+run_step(struct svc_task *task)
 {
+	struct conn *conn =
+	    (struct conn *)(void *)((char *)task -
+				    offsetof(struct conn, shake_step));
 	static const enum shake after[] = {
 	    [TLS_DONE] = SHAKE_DONE,
 	    [TLS_WANT_READ] = SHAKE_READ,
@@ -89,34 +27,15 @@ run_step(struct conn *conn)
 }
 
 static void
-work(void *arg)
-{
-	struct tcp_shaker *shaker = arg;
-	struct conn *conn;
-	while ((conn = next(shaker)) != NULL)
-		run_step(conn);
-}
-
-static void
 queue_step(struct conn *conn)
 {
-	struct tcp_shaker *shaker = conn->tcp->shaker;
 	svc_mux_ref(&conn->mux);
 	lock(conn);
 	conn->shake = SHAKE_RUNNING;
 	conn_set_interest(conn);
 	unlock(conn);
-	pthread_mutex_lock(&shaker->mutex);
-	conn->shakes_next = NULL;
-	*shaker->last = conn;
-	shaker->last = &conn->shakes_next;
-	bool start = shaker->workers < shaker->most;
-	if (start)
-		shaker->workers++;
-	pthread_mutex_unlock(&shaker->mutex);
-	/* Without a thread to spare it is done here. */
-	if (start && svc_executor_run(shaker->executor, work, shaker) != SVC_OK)
-		work(shaker);
+	conn->shake_step.run = run_step;
+	tls_shaker_run(conn->tcp->shaker, &conn->shake_step);
 }
 
 static void

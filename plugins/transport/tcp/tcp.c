@@ -88,7 +88,7 @@ tcp_create(const struct svc_transport_config *config, void **ret_self,
 	if (config->tls != NULL) {
 		svc_err rc = tls_files_create(config->tls, &tcp->tls, err);
 		if (rc == SVC_OK)
-			tcp->shaker = tcp_shaker_create(config->executor);
+			tcp->shaker = tls_shaker_create(config->executor);
 		if (rc == SVC_OK && tcp->shaker == NULL)
 			rc = svc_error_set(err, SVC_E_NOMEM, "out of memory");
 		if (rc != SVC_OK) {
@@ -114,7 +114,7 @@ tcp_destroy(void *self)
 	pthread_mutex_unlock(&tcp->mutex);
 	for (int i = 0; i < TCP_KEPT; i++)
 		svc_mem_free(tcp->kept[i]);
-	tcp_shaker_destroy(tcp->shaker);
+	tls_shaker_destroy(tcp->shaker);
 	tls_files_destroy(tcp->tls);
 	pthread_cond_destroy(&tcp->changed);
 	pthread_mutex_destroy(&tcp->mutex);

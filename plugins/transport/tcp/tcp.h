@@ -19,7 +19,7 @@ struct tcp {
 	 * each used by some of the threads. */
 	struct block *kept[TCP_KEPT];
 	struct tls_files *tls;     /* NULL: connections are bare */
-	struct tcp_shaker *shaker; /* with tls */
+	struct tls_shaker *shaker; /* with tls */
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
 	int n_conns; /* not yet freed */
@@ -29,11 +29,6 @@ struct listener;
 struct conn;
 
 extern const struct svc_transport_ops tcp_ops;
-
-/* Threads for the arithmetic of handshakes, shake.c. NULL without memory. */
-struct tcp_shaker *tcp_shaker_create(struct svc_executor *executor);
-/* After the last connection. NULL is fine. */
-void tcp_shaker_destroy(struct tcp_shaker *shaker);
 
 /* Addresses of "host:port", numeric or by name (then it may block).
  * Errors: SVC_E_INVAL, SVC_E_UNAVAILABLE (the name does not resolve) */

@@ -7,8 +7,9 @@
  * have it: tls_files.c keeps the certificates of a transport and reads them
  * again when they change, tls.c is one connection's session. OpenSSL is seen by
  * these two only, which are a module of their own: it is loaded, and OpenSSL
- * with it, by the first transport that has certificates. tls_load.c does this,
- * and is the part that each transport is built of.
+ * with it, by the first transport that has certificates. tls_load.c does this;
+ * it and shaker.c, which computes handshakes beside the loops, are the part
+ * that each transport is built of.
  *
  * A session either uses a socket by itself (tls_use_socket), or it has none:
  * then tls_put gives it what has come, and tls_take what is to be sent.
@@ -86,6 +87,18 @@ struct tls_failure {
 bool tls_reason(struct tls *tls, struct tls_failure *ret);
 /* The name in the peer's verified certificate; NULL when it showed none. */
 const char *tls_identity(const struct tls *tls);
+
+/* ------------------------------------------ threads for handshakes, shaker.c
+ */
+
+struct tls_shaker;
+/* NULL without memory. */
+struct tls_shaker *tls_shaker_create(struct svc_executor *executor);
+/* After the last step. NULL is fine. */
+void tls_shaker_destroy(struct tls_shaker *shaker);
+/* Runs a step's task on one of the threads, or if none can be had on this one.
+ */
+void tls_shaker_run(struct tls_shaker *shaker, struct svc_task *step);
 
 /* ------------------------------------------------------ the module, tls_load.c
  */
