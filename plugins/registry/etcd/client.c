@@ -147,7 +147,7 @@ take_idle(struct etcd *etcd)
 	if (etcd->n_idle > 0)
 		http = etcd->idle[--etcd->n_idle];
 	pthread_mutex_unlock(&etcd->lock);
-	if (http == NULL && http_create(&http) != SVC_OK)
+	if (http == NULL && http_create(NULL, &http) != SVC_OK)
 		return NULL;
 	return http;
 }

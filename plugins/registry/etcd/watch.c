@@ -379,8 +379,8 @@ watch_start(struct etcd *etcd, const char *service, svc_watch_sink sink,
 	watch->service = svc_mem_strdup(service);
 	svc_err rc = SVC_E_NOMEM;
 	if ((service == NULL || watch->service != NULL) &&
-	    http_create(&watch->question) == SVC_OK &&
-	    http_create(&watch->stream) == SVC_OK)
+	    http_create(NULL, &watch->question) == SVC_OK &&
+	    http_create(NULL, &watch->stream) == SVC_OK)
 		rc = svc_thread_start(&watch->thread, "svc-etcd", run, watch);
 	if (rc != SVC_OK) {
 		watch_free(watch);
