@@ -363,6 +363,7 @@ after_login(struct etcd_call *call, svc_err rc, const cJSON *answer,
 	} else if (rc == SVC_OK) {
 		rc = take_token(call, answer, err);
 	}
+	call->shut_out = rc != SVC_OK;
 	if (rc == SVC_OK)
 		rc = post(call, call->path, call->body, err);
 	return rc == SVC_OK ? SVC_E_AGAIN : rc;

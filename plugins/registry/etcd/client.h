@@ -81,6 +81,7 @@ struct etcd_call {
 	int64_t timeout_ms;
 	bool open;
 	bool logs_in;           /* under way: the login */
+	bool shut_out;          /* the login failed */
 	bool again;             /* with another token */
 	char token[TOKEN_SIZE]; /* that it is asked with, "" is none */
 	struct svc_headers *headers;

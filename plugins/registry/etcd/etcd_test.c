@@ -6,6 +6,8 @@
 
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <poll.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 
 /* ----------------------------------------------------------------- tests */
@@ -436,6 +438,71 @@ many_services_share_a_thread_and_a_stream(void **state)
 	}
 }
 
+enum { SOME = 8 };
+
+struct going {
+	struct fixture *f;
+	char names[SOME][64];
+	struct svc_watch *watches[SOME];
+	pthread_t thread;
+	atomic_bool enough;
+	svc_err rc;
+};
+
+static void *
+come_and_go(void *arg)
+{
+	struct going *going = arg;
+	for (int i = 0; i < SOME || !atomic_load(&going->enough); i++) {
+		struct svc_watch **watch = &going->watches[i % SOME];
+		svc_registry_unwatch(*watch);
+		*watch = NULL;
+		going->rc = svc_registry_watch(going->f->registry,
+		    going->names[i % SOME], recorder_change, going->f->recorder,
+		    watch, NULL);
+		if (going->rc != SVC_OK)
+			break;
+		poll(NULL, 0, 10); /* or the last of them alone are seen */
+	}
+	return NULL;
+}
+
+/* So that some do while the stream is opened or has just been broken. */
+static void
+watches_come_and_go_while_the_server_does(void **state)
+{
+	struct fixture *f = *state;
+	struct going going = {.f = f};
+	struct sample samples[SOME];
+	for (int i = 0; i < SOME; i++) {
+		snprintf(going.names[i], sizeof(going.names[i]), "%s-%d",
+		    f->name, i);
+		sample_init(&samples[i], going.names[i], "1", "a", i + 1);
+	}
+	assert_int_equal(
+	    svc_thread_start(&going.thread, "goes", come_and_go, &going),
+	    SVC_OK);
+	for (int i = 0; i < 4; i++) {
+		test_server_kill(server);
+		assert_true(test_server_start_again(server, true));
+	}
+	atomic_store(&going.enough, true);
+	svc_thread_join(going.thread);
+	assert_int_equal(going.rc, SVC_OK);
+	/* Who is there follows it. */
+	for (int i = 0; i < SOME; i++) {
+		announce(f, &samples[i]);
+		if (!recorder_wait(f->recorder, SVC_CREATED, going.names[i],
+			"a", WAIT_MS, NULL))
+			fail_msg("watch %d does not see what came", i);
+	}
+	for (int i = 0; i < SOME; i++) {
+		svc_registry_unwatch(going.watches[i]);
+		withdraw(f, &samples[i]);
+		sample_fini(&samples[i]);
+	}
+}
+
 int
 main(void)
 {
@@ -457,6 +524,7 @@ main(void)
 	    TEST(addresses_are_checked),
 	    TEST(many_nodes_come_page_by_page),
 	    TEST(many_services_share_a_thread_and_a_stream),
+	    TEST(watches_come_and_go_while_the_server_does),
 	};
 #undef TEST
 	if (!test_server_have("etcd") || !test_server_have("etcdctl")) {

@@ -321,6 +321,73 @@ a_stream_that_takes_no_watch_is_a_failure(void **state)
 	svc_clock_real();
 }
 
+static void
+answer_json(int fd, const char *status, const char *json)
+{
+	struct svc_buf text;
+	svc_buf_init(&text, 1 << 10);
+	svc_buf_printf(&text,
+	    "HTTP/1.1 %s\r\nConnection: close\r\n"
+	    "Content-Length: %zu\r\n\r\n%s",
+	    status, strlen(json), json);
+	fake_http_send(fd, text.data, text.len);
+	svc_buf_fini(&text);
+	close(fd);
+}
+
+/* Each login costs etcd a tenth of a second of a processor. */
+struct refusing {
+	struct fake_http http;
+	atomic_int n_logins;
+};
+
+static void
+answer_refusing(int fd, const char *request, void *arg)
+{
+	struct refusing *refusing = arg;
+	assert_non_null(strstr(request, "/v3/auth/authenticate "));
+	atomic_fetch_add(&refusing->n_logins, 1);
+	answer_json(fd, "400 Bad Request",
+	    "{\"code\":3,\"message\":\"etcdserver: authentication failed, "
+	    "invalid user ID or password\"}");
+}
+
+static void
+watches_that_are_refused_log_in_together(void **state)
+{
+	(void)state;
+	enum { MANY = 30, LOGINS = 20 };
+	static struct refusing refusing;
+	struct recorder *recorder = recorder_create();
+	struct svc_registry *registry = NULL;
+	struct svc_watch *many[MANY];
+	fake_http_start(&refusing.http, answer_refusing, &refusing);
+	struct svc_registry_config config = {.address = refusing.http.address,
+	    .username = "svc",
+	    .password = "wrong"};
+	assert_int_equal(
+	    svc_registry_create("etcd", &config, &registry, NULL), SVC_OK);
+	int64_t since_ms = svc_now_ms(), until_ms = svc_deadline(WAIT_MS);
+	for (int i = 0; i < MANY; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "s%d", i);
+		assert_int_equal(svc_registry_watch(registry, name,
+				     recorder_change, recorder, &many[i], NULL),
+		    SVC_OK);
+	}
+	while (atomic_load(&refusing.n_logins) < LOGINS) {
+		assert_true(svc_now_ms() < until_ms);
+		poll(NULL, 0, 10);
+	}
+	/* Three at a time, with pauses of 0.1 s, 0.16 s and so on. */
+	assert_true(svc_now_ms() - since_ms >= 1000);
+	for (int i = 0; i < MANY; i++)
+		svc_registry_unwatch(many[i]);
+	svc_registry_destroy(registry);
+	fake_http_stop(&refusing.http);
+	recorder_destroy(recorder);
+}
+
 /* Of keepalives, until two wait at the same time: the one that the keeper's
  * thread has sent, and that of an announcement. */
 struct keeping {
@@ -330,20 +397,6 @@ struct keeping {
 	bool answers;
 	atomic_bool seen;
 };
-
-static void
-answer_json(int fd, const char *json)
-{
-	struct svc_buf text;
-	svc_buf_init(&text, 1 << 10);
-	svc_buf_printf(&text,
-	    "HTTP/1.1 200 OK\r\nConnection: close\r\n"
-	    "Content-Length: %zu\r\n\r\n%s",
-	    strlen(json), json);
-	fake_http_send(fd, text.data, text.len);
-	svc_buf_fini(&text);
-	close(fd);
-}
 
 static bool
 is_left(int fd)
@@ -368,9 +421,9 @@ answer_keepalive(struct keeping *keeping, int fd)
 	if (!keeping->answers && n < FAKE_HTTP_OPEN_MAX)
 		keeping->waiting[n++] = fd;
 	else
-		answer_json(fd, alive);
+		answer_json(fd, "200 OK", alive);
 	while (keeping->answers && n > 0)
-		answer_json(keeping->waiting[--n], alive);
+		answer_json(keeping->waiting[--n], "200 OK", alive);
 	keeping->n_waiting = n;
 	if (keeping->answers)
 		atomic_store(&keeping->seen, true);
@@ -382,9 +435,9 @@ answer_keeping(int fd, const char *request, void *arg)
 	if (strstr(request, "/v3/lease/keepalive ") != NULL)
 		answer_keepalive(arg, fd);
 	else if (strstr(request, "/v3/lease/grant ") != NULL)
-		answer_json(fd, "{\"ID\":\"77\",\"TTL\":\"3\"}");
+		answer_json(fd, "200 OK", "{\"ID\":\"77\",\"TTL\":\"3\"}");
 	else
-		answer_json(fd, "{\"header\":{\"revision\":\"5\"}}");
+		answer_json(fd, "200 OK", "{\"header\":{\"revision\":\"5\"}}");
 }
 
 static void
@@ -422,6 +475,7 @@ main(void)
 	    cmocka_unit_test(every_break_brings_the_full_state_again),
 	    cmocka_unit_test(a_stream_that_says_nothing_is_opened_anew),
 	    cmocka_unit_test(a_stream_that_takes_no_watch_is_a_failure),
+	    cmocka_unit_test(watches_that_are_refused_log_in_together),
 	    cmocka_unit_test(an_announcement_renews_a_lease_that_is_late),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -54,15 +54,21 @@ ask_page(
 }
 
 static void
-range_failed(struct watcher *watcher, struct watch *watch, size_t attempt,
+range_failed(struct watcher *watcher, const struct question *question,
     svc_err rc, const struct svc_error *err)
 {
-	if (watcher->open || !etcd_is_absent(rc)) {
-		lose(watcher, watch, err);
+	bool absent = etcd_is_absent(rc), refused = question->call.shut_out;
+	if (!refused && (watcher->open || !absent)) {
+		lose(watcher, question->watch, err);
+		/* It alone got lost, or the server is no more. */
+		if (absent && watcher->heard_at_ms < question->asked_at_ms)
+			watcher->asks_alive = true;
 		return;
 	}
-	/* Those that were asked together fail together. */
-	if (attempt == watcher->attempt)
+	/* Those that were asked together fail together, and those who are
+	 * refused do not log in one after the other, which costs etcd more
+	 * than all else. */
+	if (question->attempt == watcher->attempt)
 		server_failed(watcher, err);
 }
 
@@ -82,7 +88,7 @@ question_ask(
 	if (rc == SVC_OK)
 		return;
 	question_end(question);
-	range_failed(watcher, watch, question->attempt, rc, &err);
+	range_failed(watcher, question, rc, &err);
 }
 
 static void
@@ -127,19 +133,22 @@ range_answered(struct watcher *watcher, struct question *question, svc_err rc,
 	if (rc == SVC_OK)
 		synced(watcher, watch, range->revision);
 	else
-		range_failed(watcher, watch, question->attempt, rc, err);
+		range_failed(watcher, question, rc, err);
 }
 
 /* A read that the majority must agree to, so that a server which is cut off
  * from the others is left as well as one that is frozen. */
 void
-question_ask_alive(struct watcher *watcher)
+question_ask_alive(struct watcher *watcher, struct question *question)
 {
 	struct svc_error err = {0};
-	struct question *question = question_free(watcher);
-	struct watch *watch;
-	if (question == NULL || watcher->followed == NULL)
+	/* One that may be read, when there is one. */
+	const struct watch *watch =
+	    watcher->followed != NULL ? watcher->followed : watcher->watches;
+	watcher->asks_alive = false;
+	if (watch == NULL)
 		return;
+	const char *service = watch->service;
 	question->watch = NULL;
 	question->revision = 0;
 	for (watch = watcher->followed; watch != NULL; watch = watch->hh.next)
@@ -147,7 +156,7 @@ question_ask_alive(struct watcher *watcher)
 			question->revision = watch->revision;
 	svc_buf_init(&question->body, KV_RANGE_MAX);
 	svc_buf_putc(&question->body, '{');
-	kv_put_first(&question->body, watcher->followed->service);
+	kv_put_first(&question->body, service);
 	svc_buf_putc(&question->body, '}');
 	if (ask(watcher, question, &err) != SVC_OK)
 		question_end(question);
@@ -168,7 +177,9 @@ alive_answered(struct watcher *watcher, const struct question *question,
 		return;
 	}
 	watcher->doubted = false;
-	if (rc != SVC_OK)
+	/* Who says anything else is alive. */
+	if (etcd_is_absent(rc) || rc == SVC_E_ABORTED ||
+	    question->call.shut_out)
 		server_failed(watcher, err);
 }
 

@@ -27,7 +27,7 @@ stream_end(struct watcher *watcher)
 	if (!watcher->open)
 		return;
 	etcd_call_end(&watcher->stream);
-	watcher->open = false;
+	watcher->open = watcher->asks_alive = false;
 	HASH_ITER (hh, watcher->followed, watch, next) {
 		forget_followed(watcher, watch);
 		watch->state = SYNCED;
@@ -250,7 +250,7 @@ ask_both(struct watcher *watcher)
 	watcher->quiet_at_ms = svc_deadline(QUIET_MS);
 	if (!watcher->stream.logs_in)
 		http_say(watcher->http, progress, sizeof(progress) - 1);
-	question_ask_alive(watcher);
+	watcher->asks_alive = true;
 }
 
 void

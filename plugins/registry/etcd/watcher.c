@@ -199,6 +199,9 @@ turn(struct watcher *watcher)
 			question_look(watcher, &watcher->questions[i]);
 	if (watcher->open)
 		stream_look(watcher);
+	/* Before the others, which may be many and go unanswered. */
+	if (watcher->asks_alive && (question = question_free(watcher)) != NULL)
+		question_ask_alive(watcher, question);
 	DL_FOREACH (watcher->watches, watch) {
 		if (watch->state != LOST)
 			continue;

@@ -68,7 +68,8 @@ struct watcher {
 	int64_t due_at_ms; /* of the next one */
 	int64_t wake_at_ms;
 	bool said_lost;
-	bool doubted; /* one question whether it is alive got lost */
+	bool asks_alive; /* is to ask whether it is, once a question is free */
+	bool doubted;    /* one question whether it is alive got lost */
 	/* The stream: */
 	struct http *http;
 	struct etcd_call stream;
@@ -120,7 +121,7 @@ struct question *question_free(struct watcher *watcher);
 void question_ask(
     struct watcher *watcher, struct question *question, struct watch *watch);
 /** Whether the server is alive. */
-void question_ask_alive(struct watcher *watcher);
+void question_ask_alive(struct watcher *watcher, struct question *question);
 /** What became of it. */
 void question_look(struct watcher *watcher, struct question *question);
 /** Without an answer. */
