@@ -137,7 +137,8 @@ range_answered(struct watcher *watcher, struct question *question, svc_err rc,
 }
 
 /* A read that the majority must agree to, so that a server which is cut off
- * from the others is left as well as one that is frozen. */
+ * from the others is left as well as one that is frozen. One at a time: that
+ * two got lost is to mean something. */
 void
 question_ask_alive(struct watcher *watcher, struct question *question)
 {
@@ -146,6 +147,10 @@ question_ask_alive(struct watcher *watcher, struct question *question)
 	const struct watch *watch =
 	    watcher->followed != NULL ? watcher->followed : watcher->watches;
 	watcher->asks_alive = false;
+	for (size_t i = 0; i < QUESTIONS; i++)
+		if (watcher->questions[i].asked &&
+		    watcher->questions[i].watch == NULL)
+			return;
 	if (watch == NULL)
 		return;
 	const char *service = watch->service;

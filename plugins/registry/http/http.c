@@ -10,7 +10,12 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { CONNECT_MS = 2000, LINE_MAX_LEN = 1 << 16, SAID_MAX = 64 << 20 };
+enum {
+	CONNECT_MS = 2000,
+	LINE_MAX_LEN = 1 << 16,
+	SAID_MAX = 64 << 20,
+	KEPT_MAX = 4, /* connections, those of servers left behind included */
+};
 
 struct http_set {
 	CURLM *multi;
@@ -55,6 +60,7 @@ http_set_create(struct http_set **ret_set)
 		svc_mem_free(set);
 		return SVC_E_NOMEM;
 	}
+	curl_multi_setopt(set->multi, CURLMOPT_MAXCONNECTS, (long)KEPT_MAX);
 	*ret_set = set;
 	return SVC_OK;
 }
