@@ -372,9 +372,9 @@ entries(const char *folder, int port)
 	return count;
 }
 
-/* One to announce on and one to renew the lease on; then one stream and three
+/* One to announce on and one to renew the lease on; then one stream and eight
  * to ask on. */
-enum { MANY = 500, CONNECTIONS = 2 + 4 };
+enum { MANY = 500, CONNECTIONS = 2 + 9 };
 
 /* Each is changed, and told of it. */
 static void

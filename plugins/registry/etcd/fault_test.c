@@ -356,7 +356,7 @@ static void
 watches_that_are_refused_log_in_together(void **state)
 {
 	(void)state;
-	enum { MANY = 30, LOGINS = 20 };
+	enum { MANY = 100, LOGINS = 60 };
 	static struct refusing refusing;
 	struct recorder *recorder = recorder_create();
 	struct svc_registry *registry = NULL;
@@ -379,7 +379,7 @@ watches_that_are_refused_log_in_together(void **state)
 		assert_true(svc_now_ms() < until_ms);
 		poll(NULL, 0, 10);
 	}
-	/* Three at a time, with pauses of 0.1 s, 0.16 s and so on. */
+	/* Eight at a time, with pauses of 0.1 s, 0.16 s and so on. */
 	assert_true(svc_now_ms() - since_ms >= 1000);
 	for (int i = 0; i < MANY; i++)
 		svc_registry_unwatch(many[i]);

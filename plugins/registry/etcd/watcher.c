@@ -251,7 +251,7 @@ watcher_create(
 		watcher->etcd = etcd;
 		pthread_mutex_init(&watcher->lock, NULL);
 		svc_cond_init(&watcher->returned);
-		rc = http_set_create(&watcher->set);
+		rc = http_set_create(1 + QUESTIONS, &watcher->set);
 	}
 	if (rc == SVC_OK)
 		rc = http_create(watcher->set, &watcher->http);

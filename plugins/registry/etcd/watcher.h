@@ -14,7 +14,9 @@
 #include <uthash.h>
 #include <utlist.h>
 
-enum { QUESTIONS = 3 /* at a time, each with a connection */ };
+/* At a time, each with a connection. Where packets get lost a question may take
+ * a second, and hundreds of watches are to be back soon. */
+enum { QUESTIONS = 8 };
 
 struct watch {
 	struct watch *prev, *next;

@@ -10,12 +10,10 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum {
-	CONNECT_MS = 2000,
-	LINE_MAX_LEN = 1 << 16,
-	SAID_MAX = 64 << 20,
-	KEPT_MAX = 4, /* connections, those of servers left behind included */
-};
+enum { CONNECT_MS = 2000, LINE_MAX_LEN = 1 << 16, SAID_MAX = 64 << 20 };
+
+/* To so many servers one that asks alone stays connected. */
+enum { ALONE_KEEPS = 4 };
 
 struct http_set {
 	CURLM *multi;
@@ -49,7 +47,7 @@ curl_start(void)
 }
 
 svc_err
-http_set_create(struct http_set **ret_set)
+http_set_create(size_t connections, struct http_set **ret_set)
 {
 	struct http_set *set = svc_mem_calloc(1, sizeof(*set));
 	if (set == NULL)
@@ -60,7 +58,7 @@ http_set_create(struct http_set **ret_set)
 		svc_mem_free(set);
 		return SVC_E_NOMEM;
 	}
-	curl_multi_setopt(set->multi, CURLMOPT_MAXCONNECTS, (long)KEPT_MAX);
+	curl_multi_setopt(set->multi, CURLMOPT_MAXCONNECTS, (long)connections);
 	*ret_set = set;
 	return SVC_OK;
 }
@@ -83,7 +81,7 @@ http_create(struct http_set *set, struct http **ret_http)
 	svc_buf_init(&http->said, SAID_MAX);
 	http->set = set;
 	http->is_alone = set == NULL;
-	if (set == NULL && http_set_create(&http->set) != SVC_OK) {
+	if (set == NULL && http_set_create(ALONE_KEEPS, &http->set) != SVC_OK) {
 		svc_mem_free(http);
 		return SVC_E_NOMEM;
 	}

@@ -41,8 +41,9 @@ const char *http_servers_url(const struct http_servers *servers, size_t server);
  * Threads: one at a time, but for http_set_wake. */
 struct http_set;
 
-/** Errors: SVC_E_NOMEM */
-svc_err http_set_create(struct http_set **ret_set);
+/** connections: how many are kept, those under way included
+ * Errors: SVC_E_NOMEM */
+svc_err http_set_create(size_t connections, struct http_set **ret_set);
 /** All of its requests have been destroyed before. NULL is fine. */
 void http_set_destroy(struct http_set *set);
 /** Go on with all of them until something was received, http_set_wake was

@@ -250,7 +250,7 @@ an_open_request_is_answered_while_it_goes_on(void **state)
 	struct asking asking;
 	ask_begin(
 	    &asking, &(struct svc_registry_config){.address = server->address});
-	assert_int_equal(http_set_create(&set), SVC_OK);
+	assert_int_equal(http_set_create(4, &set), SVC_OK);
 	http_destroy(asking.http);
 	assert_int_equal(http_create(set, &asking.http), SVC_OK);
 	struct http_request request = {.method = "POST",
