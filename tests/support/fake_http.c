@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -28,13 +29,61 @@ fake_http_send(int fd, const void *data, size_t len)
 	}
 }
 
+static struct fake_http_open *
+keep(struct fake_http *fake, int fd)
+{
+	if (fake->n_open == FAKE_HTTP_OPEN_MAX) {
+		close(fd);
+		return NULL;
+	}
+	struct fake_http_open *open = &fake->open[fake->n_open++];
+	open->fd = fd;
+	open->more = NULL;
+	open->len = 0;
+	return open;
+}
+
 void
 fake_http_keep(struct fake_http *fake, int fd)
 {
-	if (fake->n_open < FAKE_HTTP_OPEN_MAX)
-		fake->open[fake->n_open++] = fd;
-	else
-		close(fd);
+	keep(fake, fd);
+}
+
+static void
+take(struct fake_http *fake, struct fake_http_open *open)
+{
+	open->text[open->len] = '\0';
+	size_t taken = open->more(open->fd, open->text, fake->arg);
+	open->len -= taken;
+	memmove(open->text, open->text + taken, open->len + 1);
+}
+
+void
+fake_http_follow(
+    struct fake_http *fake, int fd, const char *request, fake_http_more more)
+{
+	const char *body = strstr(request, "\r\n\r\n") + 4;
+	struct fake_http_open *open = keep(fake, fd);
+	if (open == NULL)
+		return;
+	open->more = more;
+	open->len = strlen(body);
+	memcpy(open->text, body, open->len);
+	if (open->len > 0)
+		take(fake, open);
+}
+
+/* False when the peer has closed it, or says more than is taken. */
+static bool
+receive(struct fake_http *fake, struct fake_http_open *open)
+{
+	ssize_t n = recv(open->fd, open->text + open->len,
+	    sizeof(open->text) - 1 - open->len, 0);
+	if (n <= 0)
+		return false;
+	open->len += (size_t)n;
+	take(fake, open);
+	return true;
 }
 
 static bool
@@ -57,22 +106,44 @@ read_request(int fd, char *text, size_t size)
 	}
 }
 
+static void
+accept_one(struct fake_http *fake)
+{
+	char request[4096];
+	int fd = accept(fake->listener, NULL, NULL);
+	if (fd < 0)
+		return;
+	if (read_request(fd, request, sizeof(request)))
+		fake->answer(fd, request, fake->arg);
+	else
+		close(fd);
+}
+
 static void *
 serve(void *arg)
 {
 	struct fake_http *fake = arg;
-	char request[4096];
 	for (;;) {
-		int fd = accept(fake->listener, NULL, NULL);
-		if (fd < 0 || atomic_load(&fake->ending)) {
-			if (fd >= 0)
-				close(fd);
+		struct pollfd fds[FAKE_HTTP_OPEN_MAX + 1] = {
+		    {.fd = fake->listener, .events = POLLIN}};
+		size_t n = fake->n_open;
+		for (size_t i = 0; i < n; i++)
+			fds[i + 1] = (struct pollfd){
+			    .fd = fake->open[i].more != NULL ? fake->open[i].fd
+							     : -1,
+			    .events = POLLIN};
+		poll(fds, (nfds_t)n + 1, -1);
+		if (atomic_load(&fake->ending))
 			return NULL;
+		for (size_t i = n; i-- > 0;) {
+			struct fake_http_open *open = &fake->open[i];
+			if (fds[i + 1].revents == 0 || receive(fake, open))
+				continue;
+			close(open->fd);
+			*open = fake->open[--fake->n_open];
 		}
-		if (read_request(fd, request, sizeof(request)))
-			fake->answer(fd, request, fake->arg);
-		else
-			close(fd);
+		if (fds[0].revents != 0)
+			accept_one(fake);
 	}
 }
 
@@ -103,5 +174,5 @@ fake_http_stop(struct fake_http *fake)
 	pthread_join(fake->thread, NULL);
 	close(fake->listener);
 	for (size_t i = 0; i < fake->n_open; i++)
-		close(fake->open[i]);
+		close(fake->open[i].fd);
 }

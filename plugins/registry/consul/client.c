@@ -189,7 +189,7 @@ take_idle(struct consul *consul)
 	if (consul->n_idle > 0)
 		http = consul->idle[--consul->n_idle];
 	pthread_mutex_unlock(&consul->lock);
-	if (http == NULL && http_create(&http) != SVC_OK)
+	if (http == NULL && http_create(NULL, &http) != SVC_OK)
 		return NULL;
 	return http;
 }

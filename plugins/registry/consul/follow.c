@@ -305,8 +305,8 @@ follow_start(struct consul *consul, const char *path, const char *what,
 	    follow->probe_headers != NULL &&
 	    svc_headers_set(follow->probe_headers, "Connection", "close") ==
 		SVC_OK &&
-	    http_create(&follow->parked) == SVC_OK &&
-	    http_create(&follow->probe) == SVC_OK)
+	    http_create(NULL, &follow->parked) == SVC_OK &&
+	    http_create(NULL, &follow->probe) == SVC_OK)
 		rc = svc_thread_start(
 		    &follow->thread, "svc-consul", run, follow);
 	if (rc != SVC_OK) {

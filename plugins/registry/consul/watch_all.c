@@ -525,7 +525,7 @@ watch_all_start(struct consul *consul, svc_watch_sink sink, void *arg,
 	watch->services =
 	    (struct slot){.watch = watch, .read = answer_services};
 	watch->checks = (struct slot){.watch = watch, .read = answer_checks};
-	svc_err rc = http_create(&watch->http);
+	svc_err rc = http_create(NULL, &watch->http);
 	if (rc == SVC_OK)
 		rc = start_query(&watch->services, "/v1/catalog/services?",
 		    "the list of services", err);

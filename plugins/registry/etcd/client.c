@@ -6,6 +6,7 @@
 #include "client.h"
 
 #include "lease.h"
+#include "watch.h"
 
 #include <address/address.h>
 
@@ -28,6 +29,7 @@ static struct etcd *all;
 static void
 destroy(struct etcd *etcd)
 {
+	watcher_destroy(etcd->watcher);
 	keeper_destroy(etcd->keeper);
 	for (size_t i = 0; i < etcd->n_idle; i++)
 		http_destroy(etcd->idle[i]);
@@ -57,6 +59,8 @@ create(const struct svc_registry_config *config, struct etcd **ret_etcd,
 		etcd->n_servers = http_servers_count(etcd->servers);
 		rc = keeper_create(etcd, &etcd->keeper, err);
 	}
+	if (rc == SVC_OK)
+		rc = watcher_create(etcd, &etcd->watcher, err);
 	if (rc == SVC_OK && config->username != NULL) {
 		etcd->username = svc_mem_strdup(config->username);
 		etcd->password = svc_mem_strdup(
@@ -147,7 +151,7 @@ take_idle(struct etcd *etcd)
 	if (etcd->n_idle > 0)
 		http = etcd->idle[--etcd->n_idle];
 	pthread_mutex_unlock(&etcd->lock);
-	if (http == NULL && http_create(&http) != SVC_OK)
+	if (http == NULL && http_create(NULL, &http) != SVC_OK)
 		return NULL;
 	return http;
 }
@@ -165,18 +169,6 @@ give_idle(struct etcd *etcd, struct http *http)
 }
 
 /* ------------------------------------------------------------ one question */
-
-struct svc_headers *
-etcd_headers(const char *token)
-{
-	struct svc_headers *headers = svc_headers_create();
-	if (headers != NULL && *token != '\0' &&
-	    svc_headers_set(headers, "Authorization", token) != SVC_OK) {
-		svc_headers_destroy(headers);
-		return NULL;
-	}
-	return headers;
-}
 
 /* What the answer says; it goes to `ret_answer` on success. */
 static svc_err
@@ -214,41 +206,10 @@ judge(const char *url, int status, const struct svc_buf *answer,
 	return rc;
 }
 
-static svc_err
-post(struct etcd *etcd, struct http *http, size_t server, const char *path,
-    const char *token, const struct svc_buf *body, int64_t timeout_ms,
-    const atomic_bool *stop, cJSON **ret_answer, struct svc_error *err)
-{
-	struct svc_buf answer;
-	int status = 0;
-	struct svc_headers *headers = etcd_headers(token);
-	struct http_request request = {.method = "POST",
-	    .path = path,
-	    .headers = headers,
-	    .body = body->data,
-	    .len = body->len,
-	    .timeout_ms = timeout_ms};
-	if (headers == NULL || body->failed != SVC_OK) {
-		svc_headers_destroy(headers);
-		return svc_error_set(
-		    err, SVC_E_NOMEM, "no memory for a request");
-	}
-	svc_buf_init(&answer, ANSWER_MAX);
-	svc_err rc = http_ask(
-	    http, etcd->servers, server, &request, stop, &answer, &status, err);
-	http_end(http);
-	if (rc == SVC_OK)
-		rc = judge(http_servers_url(etcd->servers, server), status,
-		    &answer, ret_answer, err);
-	svc_headers_destroy(headers);
-	svc_buf_fini(&answer);
-	return rc;
-}
-
 /* ------------------------------------------------------------------- login */
 
 /* A server without users serves everybody, as long as it has none. */
-static bool
+static void
 go_without(struct etcd *etcd, size_t server)
 {
 	pthread_mutex_lock(&etcd->lock);
@@ -259,7 +220,6 @@ go_without(struct etcd *etcd, size_t server)
 		svc_log(SVC_LOG_WARN, "etcd.no_users",
 		    "etcd at %s has no users: it is asked without a login",
 		    http_servers_url(etcd->servers, server));
-	return true;
 }
 
 static void
@@ -272,88 +232,211 @@ put_login(struct svc_buf *body, const struct etcd *etcd)
 	svc_buf_puts(body, "}");
 }
 
-svc_err
-etcd_token(struct etcd *etcd, struct http *http, size_t server, bool refresh,
-    char ret_token[TOKEN_SIZE], int64_t timeout_ms, const atomic_bool *stop,
-    struct svc_error *err)
+/* False when a login has to give one first. */
+static bool
+find_token(struct etcd *etcd, char ret_token[TOKEN_SIZE])
 {
-	struct svc_buf body;
-	cJSON *answer = NULL;
-	bool known = true;
-	ret_token[0] = '\0';
-	if (etcd->username == NULL)
-		return SVC_OK;
 	pthread_mutex_lock(&etcd->lock);
-	if (refresh)
-		etcd->no_users = known = false;
-	else
-		memcpy(ret_token, etcd->token, TOKEN_SIZE);
-	known = known && (etcd->no_users || ret_token[0] != '\0');
+	memcpy(ret_token, etcd->token, TOKEN_SIZE);
+	bool known =
+	    etcd->username == NULL || etcd->no_users || ret_token[0] != '\0';
 	pthread_mutex_unlock(&etcd->lock);
-	if (known)
-		return SVC_OK;
-	svc_buf_init(&body, BODY_MAX);
-	put_login(&body, etcd);
-	svc_err rc = post(etcd, http, server, "/v3/auth/authenticate", "",
-	    &body, timeout_ms, stop, &answer, err);
-	svc_buf_fini(&body);
-	ret_token[0] = '\0';
-	if (rc == MESSAGE_NO_USERS && go_without(etcd, server))
-		return SVC_OK;
-	if (rc != SVC_OK)
-		return rc;
-	const cJSON *token = message_get(answer, "token");
-	size_t len = cJSON_IsString(token) ? strlen(token->valuestring) : 0;
-	if (len == 0 || len >= TOKEN_SIZE) {
-		rc = svc_error_set(err, SVC_E_DENIED,
-		    "etcd at %s gave no usable token for its user",
-		    http_servers_url(etcd->servers, server));
-	} else {
-		memcpy(ret_token, token->valuestring, len + 1);
-		pthread_mutex_lock(&etcd->lock);
-		memcpy(etcd->token, ret_token, len + 1);
-		pthread_mutex_unlock(&etcd->lock);
-	}
-	cJSON_Delete(answer);
-	return rc;
+	return known;
 }
 
-/* A server that has lost data waits, without an answer, for the moment when a
- * token of its former life was given. */
-static void
-drop_token(struct etcd *etcd, const char *token)
+static svc_err
+take_token(struct etcd_call *call, const cJSON *answer, struct svc_error *err)
 {
+	struct etcd *etcd = call->etcd;
+	const cJSON *token = message_get(answer, "token");
+	size_t len = cJSON_IsString(token) ? strlen(token->valuestring) : 0;
+	if (len == 0 || len >= TOKEN_SIZE)
+		return svc_error_set(err, SVC_E_DENIED,
+		    "etcd at %s gave no usable token for its user",
+		    http_servers_url(etcd->servers, call->server));
+	memcpy(call->token, token->valuestring, len + 1);
 	pthread_mutex_lock(&etcd->lock);
-	if (strcmp(etcd->token, token) == 0)
-		etcd->token[0] = '\0';
+	memcpy(etcd->token, call->token, len + 1);
 	pthread_mutex_unlock(&etcd->lock);
+	return SVC_OK;
+}
+
+/* A token that was refused, or for which there was no answer: a server that
+ * has lost data waits for the moment when a token of its former life was
+ * given. */
+static void
+drop_token(struct etcd_call *call, bool refused)
+{
+	struct etcd *etcd = call->etcd;
+	pthread_mutex_lock(&etcd->lock);
+	if (strcmp(etcd->token, call->token) == 0)
+		etcd->token[0] = '\0';
+	if (refused)
+		etcd->no_users = false;
+	pthread_mutex_unlock(&etcd->lock);
+}
+
+bool
+etcd_has_new_token(const struct etcd_call *call)
+{
+	char token[TOKEN_SIZE];
+	find_token(call->etcd, token);
+	return strcmp(token, call->token) != 0;
 }
 
 /* ------------------------------------------------------------------ asking */
 
-svc_err
-etcd_ask_at(struct etcd *etcd, struct http *http, size_t server,
-    const char *path, const struct svc_buf *body, int64_t timeout_ms,
-    const atomic_bool *stop, cJSON **ret_answer, bool *ret_next,
+static svc_err
+post(struct etcd_call *call, const char *path, const struct svc_buf *body,
     struct svc_error *err)
 {
-	char token[TOKEN_SIZE];
-	svc_err rc = SVC_OK;
-	/* A token that has expired is fetched anew once. */
-	for (int round = 0; round < 2; round++) {
-		rc = etcd_token(etcd, http, server, round > 0, token,
-		    timeout_ms, stop, err);
-		if (rc != SVC_OK)
-			break;
-		rc = post(etcd, http, server, path, token, body, timeout_ms,
-		    stop, ret_answer, err);
-		if (rc == SVC_E_TIMEDOUT)
-			drop_token(etcd, token);
-		if (rc != SVC_E_UNAUTHENTICATED || etcd->username == NULL)
-			break;
+	struct etcd *etcd = call->etcd;
+	bool open = call->open && !call->logs_in;
+	http_end(call->http);
+	svc_headers_destroy(call->headers);
+	svc_buf_clear(&call->answer);
+	call->headers = svc_headers_create();
+	if (call->headers == NULL || (body != NULL && body->failed != SVC_OK) ||
+	    (call->token[0] != '\0' &&
+		svc_headers_set(call->headers, "Authorization", call->token) !=
+		    SVC_OK))
+		return svc_error_set(
+		    err, SVC_E_NOMEM, "no memory for a request");
+	struct http_request request = {.method = "POST",
+	    .path = path,
+	    .headers = call->headers,
+	    .body = body != NULL ? body->data : NULL,
+	    .len = body != NULL ? body->len : 0,
+	    .timeout_ms = open ? SVC_FOREVER : call->timeout_ms,
+	    .open = open};
+	return http_begin(call->http, etcd->servers, call->server, &request,
+	    &call->answer, err);
+}
+
+/* The question itself, or the login that it needs first. */
+static svc_err
+post_next(struct etcd_call *call, struct svc_error *err)
+{
+	if (find_token(call->etcd, call->token))
+		return post(call, call->path, call->body, err);
+	call->logs_in = true;
+	svc_buf_clear(&call->login);
+	put_login(&call->login, call->etcd);
+	return post(call, "/v3/auth/authenticate", &call->login, err);
+}
+
+static svc_err
+begin_within(struct etcd_call *call, struct etcd *etcd, struct http *http,
+    size_t server, const char *path, const struct svc_buf *body, bool open,
+    int64_t timeout_ms, struct svc_error *err)
+{
+	*call = (struct etcd_call){.etcd = etcd,
+	    .http = http,
+	    .server = server,
+	    .path = path,
+	    .body = body,
+	    .open = open,
+	    .timeout_ms = timeout_ms};
+	svc_buf_init(&call->answer, ANSWER_MAX);
+	svc_buf_init(&call->login, BODY_MAX);
+	return post_next(call, err);
+}
+
+svc_err
+etcd_call_begin(struct etcd_call *call, struct etcd *etcd, struct http *http,
+    size_t server, const char *path, const struct svc_buf *body, bool open,
+    struct svc_error *err)
+{
+	return begin_within(
+	    call, etcd, http, server, path, body, open, etcd_try_ms(etcd), err);
+}
+
+/* What comes of the login: the question begins. */
+static svc_err
+after_login(struct etcd_call *call, svc_err rc, const cJSON *answer,
+    struct svc_error *err)
+{
+	call->logs_in = false;
+	if (rc == MESSAGE_NO_USERS) {
+		go_without(call->etcd, call->server);
+		rc = SVC_OK;
+	} else if (rc == SVC_OK) {
+		rc = take_token(call, answer, err);
 	}
-	*ret_next = rc == SVC_E_UNAVAILABLE || rc == SVC_E_TIMEDOUT;
+	call->shut_out = rc != SVC_OK;
+	if (rc == SVC_OK)
+		rc = post(call, call->path, call->body, err);
+	return rc == SVC_OK ? SVC_E_AGAIN : rc;
+}
+
+svc_err
+etcd_call_look(
+    struct etcd_call *call, cJSON **ret_answer, struct svc_error *err)
+{
+	const char *url = http_servers_url(call->etcd->servers, call->server);
+	cJSON *answer = NULL;
+	int status = 0;
+	svc_err rc = http_look(call->http, &status, err);
+	if (rc == SVC_E_AGAIN)
+		return rc;
+	if (rc == SVC_OK && status == 200 && call->open && !call->logs_in)
+		rc = svc_error_set(
+		    err, SVC_E_UNAVAILABLE, "etcd at %s ended a watch", url);
+	else if (rc == SVC_OK)
+		rc = judge(url, status, &call->answer, &answer, err);
+	if (call->logs_in) {
+		rc = after_login(call, rc, answer, err);
+		cJSON_Delete(answer);
+	} else if (rc == SVC_OK) {
+		*ret_answer = answer;
+	} else if (rc == SVC_E_TIMEDOUT || rc == SVC_E_UNAUTHENTICATED) {
+		drop_token(call, rc == SVC_E_UNAUTHENTICATED);
+		if (rc == SVC_E_UNAUTHENTICATED && !call->again &&
+		    !call->open && call->etcd->username != NULL) {
+			call->again = true;
+			rc = post_next(call, err);
+			rc = rc == SVC_OK ? SVC_E_AGAIN : rc;
+		}
+	}
 	return rc == SVC_E_UNAUTHENTICATED ? SVC_E_DENIED : rc;
+}
+
+void
+etcd_call_end(struct etcd_call *call)
+{
+	http_end(call->http);
+	svc_headers_destroy(call->headers);
+	svc_buf_fini(&call->answer);
+	svc_buf_fini(&call->login);
+}
+
+bool
+etcd_is_absent(svc_err rc)
+{
+	return rc == SVC_E_UNAVAILABLE || rc == SVC_E_TIMEDOUT;
+}
+
+/* Until it is answered, or `stop` (may be NULL) is set. */
+static svc_err
+ask_at(struct etcd *etcd, struct http *http, size_t server, const char *path,
+    const struct svc_buf *body, int64_t timeout_ms, const atomic_bool *stop,
+    cJSON **ret_answer, struct svc_error *err)
+{
+	struct etcd_call call;
+	int status;
+	svc_err rc = begin_within(
+	    &call, etcd, http, server, path, body, false, timeout_ms, err);
+	if (rc == SVC_OK)
+		rc = SVC_E_AGAIN;
+	while (rc == SVC_E_AGAIN) {
+		http_run(http, timeout_ms, &status, NULL);
+		rc = etcd_call_look(&call, ret_answer, err);
+		if (rc == SVC_E_AGAIN && stop != NULL && atomic_load(stop))
+			rc = svc_error_set(err, SVC_E_CANCELLED, "%s",
+			    svc_err_text(SVC_E_CANCELLED));
+	}
+	etcd_call_end(&call);
+	return rc;
 }
 
 int64_t
@@ -381,7 +464,6 @@ etcd_ask_on(struct etcd *etcd, struct http *http, const char *path,
 		if (i >= tries && somebody && server == first)
 			http_wait(http, PAUSE_MS);
 		int64_t left_ms = svc_remaining(deadline_at_ms);
-		bool next;
 		if (i > 0 && (left_ms == 0 || (i >= tries && !somebody)))
 			break;
 		if (left_ms > try_ms)
@@ -389,9 +471,9 @@ etcd_ask_on(struct etcd *etcd, struct http *http, const char *path,
 		if (left_ms < 1)
 			left_ms = 1;
 		why.sys = 0;
-		rc = etcd_ask_at(etcd, http, server, path, body, left_ms, stop,
-		    ret_answer, &next, &why);
-		if (rc == SVC_OK || !next) {
+		rc = ask_at(etcd, http, server, path, body, left_ms, stop,
+		    ret_answer, &why);
+		if (!etcd_is_absent(rc)) {
 			atomic_store(&etcd->current, server);
 			break;
 		}

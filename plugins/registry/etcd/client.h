@@ -28,6 +28,7 @@ struct etcd {
 	char *username, *password;
 	struct skips skips;
 	struct keeper *keeper;
+	struct watcher *watcher;
 
 	pthread_mutex_t lock; /* guards what follows */
 	struct http *idle[IDLE_MAX];
@@ -66,26 +67,48 @@ svc_err etcd_ask_on(struct etcd *etcd, struct http *http, const char *path,
     const struct svc_buf *body, int64_t deadline_at_ms, const atomic_bool *stop,
     cJSON **ret_answer, struct svc_error *err);
 
-/**
- * Ask one server on one connection, until `stop` (may be NULL) is set.
- * ret_next tells whether another server may do better. Errors: as etcd_ask;
- * SVC_E_CANCELLED
- */
-svc_err etcd_ask_at(struct etcd *etcd, struct http *http, size_t server,
-    const char *path, const struct svc_buf *body, int64_t timeout_ms,
-    const atomic_bool *stop, cJSON **ret_answer, bool *ret_next,
-    struct svc_error *err);
 /** How long one server may take of an op's time. */
 int64_t etcd_try_ms(const struct etcd *etcd);
 
-/** The token for requests, empty without a user name. With `refresh` a new
- * one is fetched even when there is one. Errors: as etcd_ask */
-svc_err etcd_token(struct etcd *etcd, struct http *http, size_t server,
-    bool refresh, char ret_token[TOKEN_SIZE], int64_t timeout_ms,
-    const atomic_bool *stop, struct svc_error *err);
-
-/** The headers of a request: the token, unless it is "". To be freed with
- * svc_headers_destroy; NULL when memory ran out. */
-struct svc_headers *etcd_headers(const char *token);
+/** One question to one server, asked without waiting: first for a login, when
+ * one is needed, then itself. */
+struct etcd_call {
+	struct etcd *etcd;
+	struct http *http;
+	size_t server;
+	const char *path;
+	const struct svc_buf *body;
+	int64_t timeout_ms;
+	bool open;
+	bool logs_in;           /* under way: the login */
+	bool shut_out;          /* the login failed */
+	bool again;             /* with another token */
+	char token[TOKEN_SIZE]; /* that it is asked with, "" is none */
+	struct svc_headers *headers;
+	struct svc_buf login, answer;
+};
+/**
+ * Begin, on a request that runs nothing else. etcd_call_end must follow, also
+ * after an error.
+ *
+ * body     JSON, borrowed until the end
+ * open     a stream: it has no time limit, and no body before http_say, which
+ *          must wait for the end of `logs_in`; its lines are to be taken out
+ *          of `answer`
+ *
+ * Errors: SVC_E_NOMEM
+ */
+svc_err etcd_call_begin(struct etcd_call *call, struct etcd *etcd,
+    struct http *http, size_t server, const char *path,
+    const struct svc_buf *body, bool open, struct svc_error *err);
+/** After the request has been run: SVC_E_AGAIN as long as it is under way.
+ * Errors: as etcd_ask; a stream that ends is SVC_E_UNAVAILABLE */
+svc_err etcd_call_look(
+    struct etcd_call *call, cJSON **ret_answer, struct svc_error *err);
+void etcd_call_end(struct etcd_call *call);
+/** Whether another server may do better after this error. */
+bool etcd_is_absent(svc_err rc);
+/** Whether there is another token than this call was asked with. */
+bool etcd_has_new_token(const struct etcd_call *call);
 
 #endif

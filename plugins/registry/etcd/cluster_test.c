@@ -113,6 +113,36 @@ a_frozen_member_is_passed_over(void **state)
 	    recorder_count(f->recorder, SVC_REMOVED, NULL, NULL), 0);
 }
 
+/* Questions for the full states of new watches fill all connections: that must
+ * not hide that the member does not answer. */
+static void
+new_watches_pass_over_a_frozen_member(void **state)
+{
+	enum { NEW = 12 };
+	struct fixture *f = *state;
+	struct svc_watch *watches[NEW];
+	char names[NEW][64];
+	watch(f);
+	for (size_t i = 0; i < 3; i++) {
+		test_server_freeze(members[i]);
+		int64_t since_ms = svc_now_ms();
+		for (size_t k = 0; k < NEW; k++) {
+			snprintf(names[k], sizeof(names[k]), "%s-%zu-%zu",
+			    f->name, i, k);
+			OK(svc_registry_watch(f->registry, names[k],
+			    recorder_change, f->recorder, &watches[k], err));
+		}
+		for (size_t k = 0; k < NEW; k++)
+			assert_true(recorder_wait(f->recorder, SVC_SYNCED, NULL,
+			    NULL, WAIT_MS, NULL));
+		/* 2 s for a question and 2 s for whether it is alive. */
+		assert_true(svc_now_ms() - since_ms < 12000);
+		for (size_t k = 0; k < NEW; k++)
+			svc_registry_unwatch(watches[k]);
+		test_server_thaw(members[i]);
+	}
+}
+
 static void
 without_a_majority_what_is_known_can_be_looked_up(void **state)
 {
@@ -151,6 +181,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    TEST(the_leader_may_be_killed),
 	    TEST(a_frozen_member_is_passed_over),
+	    TEST(new_watches_pass_over_a_frozen_member),
 	    TEST(without_a_majority_what_is_known_can_be_looked_up),
 	};
 #undef TEST

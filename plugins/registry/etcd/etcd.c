@@ -108,12 +108,11 @@ lookup(void *self, const char *service, svc_record_sink sink, void *arg,
 {
 	struct etcd *etcd = self;
 	struct question question = {etcd, svc_deadline(etcd->timeout_ms)};
-	int64_t revision;
 	svc_err rc = SVC_E_RANGE;
 	/* Once more when history is compacted between two of its pages. */
 	for (int round = 0; round < 2 && rc == SVC_E_RANGE; round++)
-		rc = kv_range(&etcd->skips, service, ask_any, &question, sink,
-		    arg, &revision, err);
+		rc = kv_range(
+		    &etcd->skips, service, ask_any, &question, sink, arg, err);
 	return rc;
 }
 
@@ -127,8 +126,9 @@ static svc_err
 watch(void *self, const char *service, svc_watch_sink sink, void *arg,
     void **ret_watch, struct svc_error *err)
 {
+	struct etcd *etcd = self;
 	struct watch *made = NULL;
-	svc_err rc = watch_start(self, service, sink, arg, &made, err);
+	svc_err rc = watch_start(etcd->watcher, service, sink, arg, &made, err);
 	if (rc == SVC_OK)
 		*ret_watch = made;
 	return rc;
@@ -137,8 +137,8 @@ watch(void *self, const char *service, svc_watch_sink sink, void *arg,
 static void
 unwatch(void *self, void *which)
 {
-	(void)self;
-	watch_stop(which);
+	struct etcd *etcd = self;
+	watch_stop(etcd->watcher, which);
 }
 
 static const struct svc_registry_ops etcd_ops = {

@@ -4,6 +4,12 @@
 
 #include <svc/buf.h>
 
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+
 /* ----------------------------------------------------------------- tests */
 
 static void
@@ -271,7 +277,10 @@ another_server_takes_over(void **state)
 	assert_non_null(second);
 	snprintf(list, sizeof(list), "%s,http://%s", server->address,
 	    second->address);
-	struct svc_registry *registry = make(list);
+	/* A frozen one costs 2 s, and what follows some on a busy machine. */
+	struct svc_registry_config config = config_of(list);
+	config.timeout_ms = 12000;
+	struct svc_registry *registry = make_with(&config);
 	OK(svc_registry_announce(registry, &f->a.record, TTL_MS, err));
 	OK(svc_registry_watch(
 	    registry, f->name, recorder_change, f->recorder, &f->watch, err));
@@ -341,6 +350,162 @@ many_nodes_come_page_by_page(void **state)
 	    recorder_count(f->recorder, SVC_CREATED, NULL, NULL), 1100);
 }
 
+/* How many entries of a folder of /proc/self there are; with a port, only the
+ * sockets that are connected to it. */
+static int
+entries(const char *folder, int port)
+{
+	struct dirent *entry;
+	int count = 0;
+	DIR *dir = opendir(folder);
+	assert_non_null(dir);
+	while ((entry = readdir(dir)) != NULL) {
+		struct sockaddr_in in = {0};
+		socklen_t len = sizeof(in);
+		if (entry->d_name[0] == '.')
+			continue;
+		if (port == 0)
+			count++;
+		else if (getpeername((int)strtol(entry->d_name, NULL, 10),
+			     (struct sockaddr *)&in, &len) == 0 &&
+			 in.sin_family == AF_INET)
+			count += ntohs(in.sin_port) == port;
+	}
+	closedir(dir);
+	return count;
+}
+
+/* One to announce on and one to renew the lease on; then one stream and eight
+ * to ask on. */
+enum { MANY = 500, CONNECTIONS = 2 + 9 };
+
+/* Each is changed, and told of it. */
+static void
+change_each(struct fixture *f, struct sample samples[MANY], const char *weight)
+{
+	for (int i = 0; i < MANY; i++) {
+		svc_headers_set(samples[i].node.metadata, "weight", weight);
+		announce(f, &samples[i]);
+		if (!recorder_wait(f->recorder, SVC_UPDATED, samples[i].service,
+			samples[i].id, WAIT_MS, NULL))
+			fail_msg("the change of service %d did not come", i);
+	}
+}
+
+static void
+many_services_share_a_thread_and_a_stream(void **state)
+{
+	struct fixture *f = *state;
+	static struct sample samples[MANY];
+	static struct svc_watch *watches[MANY];
+	static char names[MANY][64];
+	for (int i = 0; i < MANY; i++) {
+		snprintf(names[i], sizeof(names[i]), "%s-%d", f->name, i);
+		sample_init(&samples[i], names[i], "1", "a", i + 1);
+		announce(f, &samples[i]);
+	}
+	int threads = entries("/proc/self/task", 0);
+	for (int i = 0; i < MANY; i++)
+		OK(svc_registry_watch(f->registry, names[i], recorder_change,
+		    f->recorder, &watches[i], err));
+	for (int i = 0; i < MANY; i++)
+		assert_true(recorder_wait(
+		    f->recorder, SVC_SYNCED, NULL, NULL, WAIT_MS, NULL));
+	for (int i = 0; i < MANY; i++)
+		assert_int_equal(recorder_count(f->recorder, SVC_CREATED,
+				     names[i], samples[i].id),
+		    1);
+	change_each(f, samples, "2");
+	assert_in_range(entries("/proc/self/task", 0), threads, threads + 2);
+	assert_in_range(entries("/proc/self/fd", server->port), 2, CONNECTIONS);
+	/* What was missed is told, and nothing is missed afterwards. */
+	test_server_kill(server);
+	assert_true(test_server_start_again(server, true));
+	change_each(f, samples, "3");
+	change_each(f, samples, "4");
+	assert_in_range(entries("/proc/self/task", 0), threads, threads + 2);
+	assert_in_range(entries("/proc/self/fd", server->port), 2, CONNECTIONS);
+	assert_int_equal(
+	    recorder_count(f->recorder, SVC_REMOVED, NULL, NULL), 0);
+	/* One that leaves takes nobody along, and may come back. */
+	svc_registry_unwatch(watches[0]);
+	OK(svc_registry_watch(f->registry, names[0], recorder_change,
+	    f->recorder, &watches[0], err));
+	assert_true(recorder_wait(
+	    f->recorder, SVC_CREATED, names[0], "a", WAIT_MS, NULL));
+	change_each(f, samples, "5");
+	for (int i = 0; i < MANY; i++) {
+		svc_registry_unwatch(watches[i]);
+		withdraw(f, &samples[i]);
+		sample_fini(&samples[i]);
+	}
+}
+
+enum { SOME = 8 };
+
+struct going {
+	struct fixture *f;
+	char names[SOME][64];
+	struct svc_watch *watches[SOME];
+	pthread_t thread;
+	atomic_bool enough;
+	svc_err rc;
+};
+
+static void *
+come_and_go(void *arg)
+{
+	struct going *going = arg;
+	for (int i = 0; i < SOME || !atomic_load(&going->enough); i++) {
+		struct svc_watch **watch = &going->watches[i % SOME];
+		svc_registry_unwatch(*watch);
+		*watch = NULL;
+		going->rc = svc_registry_watch(going->f->registry,
+		    going->names[i % SOME], recorder_change, going->f->recorder,
+		    watch, NULL);
+		if (going->rc != SVC_OK)
+			break;
+		poll(NULL, 0, 10); /* or the last of them alone are seen */
+	}
+	return NULL;
+}
+
+/* So that some do while the stream is opened or has just been broken. */
+static void
+watches_come_and_go_while_the_server_does(void **state)
+{
+	struct fixture *f = *state;
+	struct going going = {.f = f};
+	struct sample samples[SOME];
+	for (int i = 0; i < SOME; i++) {
+		snprintf(going.names[i], sizeof(going.names[i]), "%s-%d",
+		    f->name, i);
+		sample_init(&samples[i], going.names[i], "1", "a", i + 1);
+	}
+	assert_int_equal(
+	    svc_thread_start(&going.thread, "goes", come_and_go, &going),
+	    SVC_OK);
+	for (int i = 0; i < 4; i++) {
+		test_server_kill(server);
+		assert_true(test_server_start_again(server, true));
+	}
+	atomic_store(&going.enough, true);
+	svc_thread_join(going.thread);
+	assert_int_equal(going.rc, SVC_OK);
+	/* Who is there follows it. */
+	for (int i = 0; i < SOME; i++) {
+		announce(f, &samples[i]);
+		if (!recorder_wait(f->recorder, SVC_CREATED, going.names[i],
+			"a", WAIT_MS, NULL))
+			fail_msg("watch %d does not see what came", i);
+	}
+	for (int i = 0; i < SOME; i++) {
+		svc_registry_unwatch(going.watches[i]);
+		withdraw(f, &samples[i]);
+		sample_fini(&samples[i]);
+	}
+}
+
 int
 main(void)
 {
@@ -361,6 +526,8 @@ main(void)
 	    TEST(a_frozen_server_costs_no_more_than_the_timeout),
 	    TEST(addresses_are_checked),
 	    TEST(many_nodes_come_page_by_page),
+	    TEST(many_services_share_a_thread_and_a_stream),
+	    TEST(watches_come_and_go_while_the_server_does),
 	};
 #undef TEST
 	if (!test_server_have("etcd") || !test_server_have("etcdctl")) {

@@ -22,22 +22,29 @@
 
 enum { WAIT_MS = 30000 };
 
-/* What it answers to its first, second, ... watch; the last one goes on. */
+/* What it answers to its first, second, ... watch, with its id in place of #;
+ * the last one goes on. */
+#define CREATED "{\"result\":{\"watch_id\":\"#\",\"created\":true}}\n"
 static const char *const watches[] = {
-    ("{\"result\":{\"created\":true}}\n"
-     "{\"result\":{\"canceled\":true,\"compact_revision\":\"10\"}}\n"),
-    "{\"result\":{\"created\":true}}\nrubbish\n",
-    "{\"result\":{\"created\":true,\"events\":[{\"kv\":",
+    (CREATED "{\"result\":{\"watch_id\":\"#\",\"canceled\":true,"
+	     "\"compact_revision\":\"10\"}}\n"),
+    /* Refused; some versions of etcd do not say which. */
+    "{\"result\":{\"watch_id\":\"#\",\"created\":true,\"canceled\":true}}\n",
+    "{\"result\":{\"watch_id\":\"-1\",\"created\":true,\"canceled\":true}}\n",
+    CREATED "rubbish\n",
+    CREATED "{\"result\":{\"watch_id\":\"#\",\"events\":[{\"kv\":",
     "{\"error\":{\"grpc_code\":14,\"message\":\"no leader\"}}\n",
     /* Behind the revision 5 of the full state. */
-    "{\"result\":{\"header\":{\"revision\":\"4\"},\"created\":true}}\n",
-    "{\"result\":{\"created\":true}}\n",
+    "{\"result\":{\"header\":{\"revision\":\"4\"},\"watch_id\":\"#\","
+    "\"created\":true}}\n",
+    CREATED,
 };
-enum { WATCHES = sizeof(watches) / sizeof(watches[0]) };
+enum { WATCHES = sizeof(watches) / sizeof(watches[0]), HALF_A_LINE = 4 };
 
 struct faulty {
 	struct fake_http http;
 	bool is_silent; /* a watch gets one event, then nothing */
+	bool is_deaf;   /* it does not even take them */
 	atomic_int n_watches, n_ranges;
 	char create[1024]; /* the request of the last watch */
 };
@@ -112,72 +119,105 @@ answer_range(struct faulty *faulty, int fd)
 	close(fd);
 }
 
+static void
+send_lines(int fd, const char *text, const char *id)
+{
+	struct svc_buf buf;
+	svc_buf_init(&buf, 1 << 12);
+	for (; *text != '\0'; text++)
+		if (*text == '#')
+			svc_buf_puts(&buf, id);
+		else
+			svc_buf_putc(&buf, *text);
+	fake_http_send(fd, buf.data, buf.len);
+	svc_buf_fini(&buf);
+}
+
 /* The nth watch tells of node "eN" at revision 8 + N. */
 static void
-answer_with_one_event(struct faulty *faulty, int fd)
+answer_with_one_event(struct faulty *faulty, int fd, const char *watch_id)
 {
 	struct svc_buf text;
 	char id[16];
 	int n = atomic_load(&faulty->n_watches) + 1;
 	snprintf(id, sizeof(id), "e%d", n);
 	svc_buf_init(&text, 1 << 12);
-	svc_buf_puts(&text,
-	    "HTTP/1.1 200 OK\r\n\r\n{\"result\":{\"header\":{\"revision\":"
-	    "\"30\"},\"created\":true}}\n");
+	svc_buf_puts(&text, "{\"result\":{\"header\":{\"revision\":\"30\"},"
+			    "\"watch_id\":\"#\",\"created\":true}}\n");
 	/* The head is ahead of the event, as etcd's is of a watch that has
 	 * still to catch up. */
-	svc_buf_puts(&text,
-	    "{\"result\":{\"header\":{\"revision\":\"30\"},\"events\":[{"
-	    "\"kv\":");
+	svc_buf_puts(&text, "{\"result\":{\"header\":{\"revision\":\"30\"},"
+			    "\"watch_id\":\"#\",\"events\":[{\"kv\":");
 	put_kv_at(&text, id, 8 + n);
 	svc_buf_puts(&text, "}]}}\n");
-	fake_http_send(fd, text.data, text.len);
+	send_lines(fd, (const char *)text.data, watch_id);
 	svc_buf_fini(&text);
-	fake_http_keep(&faulty->http, fd);
 	atomic_fetch_add(&faulty->n_watches, 1);
 }
 
 static void
-answer_watch(struct faulty *faulty, int fd)
+answer_watch(struct faulty *faulty, int fd, const char *id)
 {
-	static const char head[] = "HTTP/1.1 200 OK\r\n\r\n";
 	int number = atomic_fetch_add(&faulty->n_watches, 1);
-	const char *text = watches[number < WATCHES ? number : WATCHES - 1];
-	fake_http_send(fd, head, sizeof(head) - 1);
-	fake_http_send(fd, text, strlen(text));
-	if (number == 2) {
-		close(fd);
-		return;
-	}
+	send_lines(fd, watches[number < WATCHES ? number : WATCHES - 1], id);
+	if (number == HALF_A_LINE)
+		shutdown(fd, SHUT_WR);
 	if (number >= WATCHES - 1) {
 		/* A change in two pieces, then a progress line. */
 		struct svc_buf event;
 		svc_buf_init(&event, 1 << 12);
-		svc_buf_puts(&event, "{\"result\":{\"events\":[{\"kv\":");
+		svc_buf_printf(&event,
+		    "{\"result\":{\"watch_id\":\"%s\",\"events\":[{\"kv\":",
+		    id);
 		put_kv(&event, "late");
 		svc_buf_puts(&event, "}]}}\n{\"result\":{\"header\":{}}}\n");
 		fake_http_send(fd, event.data, 40);
 		fake_http_send(fd, event.data + 40, event.len - 40);
 		svc_buf_fini(&event);
 	}
-	/* Open and silent, as etcd leaves a watch that it has ended. */
-	fake_http_keep(&faulty->http, fd);
+}
+
+/* Takes the whole requests for watches out of what has come. */
+static size_t
+take_creates(int fd, const char *text, void *arg)
+{
+	static const char create[] = "{\"create_request\"";
+	struct faulty *faulty = arg;
+	const char *rest = text;
+	for (;;) {
+		char id[24];
+		const char *at = strstr(rest, create);
+		const char *end = at != NULL ? strstr(at, "}}") : NULL;
+		const char *number =
+		    at != NULL ? strstr(at, "\"watch_id\":\"") : NULL;
+		if (end == NULL || number == NULL)
+			return (size_t)(rest - text);
+		rest = end + 2;
+		number += strlen("\"watch_id\":\"");
+		snprintf(faulty->create, sizeof(faulty->create), "%.*s",
+		    (int)(rest - at), at);
+		snprintf(id, sizeof(id), "%.*s",
+		    (int)strspn(number, "0123456789"), number);
+		if (faulty->is_silent)
+			answer_with_one_event(faulty, fd, id);
+		else
+			answer_watch(faulty, fd, id);
+	}
 }
 
 static void
 answer_any(int fd, const char *request, void *arg)
 {
+	static const char head[] = "HTTP/1.1 200 OK\r\n\r\n";
 	struct faulty *faulty = arg;
 	if (strstr(request, "/v3/watch ") == NULL) {
 		answer_range(faulty, fd);
-		return;
+	} else if (faulty->is_deaf) {
+		fake_http_keep(&faulty->http, fd);
+	} else {
+		fake_http_send(fd, head, sizeof(head) - 1);
+		fake_http_follow(&faulty->http, fd, request, take_creates);
 	}
-	snprintf(faulty->create, sizeof(faulty->create), "%s",
-	    strstr(request, "\r\n\r\n") + 4);
-	if (faulty->is_silent)
-		answer_with_one_event(faulty, fd);
-	else
-		answer_watch(faulty, fd);
 }
 
 static void
@@ -252,6 +292,102 @@ a_stream_that_says_nothing_is_opened_anew(void **state)
 	svc_clock_real();
 }
 
+/* As by something in between that keeps a request until it is complete. */
+static void
+a_stream_that_takes_no_watch_is_a_failure(void **state)
+{
+	(void)state;
+	static struct faulty faulty = {.is_deaf = true};
+	struct recorder *recorder = recorder_create();
+	struct svc_registry *registry = NULL;
+	struct svc_watch *watch = NULL;
+	svc_clock_manual();
+	fake_http_start(&faulty.http, answer_any, &faulty);
+	struct svc_registry_config config = {.address = faulty.http.address};
+	assert_int_equal(
+	    svc_registry_create("etcd", &config, &registry, NULL), SVC_OK);
+	assert_int_equal(svc_registry_watch(registry, "s", recorder_change,
+			     recorder, &watch, NULL),
+	    SVC_OK);
+	/* What changes is seen by another full state at least. */
+	while (recorder_count(recorder, SVC_CREATED, "s", "n2") == 0) {
+		svc_clock_advance(100);
+		poll(NULL, 0, 10);
+	}
+	svc_registry_unwatch(watch);
+	svc_registry_destroy(registry);
+	fake_http_stop(&faulty.http);
+	recorder_destroy(recorder);
+	svc_clock_real();
+}
+
+static void
+answer_json(int fd, const char *status, const char *json)
+{
+	struct svc_buf text;
+	svc_buf_init(&text, 1 << 10);
+	svc_buf_printf(&text,
+	    "HTTP/1.1 %s\r\nConnection: close\r\n"
+	    "Content-Length: %zu\r\n\r\n%s",
+	    status, strlen(json), json);
+	fake_http_send(fd, text.data, text.len);
+	svc_buf_fini(&text);
+	close(fd);
+}
+
+/* Each login costs etcd a tenth of a second of a processor. */
+struct refusing {
+	struct fake_http http;
+	atomic_int n_logins;
+};
+
+static void
+answer_refusing(int fd, const char *request, void *arg)
+{
+	struct refusing *refusing = arg;
+	assert_non_null(strstr(request, "/v3/auth/authenticate "));
+	atomic_fetch_add(&refusing->n_logins, 1);
+	answer_json(fd, "400 Bad Request",
+	    "{\"code\":3,\"message\":\"etcdserver: authentication failed, "
+	    "invalid user ID or password\"}");
+}
+
+static void
+watches_that_are_refused_log_in_together(void **state)
+{
+	(void)state;
+	enum { MANY = 100, LOGINS = 60 };
+	static struct refusing refusing;
+	struct recorder *recorder = recorder_create();
+	struct svc_registry *registry = NULL;
+	struct svc_watch *many[MANY];
+	fake_http_start(&refusing.http, answer_refusing, &refusing);
+	struct svc_registry_config config = {.address = refusing.http.address,
+	    .username = "svc",
+	    .password = "wrong"};
+	assert_int_equal(
+	    svc_registry_create("etcd", &config, &registry, NULL), SVC_OK);
+	int64_t since_ms = svc_now_ms(), until_ms = svc_deadline(WAIT_MS);
+	for (int i = 0; i < MANY; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "s%d", i);
+		assert_int_equal(svc_registry_watch(registry, name,
+				     recorder_change, recorder, &many[i], NULL),
+		    SVC_OK);
+	}
+	while (atomic_load(&refusing.n_logins) < LOGINS) {
+		assert_true(svc_now_ms() < until_ms);
+		poll(NULL, 0, 10);
+	}
+	/* Eight at a time, with pauses of 0.1 s, 0.16 s and so on. */
+	assert_true(svc_now_ms() - since_ms >= 1000);
+	for (int i = 0; i < MANY; i++)
+		svc_registry_unwatch(many[i]);
+	svc_registry_destroy(registry);
+	fake_http_stop(&refusing.http);
+	recorder_destroy(recorder);
+}
+
 /* Of keepalives, until two wait at the same time: the one that the keeper's
  * thread has sent, and that of an announcement. */
 struct keeping {
@@ -261,20 +397,6 @@ struct keeping {
 	bool answers;
 	atomic_bool seen;
 };
-
-static void
-answer_json(int fd, const char *json)
-{
-	struct svc_buf text;
-	svc_buf_init(&text, 1 << 10);
-	svc_buf_printf(&text,
-	    "HTTP/1.1 200 OK\r\nConnection: close\r\n"
-	    "Content-Length: %zu\r\n\r\n%s",
-	    strlen(json), json);
-	fake_http_send(fd, text.data, text.len);
-	svc_buf_fini(&text);
-	close(fd);
-}
 
 static bool
 is_left(int fd)
@@ -299,9 +421,9 @@ answer_keepalive(struct keeping *keeping, int fd)
 	if (!keeping->answers && n < FAKE_HTTP_OPEN_MAX)
 		keeping->waiting[n++] = fd;
 	else
-		answer_json(fd, alive);
+		answer_json(fd, "200 OK", alive);
 	while (keeping->answers && n > 0)
-		answer_json(keeping->waiting[--n], alive);
+		answer_json(keeping->waiting[--n], "200 OK", alive);
 	keeping->n_waiting = n;
 	if (keeping->answers)
 		atomic_store(&keeping->seen, true);
@@ -313,9 +435,9 @@ answer_keeping(int fd, const char *request, void *arg)
 	if (strstr(request, "/v3/lease/keepalive ") != NULL)
 		answer_keepalive(arg, fd);
 	else if (strstr(request, "/v3/lease/grant ") != NULL)
-		answer_json(fd, "{\"ID\":\"77\",\"TTL\":\"3\"}");
+		answer_json(fd, "200 OK", "{\"ID\":\"77\",\"TTL\":\"3\"}");
 	else
-		answer_json(fd, "{\"header\":{\"revision\":\"5\"}}");
+		answer_json(fd, "200 OK", "{\"header\":{\"revision\":\"5\"}}");
 }
 
 static void
@@ -352,6 +474,8 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(every_break_brings_the_full_state_again),
 	    cmocka_unit_test(a_stream_that_says_nothing_is_opened_anew),
+	    cmocka_unit_test(a_stream_that_takes_no_watch_is_a_failure),
+	    cmocka_unit_test(watches_that_are_refused_log_in_together),
 	    cmocka_unit_test(an_announcement_renews_a_lease_that_is_late),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

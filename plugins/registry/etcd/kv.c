@@ -8,7 +8,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-enum { PAGE = 500, RANGE_MAX = 1 << 14 };
+enum { PAGE = 500 };
 
 static const char prefix[] = "/micro/registry/";
 
@@ -234,53 +234,78 @@ kv_deliver_event(
 
 /* ------------------------------------------------------------------ ranges */
 
+void
+kv_range_begin(struct kv_range *range, const char *service)
+{
+	kv_range_fini(range);
+	*range = (struct kv_range){.service = service};
+}
+
+void
+kv_range_fini(struct kv_range *range)
+{
+	svc_mem_free(range->from);
+	range->from = NULL;
+}
+
+void
+kv_range_put(const struct kv_range *range, struct svc_buf *body)
+{
+	svc_buf_putc(body, '{');
+	put_range_from(body, range->service, range->from, range->from_len);
+	/* Answered by any member, also without a majority. */
+	svc_buf_printf(body, ",\"limit\":\"%d\",\"serializable\":true", PAGE);
+	if (range->revision > 0)
+		svc_buf_printf(
+		    body, ",\"revision\":\"%" PRId64 "\"", range->revision);
+	svc_buf_putc(body, '}');
+}
+
+svc_err
+kv_range_take(struct kv_range *range, struct skips *skips, const cJSON *answer,
+    svc_record_sink sink, void *arg, struct svc_error *err)
+{
+	svc_err rc = SVC_OK;
+	const cJSON *kv, *last = NULL;
+	if (range->revision == 0)
+		range->revision = message_revision(answer);
+	cJSON_ArrayForEach (kv, message_get(answer, "kvs")) {
+		if (rc == SVC_OK)
+			rc = kv_deliver(skips, kv, sink, arg);
+		last = kv;
+	}
+	range->more = message_true(answer, "more") && last != NULL;
+	svc_mem_free(range->from);
+	range->from = NULL;
+	if (rc == SVC_OK && range->more) {
+		/* Goes on with the least key behind the last: its own text and
+		 * the NUL that stands behind it. */
+		rc = message_bytes(last, "key", &range->from, &range->from_len);
+		range->from_len++;
+	}
+	return rc == SVC_OK ? rc
+			    : svc_error_set(err, rc,
+				  "no memory for the registry's answer");
+}
+
 svc_err
 kv_range(struct skips *skips, const char *service, kv_asker ask, void *ask_arg,
-    svc_record_sink sink, void *arg, int64_t *ret_revision,
-    struct svc_error *err)
+    svc_record_sink sink, void *arg, struct svc_error *err)
 {
-	int64_t revision = 0;
-	char *from = NULL;
-	size_t from_len = 0;
-	for (bool more = true; more;) {
+	struct kv_range range = {.service = service};
+	svc_err rc = SVC_OK;
+	do {
 		struct svc_buf body;
 		cJSON *answer = NULL;
-		const cJSON *kv, *last = NULL;
-		svc_buf_init(&body, RANGE_MAX);
-		svc_buf_putc(&body, '{');
-		put_range_from(&body, service, from, from_len);
-		/* Answered by any member, also without a majority. */
-		svc_buf_printf(
-		    &body, ",\"limit\":\"%d\",\"serializable\":true", PAGE);
-		if (revision > 0)
-			svc_buf_printf(
-			    &body, ",\"revision\":\"%" PRId64 "\"", revision);
-		svc_buf_putc(&body, '}');
-		svc_err rc = ask(ask_arg, "/v3/kv/range", &body, &answer, err);
+		svc_buf_init(&body, KV_RANGE_MAX);
+		kv_range_put(&range, &body);
+		rc = ask(ask_arg, "/v3/kv/range", &body, &answer, err);
 		svc_buf_fini(&body);
-		svc_mem_free(from);
-		from = NULL;
-		if (rc != SVC_OK)
-			return rc;
-		if (revision == 0)
-			revision = message_revision(answer);
-		cJSON_ArrayForEach (kv, message_get(answer, "kvs")) {
-			if (rc == SVC_OK)
-				rc = kv_deliver(skips, kv, sink, arg);
-			last = kv;
-		}
-		more = message_true(answer, "more") && last != NULL;
-		if (rc == SVC_OK && more) {
-			/* Goes on with the least key behind the last: its own
-			 * text and the NUL that stands behind it. */
-			rc = message_bytes(last, "key", &from, &from_len);
-			from_len++;
-		}
+		if (rc == SVC_OK)
+			rc = kv_range_take(
+			    &range, skips, answer, sink, arg, err);
 		cJSON_Delete(answer);
-		if (rc != SVC_OK)
-			return svc_error_set(
-			    err, rc, "no memory for the registry's answer");
-	}
-	*ret_revision = revision;
-	return SVC_OK;
+	} while (rc == SVC_OK && range.more);
+	kv_range_fini(&range);
+	return rc;
 }

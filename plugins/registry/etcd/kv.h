@@ -11,6 +11,8 @@
 
 #include <svc/registry.h>
 
+enum { KV_RANGE_MAX = 1 << 14 };
+
 /** The key of a node, to be freed with svc_mem_free; NULL when memory ran out.
  */
 char *kv_key(const char *service, const char *id);
@@ -32,16 +34,30 @@ svc_err kv_deliver(
 svc_err kv_deliver_event(
     struct skips *skips, const cJSON *event, svc_watch_sink sink, void *arg);
 
-/** How a range asks: any server, or a watch on its own connection. */
+/** Everything of a service, page by page at one revision. Begins as zero or
+ * with kv_range_begin. */
+struct kv_range {
+	const char *service; /* borrowed; NULL: all */
+	char *from; /* where the next page begins; NULL: at the first */
+	size_t from_len;
+	int64_t revision; /* 0: not known before the first page */
+	bool more;        /* pages are left */
+};
+void kv_range_begin(struct kv_range *range, const char *service);
+void kv_range_fini(struct kv_range *range);
+/** Appends the question for the next page, of at most KV_RANGE_MAX. */
+void kv_range_put(const struct kv_range *range, struct svc_buf *body);
+/** Takes the page. `sink` may have been called when it fails.
+ * Errors: SVC_E_NOMEM */
+svc_err kv_range_take(struct kv_range *range, struct skips *skips,
+    const cJSON *answer, svc_record_sink sink, void *arg,
+    struct svc_error *err);
+
 typedef svc_err (*kv_asker)(void *arg, const char *path,
     const struct svc_buf *body, cJSON **ret_answer, struct svc_error *err);
-/**
- * Everything of a service (NULL: of all), page by page at one revision, which
- * is given back. `sink` may have been called when it fails.
- * Errors: of `ask`
- */
+/** All pages at once. `sink` may have been called when it fails.
+ * Errors: of `ask`; SVC_E_NOMEM */
 svc_err kv_range(struct skips *skips, const char *service, kv_asker ask,
-    void *ask_arg, svc_record_sink sink, void *arg, int64_t *ret_revision,
-    struct svc_error *err);
+    void *ask_arg, svc_record_sink sink, void *arg, struct svc_error *err);
 
 #endif

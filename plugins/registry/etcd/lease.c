@@ -548,7 +548,7 @@ keeper_create(
     struct etcd *etcd, struct keeper **ret_keeper, struct svc_error *err)
 {
 	struct keeper *keeper = svc_mem_calloc(1, sizeof(*keeper));
-	if (keeper == NULL || http_create(&keeper->http) != SVC_OK) {
+	if (keeper == NULL || http_create(NULL, &keeper->http) != SVC_OK) {
 		svc_mem_free(keeper);
 		return svc_error_set(
 		    err, SVC_E_NOMEM, "no memory for registry etcd");

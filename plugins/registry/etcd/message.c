@@ -177,6 +177,7 @@ message_watch_read(
 	*ret_watch = (struct message_watch){.json = json};
 	if (!cJSON_IsObject(result))
 		return SVC_E_INVAL;
+	ret_watch->id = message_int(result, "watch_id");
 	ret_watch->created = message_true(result, "created");
 	ret_watch->canceled = message_true(result, "canceled");
 	ret_watch->compacted = message_int(result, "compact_revision") > 0;

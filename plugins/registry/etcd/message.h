@@ -47,6 +47,7 @@ int64_t message_keepalive_ttl(const cJSON *answer);
 /** One line of a watch. */
 struct message_watch {
 	cJSON *json; /* owns what is pointed to */
+	int64_t id;  /* -1: of no watch, or of one that was refused */
 	bool created, canceled;
 	bool compacted;        /* canceled, since its history is gone */
 	int64_t revision;      /* header.revision */

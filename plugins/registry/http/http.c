@@ -10,16 +10,29 @@
 #include <string.h>
 #include <sys/socket.h>
 
-enum { CONNECT_MS = 2000, LINE_MAX_LEN = 1 << 16 };
+enum { CONNECT_MS = 2000, LINE_MAX_LEN = 1 << 16, SAID_MAX = 64 << 20 };
+
+/* To so many servers one that asks alone stays connected. */
+enum { ALONE_KEEPS = 4 };
+
+struct http_set {
+	CURLM *multi;
+	bool moved;  /* something came */
+	bool broken; /* libcurl said so of the last run */
+};
 
 struct http {
-	CURLM *multi;
+	struct http_set *set;
+	bool is_alone; /* the set is its own */
 	CURL *easy;
 	struct curl_slist *headers, *connect_to;
 	const struct http_servers *servers;
 	size_t server;
 	struct svc_buf *answer;
-	bool running;
+	struct svc_buf said; /* of an open request, and not yet sent */
+	bool running, ended;
+	bool hungry;   /* for more of an open request */
+	CURLcode code; /* when it has ended */
 	char reason[CURL_ERROR_SIZE];
 };
 
@@ -34,15 +47,46 @@ curl_start(void)
 }
 
 svc_err
-http_create(struct http **ret_http)
+http_set_create(size_t connections, struct http_set **ret_set)
+{
+	struct http_set *set = svc_mem_calloc(1, sizeof(*set));
+	if (set == NULL)
+		return SVC_E_NOMEM;
+	pthread_once(&curl_once, curl_start);
+	set->multi = curl_multi_init();
+	if (set->multi == NULL) {
+		svc_mem_free(set);
+		return SVC_E_NOMEM;
+	}
+	curl_multi_setopt(set->multi, CURLMOPT_MAXCONNECTS, (long)connections);
+	*ret_set = set;
+	return SVC_OK;
+}
+
+void
+http_set_destroy(struct http_set *set)
+{
+	if (set == NULL)
+		return;
+	curl_multi_cleanup(set->multi);
+	svc_mem_free(set);
+}
+
+svc_err
+http_create(struct http_set *set, struct http **ret_http)
 {
 	struct http *http = svc_mem_calloc(1, sizeof(*http));
 	if (http == NULL)
 		return SVC_E_NOMEM;
-	pthread_once(&curl_once, curl_start);
-	http->multi = curl_multi_init();
+	svc_buf_init(&http->said, SAID_MAX);
+	http->set = set;
+	http->is_alone = set == NULL;
+	if (set == NULL && http_set_create(ALONE_KEEPS, &http->set) != SVC_OK) {
+		svc_mem_free(http);
+		return SVC_E_NOMEM;
+	}
 	http->easy = curl_easy_init();
-	if (http->multi == NULL || http->easy == NULL) {
+	if (http->easy == NULL) {
 		http_destroy(http);
 		return SVC_E_NOMEM;
 	}
@@ -58,8 +102,9 @@ http_destroy(struct http *http)
 	http_end(http);
 	if (http->easy != NULL)
 		curl_easy_cleanup(http->easy);
-	if (http->multi != NULL)
-		curl_multi_cleanup(http->multi);
+	if (http->is_alone)
+		http_set_destroy(http->set);
+	svc_buf_fini(&http->said);
 	svc_mem_free(http);
 }
 
@@ -70,6 +115,7 @@ receive(char *data, size_t size, size_t count, void *arg)
 {
 	struct http *http = arg;
 	size_t len = size * count;
+	http->set->moved = true;
 	return svc_buf_append(http->answer, data, len) == SVC_OK ? len : 0;
 }
 
@@ -81,6 +127,21 @@ open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *at)
 	(void)arg;
 	(void)purpose;
 	return socket(at->family, at->socktype | SOCK_CLOEXEC, at->protocol);
+}
+
+static size_t
+supply(char *data, size_t size, size_t count, void *arg)
+{
+	struct http *http = arg;
+	size_t len = size * count;
+	if (len > http->said.len)
+		len = http->said.len;
+	http->hungry = len == 0;
+	if (len == 0)
+		return CURL_READFUNC_PAUSE;
+	memcpy(data, http->said.data, len);
+	svc_buf_consume(&http->said, len);
+	return len;
 }
 
 /* A peer that is gone is noticed after 5 s + 3 x 2 s. */
@@ -109,9 +170,13 @@ add_headers(struct http *http, const struct http_request *request)
 {
 	const char *name, *value;
 	bool ok = add_line(&http->headers, "Expect:");
-	if (request->body != NULL)
+	if (request->body != NULL || request->open)
 		ok = ok &&
 		     add_line(&http->headers, "Content-Type: application/json");
+	if (request->open)
+		ok = ok &&
+		     add_line(&http->headers, "Transfer-Encoding: chunked") &&
+		     add_line(&http->headers, "Connection: close");
 	for (size_t i = 0;
 	     ok && svc_headers_at(request->headers, i, &name, &value); i++) {
 		struct svc_buf buf;
@@ -140,10 +205,20 @@ set_url(CURL *easy, const struct http_server *server, const char *path)
 }
 
 static bool
-set_method(CURL *easy, const struct http_request *request)
+set_method(struct http *http, const struct http_request *request)
 {
-	if (request->body != NULL || strcmp(request->method, "POST") == 0 ||
-	    strcmp(request->method, "PUT") == 0) {
+	CURL *easy = http->easy;
+	if (request->open) {
+		curl_easy_setopt(easy, CURLOPT_POST, 1L);
+		curl_easy_setopt(easy, CURLOPT_READFUNCTION, supply);
+		curl_easy_setopt(easy, CURLOPT_READDATA, http);
+		if (request->len > 0 &&
+		    svc_buf_append(&http->said, request->body, request->len) !=
+			SVC_OK)
+			return false;
+	} else if (request->body != NULL ||
+		   strcmp(request->method, "POST") == 0 ||
+		   strcmp(request->method, "PUT") == 0) {
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDS,
 		    request->body != NULL ? (const char *)request->body : "");
 		curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE,
@@ -189,10 +264,12 @@ http_begin(struct http *http, const struct http_servers *servers, size_t server,
 	http->server = server;
 	http->answer = answer;
 	http->reason[0] = '\0';
+	http->ended = http->hungry = false;
+	svc_buf_clear(&http->said);
 	curl_easy_reset(easy);
 	bool ok =
 	    add_headers(http, request) && set_url(easy, to, request->path);
-	ok = ok && set_method(easy, request) && set_tls(easy, servers);
+	ok = ok && set_method(http, request) && set_tls(easy, servers);
 	ok = ok && set_text(easy, CURLOPT_USERNAME, request->username) &&
 	     set_text(easy, CURLOPT_PASSWORD, request->password);
 	if (ok && to->connect_to != NULL)
@@ -201,6 +278,7 @@ http_begin(struct http *http, const struct http_servers *servers, size_t server,
 	curl_easy_setopt(easy, CURLOPT_HTTPHEADER, http->headers);
 	curl_easy_setopt(
 	    easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	curl_easy_setopt(easy, CURLOPT_PRIVATE, http);
 	curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, receive);
 	curl_easy_setopt(easy, CURLOPT_WRITEDATA, http);
 	curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, http->reason);
@@ -215,7 +293,7 @@ http_begin(struct http *http, const struct http_servers *servers, size_t server,
 	curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, tune_socket);
 	/* A registry is never behind the proxy of the environment. */
 	curl_easy_setopt(easy, CURLOPT_PROXY, "");
-	if (ok && curl_multi_add_handle(http->multi, easy) == CURLM_OK) {
+	if (ok && curl_multi_add_handle(http->set->multi, easy) == CURLM_OK) {
 		http->running = true;
 		return SVC_OK;
 	}
@@ -300,47 +378,76 @@ translate(const struct http *http, CURLcode code, struct svc_error *err)
 
 /* ----------------------------------------------------------------- running */
 
-static bool
-is_complete(struct http *http, CURLcode *ret_code)
+static void
+perform(struct http_set *set)
 {
 	CURLMsg *message;
-	int left;
-	while ((message = curl_multi_info_read(http->multi, &left)) != NULL) {
-		if (message->msg == CURLMSG_DONE) {
-			*ret_code = message->data.result;
-			return true;
-		}
+	int running, left;
+	set->broken = curl_multi_perform(set->multi, &running) != CURLM_OK;
+	while ((message = curl_multi_info_read(set->multi, &left)) != NULL) {
+		char *private = NULL;
+		if (message->msg != CURLMSG_DONE)
+			continue;
+		curl_easy_getinfo(
+		    message->easy_handle, CURLINFO_PRIVATE, &private);
+		struct http *http = (void *)private;
+		http->code = message->data.result;
+		http->ended = true;
+		set->moved = true;
 	}
-	return false;
+}
+
+void
+http_set_run(struct http_set *set, int64_t wait_ms)
+{
+	set->moved = false;
+	perform(set);
+	if (set->moved)
+		return;
+	curl_multi_poll(set->multi, NULL, 0,
+	    wait_ms < 0 || wait_ms > INT32_MAX ? INT32_MAX : (int)wait_ms,
+	    NULL);
+	perform(set);
+}
+
+void
+http_set_wake(struct http_set *set)
+{
+	curl_multi_wakeup(set->multi);
+}
+
+svc_err
+http_look(struct http *http, int *ret_status, struct svc_error *err)
+{
+	long status = 0;
+	if (!http->ended)
+		return http->set->broken ? svc_error_set(err, SVC_E_INTERNAL,
+					       "libcurl lost its state")
+					 : SVC_E_AGAIN;
+	if (http->code != CURLE_OK)
+		return translate(http, http->code, err);
+	curl_easy_getinfo(http->easy, CURLINFO_RESPONSE_CODE, &status);
+	*ret_status = (int)status;
+	return SVC_OK;
 }
 
 svc_err
 http_run(
     struct http *http, int64_t wait_ms, int *ret_status, struct svc_error *err)
 {
-	size_t had = http->answer->len;
-	CURLcode code = CURLE_OK;
-	/* Once before the wait and once after it. */
-	for (int turn = 0; turn < 2; turn++) {
-		int running = 0;
-		if (curl_multi_perform(http->multi, &running) != CURLM_OK)
-			return svc_error_set(
-			    err, SVC_E_INTERNAL, "libcurl lost its state");
-		if (is_complete(http, &code)) {
-			long status = 0;
-			if (code != CURLE_OK)
-				return translate(http, code, err);
-			curl_easy_getinfo(
-			    http->easy, CURLINFO_RESPONSE_CODE, &status);
-			*ret_status = (int)status;
-			return SVC_OK;
-		}
-		if (turn == 0 && http->answer->len == had)
-			curl_multi_poll(http->multi, NULL, 0,
-			    wait_ms > INT32_MAX ? INT32_MAX : (int)wait_ms,
-			    NULL);
+	http_set_run(http->set, wait_ms);
+	return http_look(http, ret_status, err);
+}
+
+svc_err
+http_say(struct http *http, const void *data, size_t len)
+{
+	svc_err rc = svc_buf_append(&http->said, data, len);
+	if (rc == SVC_OK && http->hungry) {
+		http->hungry = false;
+		curl_easy_pause(http->easy, CURLPAUSE_CONT);
 	}
-	return SVC_E_AGAIN;
+	return rc;
 }
 
 const char *
@@ -357,7 +464,7 @@ void
 http_end(struct http *http)
 {
 	if (http->running)
-		curl_multi_remove_handle(http->multi, http->easy);
+		curl_multi_remove_handle(http->set->multi, http->easy);
 	http->running = false;
 	curl_slist_free_all(http->headers);
 	curl_slist_free_all(http->connect_to);
@@ -368,13 +475,13 @@ http_end(struct http *http)
 void
 http_wait(struct http *http, int64_t wait_ms)
 {
-	curl_multi_poll(http->multi, NULL, 0, (int)wait_ms, NULL);
+	curl_multi_poll(http->set->multi, NULL, 0, (int)wait_ms, NULL);
 }
 
 void
 http_wake(struct http *http)
 {
-	curl_multi_wakeup(http->multi);
+	http_set_wake(http->set);
 }
 
 svc_err

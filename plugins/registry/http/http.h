@@ -37,12 +37,27 @@ const char *http_servers_url(const struct http_servers *servers, size_t server);
 
 /* ------------------------------------------------------------- connections */
 
-/** One connection, for one request at a time, that can be woken from another
- * thread. It is kept between requests to the same server. */
+/** Requests that one thread runs together, over connections that they share.
+ * Threads: one at a time, but for http_set_wake. */
+struct http_set;
+
+/** connections: how many are kept, those under way included
+ * Errors: SVC_E_NOMEM */
+svc_err http_set_create(size_t connections, struct http_set **ret_set);
+/** All of its requests have been destroyed before. NULL is fine. */
+void http_set_destroy(struct http_set *set);
+/** Go on with all of them until something was received, http_set_wake was
+ * called or wait_ms have passed. Then http_look tells what came of each. */
+void http_set_run(struct http_set *set, int64_t wait_ms);
+/** Makes the present or next http_set_run return. Threads: any. */
+void http_set_wake(struct http_set *set);
+
+/** What makes one request at a time. */
 struct http;
 
-/** Errors: SVC_E_NOMEM */
-svc_err http_create(struct http **ret_http);
+/** set: NULL is one of its own, with a connection that is kept between
+ * requests to the same server. Errors: SVC_E_NOMEM */
+svc_err http_create(struct http_set *set, struct http **ret_http);
 /** NULL is fine. */
 void http_destroy(struct http *http);
 
@@ -58,6 +73,12 @@ struct http_request {
 	/** For all of it. SVC_FOREVER: only connecting has a limit, and the
 	 * connection is kept under watch by TCP keepalive. */
 	int64_t timeout_ms;
+	/** The body is only the beginning of what is to be said, see http_say;
+	 * answers may come meanwhile. It has a connection to itself: a server
+	 * written in Go goes on to read only what is the last request there,
+	 * and throws away what it has not read when it begins to answer else.
+	 */
+	bool open;
 };
 
 /**
@@ -78,6 +99,11 @@ svc_err http_begin(struct http *http, const struct http_servers *servers,
  */
 svc_err http_run(
     struct http *http, int64_t wait_ms, int *ret_status, struct svc_error *err);
+/** The same without going on, after http_set_run. */
+svc_err http_look(struct http *http, int *ret_status, struct svc_error *err);
+/** Adds to what an open request says. The data is copied.
+ * Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED (64 MiB that are not sent yet) */
+svc_err http_say(struct http *http, const void *data, size_t len);
 /** A header of the answer, once http_run has returned SVC_OK and until
  * http_end; NULL when it is not there. */
 const char *http_header(struct http *http, const char *name);
@@ -86,8 +112,7 @@ void http_end(struct http *http);
 /** Without a request: wait until wait_ms have passed or http_wake is called. */
 void http_wait(struct http *http, int64_t wait_ms);
 /** Makes the present or next wait in http_run or http_wait return. Threads:
- * any.
- */
+ * any. */
 void http_wake(struct http *http);
 
 /**

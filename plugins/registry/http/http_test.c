@@ -24,6 +24,7 @@
 
 static struct test_server *server;
 static struct test_pki pki;
+static struct http_set *set;
 
 struct asking {
 	struct http *http;
@@ -40,7 +41,7 @@ ask_begin(struct asking *asking, const struct svc_registry_config *config)
 	assert_int_equal(http_servers_create("test", config, 2379,
 			     &asking->servers, &asking->err),
 	    SVC_OK);
-	assert_int_equal(http_create(&asking->http), SVC_OK);
+	assert_int_equal(http_create(NULL, &asking->http), SVC_OK);
 	svc_buf_init(&asking->answer, 1 << 20);
 }
 
@@ -203,6 +204,69 @@ waiting_can_be_ended(void **state)
 	svc_thread_join(thread);
 	assert_int_equal(waiting.rc, SVC_E_CANCELLED);
 	ask_end(&waiting.asking);
+}
+
+/* Until the answer has so many lines, of which the last is the id's. */
+static void
+await_created(struct asking *asking, size_t lines, int id)
+{
+	int64_t deadline_at_ms = svc_deadline(30000);
+	char text[32];
+	snprintf(text, sizeof(text), "\"watch_id\":\"%d\"", id);
+	for (size_t have = 0; have < lines;) {
+		http_set_run(set, 1000);
+		assert_int_equal(
+		    http_look(asking->http, &asking->status, &asking->err),
+		    SVC_E_AGAIN);
+		assert_true(svc_remaining(deadline_at_ms) > 0);
+		have = 0;
+		const char *at = (const char *)asking->answer.data;
+		while (at != NULL && (at = strchr(at, '\n')) != NULL) {
+			have++;
+			at++;
+		}
+	}
+	SAYS(asking, text);
+}
+
+static void
+say_create(struct asking *asking, int first, int n)
+{
+	struct svc_buf buf;
+	svc_buf_init(&buf, 1 << 20);
+	for (int id = first; id < first + n; id++)
+		svc_buf_printf(&buf,
+		    "{\"create_request\":{\"key\":\"YQ==\",\"watch_id\":"
+		    "\"%d\"}}\n",
+		    id);
+	assert_int_equal(http_say(asking->http, buf.data, buf.len), SVC_OK);
+	svc_buf_fini(&buf);
+}
+
+static void
+an_open_request_is_answered_while_it_goes_on(void **state)
+{
+	(void)state;
+	struct asking asking;
+	ask_begin(
+	    &asking, &(struct svc_registry_config){.address = server->address});
+	assert_int_equal(http_set_create(4, &set), SVC_OK);
+	http_destroy(asking.http);
+	assert_int_equal(http_create(set, &asking.http), SVC_OK);
+	struct http_request request = {.method = "POST",
+	    .path = "/v3/watch",
+	    .timeout_ms = SVC_FOREVER,
+	    .open = true};
+	assert_int_equal(http_begin(asking.http, asking.servers, 0, &request,
+			     &asking.answer, &asking.err),
+	    SVC_OK);
+	/* All that is said at once is taken, and what is said later. */
+	say_create(&asking, 1, 300);
+	await_created(&asking, 300, 300);
+	say_create(&asking, 301, 1);
+	await_created(&asking, 301, 301);
+	ask_end(&asking);
+	http_set_destroy(set);
 }
 
 static void
@@ -457,6 +521,7 @@ main(void)
 	    cmocka_unit_test(headers_go_both_ways),
 	    cmocka_unit_test(a_login_of_http),
 	    cmocka_unit_test(waiting_can_be_ended),
+	    cmocka_unit_test(an_open_request_is_answered_while_it_goes_on),
 	    cmocka_unit_test(silence_and_absence_are_errors),
 	    cmocka_unit_test(tls_verifies_and_says_what_is_wrong),
 	    cmocka_unit_test(a_server_may_demand_a_certificate),
