@@ -1,6 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Events that wait for handlers. `lock` of an inbox guards all of it and of its
- * members; it is a leaf: no handler, callback or log line is run under it. */
+/*
+ * Events that wait for handlers. `lock` of an inbox guards all of it and of its
+ * members; it is a leaf: no handler, callback or log line is run under it.
+ *
+ * Each member sleeps on a condition of its own, for one that several threads
+ * sleep on can lose a wake-up (glibc's bug 25847). One that is idle is woken
+ * for what has come, and wakes the next one for what it leaves.
+ */
 #include <svc/clock.h>
 #include <svc/inbox.h>
 #include <svc/log.h>
@@ -23,7 +29,7 @@ struct entry {
 
 struct svc_inbox {
 	pthread_mutex_t lock;
-	pthread_cond_t work; /* something to do for a member */
+	struct svc_inbox_member *idle; /* the one that slept last first */
 	pthread_cond_t done; /* something was done: room, or drained */
 	struct entry *ready, **ready_end; /* in order of arrival */
 	struct entry *later;              /* those that failed, soonest first */
@@ -45,6 +51,9 @@ struct svc_inbox_member {
 	void *arg;
 	pthread_t thread;
 	bool stop;
+	bool is_idle; /* and in the list */
+	struct svc_inbox_member *next_idle;
+	pthread_cond_t wake;
 };
 
 static void
@@ -97,7 +106,6 @@ svc_inbox_create(
 		return SVC_E_NOMEM;
 	}
 	pthread_mutex_init(&inbox->lock, NULL);
-	svc_cond_init(&inbox->work);
 	svc_cond_init(&inbox->done);
 	inbox->ready_end = &inbox->ready;
 	inbox->max_events =
@@ -136,7 +144,6 @@ svc_inbox_destroy(struct svc_inbox *inbox)
 	}
 	destroy_list(inbox->ready);
 	destroy_list(inbox->later);
-	pthread_cond_destroy(&inbox->work);
 	pthread_cond_destroy(&inbox->done);
 	pthread_mutex_destroy(&inbox->lock);
 	svc_mem_free(inbox->name);
@@ -150,6 +157,36 @@ is_full(const struct svc_inbox *inbox)
 	       inbox->bytes >= inbox->max_bytes;
 }
 
+/* Something is to be done, or to be waited for until another moment. */
+static void
+wake_one(struct svc_inbox *inbox)
+{
+	struct svc_inbox_member *member = inbox->idle;
+	if (member == NULL)
+		return;
+	inbox->idle = member->next_idle;
+	member->is_idle = false;
+	pthread_cond_signal(&member->wake);
+}
+
+/* Until it is woken, or until `at_ms`. */
+static void
+be_idle(struct svc_inbox_member *member, int64_t at_ms)
+{
+	struct svc_inbox *inbox = member->inbox;
+	member->is_idle = true;
+	member->next_idle = inbox->idle;
+	inbox->idle = member;
+	(void)svc_cond_wait(&member->wake, &inbox->lock, at_ms);
+	if (!member->is_idle)
+		return;
+	struct svc_inbox_member **at = &inbox->idle;
+	while (*at != member)
+		at = &(*at)->next_idle;
+	*at = member->next_idle;
+	member->is_idle = false;
+}
+
 static void
 append(struct svc_inbox *inbox, struct entry *entry)
 {
@@ -158,7 +195,7 @@ append(struct svc_inbox *inbox, struct entry *entry)
 	inbox->n_ready++;
 	inbox->n++;
 	inbox->bytes += entry->cost;
-	pthread_cond_signal(&inbox->work);
+	wake_one(inbox);
 }
 
 svc_err
@@ -255,8 +292,7 @@ postpone(struct svc_inbox *inbox, struct entry *entry)
 		at = &(*at)->next;
 	entry->next = *at;
 	*at = entry;
-	/* Members wait for another moment now. */
-	pthread_cond_broadcast(&inbox->work);
+	wake_one(inbox);
 }
 
 static void
@@ -285,9 +321,11 @@ run_member(void *arg)
 		int64_t at_ms;
 		struct entry *entry = take(inbox, &at_ms);
 		if (entry == NULL) {
-			(void)svc_cond_wait(&inbox->work, &inbox->lock, at_ms);
+			be_idle(member, at_ms);
 			continue;
 		}
+		if (inbox->ready != NULL || inbox->later != NULL)
+			wake_one(inbox);
 		entry->next = NULL;
 		inbox->n_running++;
 		pthread_mutex_unlock(&inbox->lock);
@@ -324,6 +362,9 @@ run_member(void *arg)
 			inbox->room(inbox->arg);
 		pthread_mutex_lock(&inbox->lock);
 	}
+	/* What it was woken for is left to others. */
+	if (inbox->ready != NULL || inbox->later != NULL)
+		wake_one(inbox);
 	pthread_mutex_unlock(&inbox->lock);
 	return NULL;
 }
@@ -338,9 +379,11 @@ svc_inbox_join(struct svc_inbox *inbox, svc_broker_handler handler, void *arg,
 	member->inbox = inbox;
 	member->handler = handler;
 	member->arg = arg;
+	svc_cond_init(&member->wake);
 	svc_err rc =
 	    svc_thread_start(&member->thread, "svc-inbox", run_member, member);
 	if (rc != SVC_OK) {
+		pthread_cond_destroy(&member->wake);
 		svc_mem_free(member);
 		return rc;
 	}
@@ -367,12 +410,9 @@ svc_inbox_leave(struct svc_inbox_member *member)
 	struct svc_inbox *inbox = member->inbox;
 	pthread_mutex_lock(&inbox->lock);
 	member->stop = true;
-	pthread_cond_broadcast(&inbox->work);
+	pthread_cond_signal(&member->wake);
 	pthread_mutex_unlock(&inbox->lock);
 	svc_thread_join(member->thread);
-	/* A wake-up meant for this member must not be lost. */
-	pthread_mutex_lock(&inbox->lock);
-	pthread_cond_broadcast(&inbox->work);
-	pthread_mutex_unlock(&inbox->lock);
+	pthread_cond_destroy(&member->wake);
 	svc_mem_free(member);
 }

@@ -57,6 +57,9 @@ now_ms() { echo $(($(date +%s%N) / 1000000)); }
 start() {
 	local name=$1
 	shift
+	# Nobody is to read what one of the same name had said before.
+	rm -f "$work/$name.out" "$work/$name.log"
+	: >"$work/$name.out" && : >"$work/$name.log"
 	"$@" >"$work/$name.out" 2>"$work/$name.log" </dev/null &
 	pids+=($!)
 }
