@@ -42,7 +42,7 @@ struct conn {
 
 	/* under mux.lock */
 	nng_stream *stream; /* NULL until connected */
-	bool shaking;       /* hands: no frame is sent or handled yet */
+	bool shaking;       /* the TLS handshake is not done: no frames yet */
 	bool attached;
 	bool closed; /* no operation is begun any more */
 	bool aborted;
