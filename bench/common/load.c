@@ -31,7 +31,7 @@
  * air, or PATIENCE_NS after they were due: to wake up for each would be most of
  * the work, and an additional thread where replies come on other threads. */
 #define APART_NS 20000
-#define PATIENCE_NS 100000
+#define PATIENCE_NS 1000000
 
 struct slot {
 	int64_t began;  /* or when it was due */
@@ -347,13 +347,13 @@ goes_on_untimed(struct bench_load *load, int slot)
 	return true;
 }
 
-/* What is due, but the last of it, which is the caller's to begin. */
+/* What was due then, but the last of it, which is the caller's to begin. */
 static int
-begin_all(struct bench_load *load, int slot)
+begin_all(struct bench_load *load, int slot, int64_t now)
 {
 	int more;
 	while (slot >= 0 && load->options->rate > 0 && load->start != NULL &&
-	       (more = bench_begin(load, bench_now())) >= 0) {
+	       (more = bench_begin(load, now)) >= 0) {
 		load->start(load->arg, slot);
 		slot = more;
 	}
@@ -387,7 +387,8 @@ bench_again(struct bench_load *load, int slot)
 {
 	if (goes_on_untimed(load, slot))
 		return slot;
-	return begin_all(load, bench_next(load, slot, bench_now()));
+	int64_t now = bench_now();
+	return begin_all(load, bench_next(load, slot, now), now);
 }
 
 bool

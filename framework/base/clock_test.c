@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "clock_private.h"
 
+#include <linux/membarrier.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -374,10 +376,33 @@ nobody_draws_alike(void **state)
 	close(pipes[1]);
 }
 
+static void *
+do_nothing(void *arg)
+{
+	return arg;
+}
+
+/* Whoever needs a fence later, in the middle of calls, need not register. */
+static void
+the_first_thread_prepares_fences(void **state)
+{
+	(void)state;
+	long can = syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
+	if (can < 0 || (can & MEMBARRIER_CMD_PRIVATE_EXPEDITED) == 0)
+		skip(); /* a system without */
+	pthread_t thread;
+	assert_int_equal(
+	    svc_thread_start(&thread, "svc-first", do_nothing, NULL), SVC_OK);
+	svc_thread_join(thread);
+	assert_int_equal(
+	    syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0), 0);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(the_first_thread_prepares_fences),
 	    cmocka_unit_test_teardown(deadlines_saturate, real_clock),
 	    cmocka_unit_test_teardown(
 		manual_clock_stands_until_moved, real_clock),

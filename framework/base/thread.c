@@ -16,6 +16,16 @@ struct start {
 	char name[16];
 };
 
+static bool can_fence;
+static pthread_once_t fences_asked_for = PTHREAD_ONCE_INIT;
+
+static void
+ask_for_fences(void)
+{
+	can_fence = syscall(SYS_membarrier,
+			MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
+
 static void *
 begin(void *arg)
 {
@@ -43,6 +53,8 @@ svc_thread_start(
 	sigfillset(&mask);
 	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
 		sigdelset(&mask, faults[i]);
+	/* Later it would hold up a call; see the header. */
+	pthread_once(&fences_asked_for, ask_for_fences);
 	pthread_sigmask(SIG_SETMASK, &mask, &before);
 	pthread_t thread;
 	int failed = pthread_create(&thread, NULL, begin, start);
@@ -74,20 +86,10 @@ svc_thread_number(void)
 	return mine - 1;
 }
 
-static bool can_fence;
-
-static void
-ask_for_fences(void)
-{
-	can_fence = syscall(SYS_membarrier,
-			MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
-}
-
 bool
 svc_thread_fence_others(void)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	pthread_once(&once, ask_for_fences);
+	pthread_once(&fences_asked_for, ask_for_fences);
 	if (can_fence)
 		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
 	return can_fence;
