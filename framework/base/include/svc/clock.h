@@ -58,10 +58,9 @@ SVC_API svc_err svc_cond_wait(
 
 /** A thread whose name (at most 15 bytes, "svc-etcd") shows in debuggers.
  * Signals are blocked in it, except those that report a fault. The first one
- * prepares svc_thread_fence_others, which costs nothing while the process has one
- * thread and milliseconds later on (sys_membarrier registers by an RCU grace
- * period, membarrier(2)).
- * Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED */
+ * prepares svc_thread_fence_others, which costs nothing while the process has
+ * one thread and milliseconds later on (sys_membarrier registers by an RCU
+ * grace period, membarrier(2)). Errors: SVC_E_NOMEM, SVC_E_EXHAUSTED */
 SVC_API svc_err svc_thread_start(pthread_t *ret_thread, const char *name,
     void *(*run)(void *arg), void *arg);
 /** Waits for its end. */
