@@ -76,7 +76,8 @@ answer(struct svc_server *server, struct svc_server_shard *shard,
 	struct svc_part instead;
 	why.text[0] = '\0';
 	svc_err code = give(stream, part, &why);
-	if (code == SVC_E_EXHAUSTED && (part->flags & SVC_PART_MESSAGE)) {
+	if (code == SVC_E_EXHAUSTED &&
+	    ((part->flags & SVC_PART_MESSAGE) || part->headers != NULL)) {
 		/* More than the caller takes, by what it said itself. */
 		instead = (struct svc_part){
 		    .flags = SVC_PART_HEADERS | SVC_PART_END,
