@@ -89,7 +89,7 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 		refused = "the service is stopping";
 		code = SVC_E_UNAVAILABLE;
 	} else if (mux->n_held >= mux->config.limits.max_streams) {
-		refused = "too many streams in this connection";
+		refused = "too many streams in this connection (--max_streams)";
 	} else if (mux->pending > mux_pending_limit(mux)) {
 		refused = "too many answers wait for this connection";
 	} else if (stream == NULL || mux_list(mux, stream) != SVC_OK) {
