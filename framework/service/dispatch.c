@@ -279,8 +279,12 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 							     : req.content_type;
 		part.data = rsp.data;
 		part.len = rsp.len;
-	} else if (call.fail.text[0] != '\0') {
-		part.status_text = call.fail.text;
+	} else {
+		if (call.fail.text[0] != '\0')
+			part.status_text = call.fail.text;
+		/* It has run, and its caller must not take it elsewhere. */
+		if (part.headers != NULL)
+			svc_headers_remove(rsp.headers, SVC_NOT_RUN_HEADER);
 	}
 	svc_scope_end(&call);
 	answer(server, shard, stream, &part, counts);
