@@ -125,6 +125,33 @@ go(struct svc_client *client, const struct svc_call_plan *plan,
 				 : svc_async_call(client->async, plan, out);
 }
 
+/* A wrapper may have changed all of it, may have left away what a caller may,
+ * and may come a second time with an answer that it does not want. */
+static svc_err
+run_wrapped(struct svc_client *client, const struct svc_outgoing *out)
+{
+	struct svc_call_plan plan;
+	struct svc_message none = {0}, unwanted = {0};
+	struct svc_error untold = {0};
+	struct svc_outgoing whole = *out;
+	if (whole.req == NULL)
+		whole.req = &none;
+	if (whole.rsp == NULL)
+		whole.rsp = &unwanted;
+	if (whole.err == NULL)
+		whole.err = &untold;
+	if (lacks_data(&whole))
+		return SVC_E_INVAL;
+	svc_err code =
+	    svc_call_plan_parse(client, whole.options, &plan, whole.err);
+	if (code != SVC_OK)
+		return code;
+	svc_message_free(whole.rsp);
+	code = go(client, &plan, &whole);
+	svc_message_free(&unwanted);
+	return code;
+}
+
 static svc_err
 run_wrap(const struct svc_outgoing *out, void *arg)
 {
@@ -136,13 +163,7 @@ run_wrap(const struct svc_outgoing *out, void *arg)
 		return ((svc_call_wrapper)wrap->fn)(
 		    out, run_wrap, &client->links[chain->index + 1], wrap->arg);
 	}
-	/* A wrapper may have changed the options and the request. */
-	struct svc_call_plan plan;
-	if (lacks_data(out))
-		return SVC_E_INVAL;
-	svc_err code =
-	    svc_call_plan_parse(client, out->options, &plan, out->err);
-	return code == SVC_OK ? go(client, &plan, out) : code;
+	return run_wrapped(client, out);
 }
 
 /* What no call can have never reaches a wrapper. `out` has
@@ -171,6 +192,8 @@ start(struct svc_client *client, struct svc_outgoing *out,
 		    out->options, request->headers, &made, out->err);
 		request->headers = made;
 	}
+	if (code == SVC_OK && plan->reply_headers != NULL)
+		svc_headers_clear(plan->reply_headers);
 	if (code == SVC_OK)
 		code = client->wraps->n == 0 ? go(client, plan, out)
 					     : run_wrap(out, &client->links[0]);

@@ -76,7 +76,8 @@ answer(struct svc_server *server, struct svc_server_shard *shard,
 	struct svc_part instead;
 	why.text[0] = '\0';
 	svc_err code = give(stream, part, &why);
-	if (code == SVC_E_EXHAUSTED && (part->flags & SVC_PART_MESSAGE)) {
+	if (code == SVC_E_EXHAUSTED &&
+	    ((part->flags & SVC_PART_MESSAGE) || part->headers != NULL)) {
 		/* More than the caller takes, by what it said itself. */
 		instead = (struct svc_part){
 		    .flags = SVC_PART_HEADERS | SVC_PART_END,
@@ -278,8 +279,12 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 							     : req.content_type;
 		part.data = rsp.data;
 		part.len = rsp.len;
-	} else if (call.fail.text[0] != '\0') {
-		part.status_text = call.fail.text;
+	} else {
+		if (call.fail.text[0] != '\0')
+			part.status_text = call.fail.text;
+		/* It has run, and its caller must not take it elsewhere. */
+		if (part.headers != NULL)
+			svc_headers_remove(rsp.headers, SVC_NOT_RUN_HEADER);
 	}
 	svc_scope_end(&call);
 	answer(server, shard, stream, &part, counts);

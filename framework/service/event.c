@@ -275,12 +275,16 @@ run_publish_wrap(const struct svc_publishing *event, void *arg)
 		return ((svc_publish_wrapper)wrap->fn)(
 		    event, run_publish_wrap, &next, wrap->arg);
 	}
-	svc_err code = connect(service, event->err);
+	/* A wrapper may have left these away. */
+	struct svc_message none = {.content_type = service->values.codec};
+	struct svc_error untold;
+	struct svc_error *err = event->err != NULL ? event->err : &untold;
+	svc_err code = connect(service, err);
 	if (code != SVC_OK)
 		return code;
 	svc_will_block();
-	return svc_broker_publish(
-	    service->broker, event->topic, event->message, 0, event->err);
+	return svc_broker_publish(service->broker, event->topic,
+	    event->message != NULL ? event->message : &none, 0, err);
 }
 
 svc_err

@@ -160,6 +160,29 @@ refused_calls_go_to_other_nodes(void **state)
 }
 
 static void
+calls_beyond_a_connection_are_told_the_limit(void **state)
+{
+	(void)state;
+	struct crowd crowd;
+	crowd_init(&crowd);
+	struct svc_service *s = LIMITED("--max_streams=1");
+	svc_handle(s, "Student.Join", join_crowd, &crowd);
+	must_start(s);
+	struct caller first;
+	start_caller(&first, s, "Student.Join");
+	gate_wait(&crowd.entered, 1);
+	struct svc_error err = {0};
+	assert_int_equal(svc_call(svc_client_of(s), "student", "Student.Join",
+			     NULL, NULL, detail(&err), retries(0)),
+	    SVC_E_EXHAUSTED);
+	assert_non_null(strstr(err.text, "1 are allowed (--max_streams)"));
+	gate_add(&crowd.go);
+	svc_thread_join(first.thread);
+	assert_int_equal(first.code, SVC_OK);
+	svc_free(s);
+}
+
+static void
 a_call_waits_only_so_long(void **state)
 {
 	(void)state;
@@ -350,6 +373,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 	    TEST(calls_beyond_the_limit_wait),
 	    TEST(refused_calls_go_to_other_nodes),
+	    TEST(calls_beyond_a_connection_are_told_the_limit),
 	    TEST(a_call_waits_only_so_long),
 	    TEST(streams_take_places_too),
 	    TEST(without_threads_calls_time_out_and_loops_come_back),

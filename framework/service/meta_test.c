@@ -139,6 +139,100 @@ an_error_arrives_as_it_was_given(void **state)
  */
 
 static svc_err
+claims_not_to_have_run(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req;
+	atomic_fetch_add((atomic_int *)arg, 1);
+	svc_headers_set(rsp->headers, "Svc-Not-Run", "true");
+	svc_headers_set(rsp->headers, "mood", "calm");
+	return svc_fail(call, SVC_E_UNAVAILABLE, "no chalk");
+}
+
+static svc_err
+streams_not_to_have_run(struct svc_stream *stream, void *arg)
+{
+	atomic_fetch_add((atomic_int *)arg, 1);
+	svc_err header = svc_stream_set_header(stream, "svc-not-run", "true");
+	svc_err trailer = svc_stream_set_trailer(stream, "Svc-Not-Run", "true");
+	return header == SVC_E_INVAL && trailer == SVC_E_INVAL
+		   ? SVC_E_UNAVAILABLE
+		   : SVC_OK;
+}
+
+static void
+no_handler_says_that_it_has_not_run(void **state)
+{
+	(void)state;
+	atomic_int runs = 0;
+	struct svc_service *s = make("student", NULL);
+	svc_handle(s, "Student.Claim", claims_not_to_have_run, &runs);
+	svc_handle_stream(s, "Student.List", streams_not_to_have_run, &runs);
+	must_start(s);
+	struct svc_headers *headers = svc_headers_create();
+	struct end end = call_with(svc_client_of(s), "Student.Claim", NULL,
+	    WITH(retries(3), reply_headers(headers)));
+	assert_int_equal(end.code, SVC_E_UNAVAILABLE);
+	assert_string_equal(end.text, "no chalk");
+	assert_string_equal(svc_headers_get(headers, "mood"), "calm");
+	assert_int_equal(runs, 1);
+	svc_headers_destroy(headers);
+	struct svc_stream *stream =
+	    svc_open(svc_client_of(s), "student", "Student.List", retries(3));
+	struct svc_message message;
+	assert_int_equal(svc_stream_recv(stream, &message), SVC_E_UNAVAILABLE);
+	assert_int_equal(runs, 2);
+	svc_stream_free(stream);
+	svc_free(s);
+}
+
+static svc_err
+answers_too_much(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)arg;
+	char *value = svc_alloc_in(call, 40001);
+	memset(value, 'x', 40000);
+	value[40000] = '\0';
+	svc_headers_set(rsp->headers, "one", value);
+	svc_headers_set(rsp->headers, "two", value);
+	return req->len == 0 ? SVC_OK
+			     : svc_fail(call, SVC_E_ABORTED, "for a reason");
+}
+
+static void
+headers_beyond_the_limit_are_refused_by_name(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL);
+	svc_handle(s, "Student.Much", answers_too_much, NULL);
+	must_start(s);
+	struct svc_message req = {.data = "fail", .len = 4};
+	/* A failure is no other than a success. */
+	for (size_t len = 0; len <= 4; len += 4) {
+		req.len = len;
+		struct end end =
+		    call_with(svc_client_of(s), "Student.Much", &req, NULL);
+		assert_int_equal(end.code, SVC_E_EXHAUSTED);
+		assert_non_null(strstr(end.text, "--max_header_size"));
+	}
+	struct svc_headers *headers = svc_headers_create();
+	char *value = malloc(65537);
+	assert_non_null(value);
+	memset(value, 'x', 65536);
+	value[65536] = '\0';
+	assert_int_equal(svc_headers_set(headers, "one", value), SVC_OK);
+	free(value);
+	req.headers = headers;
+	struct end end =
+	    call_with(svc_client_of(s), "Student.Much", &req, NULL);
+	assert_int_equal(end.code, SVC_E_EXHAUSTED);
+	assert_non_null(strstr(end.text, "--max_header_size"));
+	svc_headers_destroy(headers);
+	svc_free(s);
+}
+
+static svc_err
 mirror(struct svc_call *call, const struct svc_message *req,
     struct svc_message *rsp, void *arg)
 {
@@ -433,6 +527,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    TEST(an_error_arrives_as_it_was_given),
+	    TEST(no_handler_says_that_it_has_not_run),
+	    TEST(headers_beyond_the_limit_are_refused_by_name),
 	    TEST(headers_pass_with_every_content_type),
 	    TEST(options_choose_the_node),
 	    TEST(retries_are_counted),

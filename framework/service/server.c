@@ -305,8 +305,16 @@ run_wrap(struct svc_call *call, const struct svc_message *req,
     struct svc_message *rsp, void *arg)
 {
 	const struct svc_handler_link *link = arg;
-	return ((svc_handler_wrapper)link->wrap->fn)(
-	    call, req, rsp, link->next, link->next_arg, link->wrap->arg);
+	/* What the functions of a call are asked about is what came here. */
+	const struct svc_message *outer = call->req;
+	call->req = req;
+	svc_err code =
+	    link->wrap != NULL
+		? ((svc_handler_wrapper)link->wrap->fn)(call, req, rsp,
+		      link->next, link->next_arg, link->wrap->arg)
+		: link->next(call, req, rsp, link->next_arg);
+	call->req = outer;
+	return code;
 }
 
 static svc_err
@@ -328,12 +336,14 @@ wrap(struct svc_service *service, struct svc_server_endpoint *endpoint)
 		 ->wraps[streams ? SVC_WRAP_STREAM_HANDLER : SVC_WRAP_HANDLER];
 	if (wraps->n == 0 || endpoint->internal)
 		return SVC_OK;
-	endpoint->links = svc_mem_calloc(wraps->n, sizeof(*endpoint->links));
+	/* Below the wrappers of calls there is one link for the handler. */
+	size_t n = streams ? wraps->n : wraps->n + 1;
+	endpoint->links = svc_mem_calloc(n, sizeof(*endpoint->links));
 	if (endpoint->links == NULL)
 		return SVC_E_NOMEM;
-	for (size_t i = wraps->n; i-- > 0;) {
+	for (size_t i = n; i-- > 0;) {
 		endpoint->links[i] = (struct svc_handler_link){
-		    .wrap = &wraps->list[i],
+		    .wrap = i < wraps->n ? &wraps->list[i] : NULL,
 		    .next = endpoint->fn,
 		    .stream_next = endpoint->stream_fn,
 		    .next_arg = endpoint->arg,

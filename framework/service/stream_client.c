@@ -466,9 +466,12 @@ run_open_wrap(const struct svc_opening *opening, void *arg)
 	struct svc_client *client = step->client;
 	const struct svc_wraps *wraps =
 	    client != NULL ? &client->service->wraps[SVC_WRAP_OPEN] : NULL;
-	if (wraps == NULL || step->index == wraps->n)
+	if (wraps == NULL || step->index == wraps->n) {
+		struct svc_error untold;
 		return open_stream(client, opening->service, opening->endpoint,
-		    opening->options, opening->err);
+		    opening->options,
+		    opening->err != NULL ? opening->err : &untold);
+	}
 	const struct svc_wrap *wrap = &wraps->list[step->index];
 	struct open_step next = {client, step->index + 1};
 	return ((svc_open_wrapper)wrap->fn)(
@@ -486,6 +489,8 @@ svc_open_options(struct svc_client *client, const char *service,
 	struct svc_stream *stream = NULL;
 	if (svc_call_is_named(service, endpoint, &err))
 		stream = run_open_wrap(&opening, &first);
+	if (stream == NULL && err.code == SVC_OK) /* a wrapper says nothing */
+		err.code = SVC_E_UNKNOWN;
 	if (stream == NULL && detail != NULL) {
 		*detail = err;
 		if (err.text[0] == '\0')

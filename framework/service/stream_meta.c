@@ -3,6 +3,7 @@
 #include "stream.h"
 
 #include <string.h>
+#include <strings.h>
 
 static svc_err
 set(struct svc_stream *stream, struct svc_headers **headers, const char *what,
@@ -11,6 +12,9 @@ set(struct svc_stream *stream, struct svc_headers **headers, const char *what,
 	if (*headers == NULL)
 		*headers = svc_headers_create();
 	svc_err code = SVC_E_NOMEM;
+	if (name != NULL && strcasecmp(name, SVC_NOT_RUN_HEADER) == 0)
+		return svc_stream_fail(stream, SVC_E_INVAL,
+		    "%s \"%s\" is the framework's own", what, name);
 	if (*headers != NULL)
 		code = name != NULL && value != NULL
 			   ? svc_headers_set(*headers, name, value)

@@ -18,6 +18,9 @@ settle(const struct files *files, struct svc_tls_config *ret_config,
     bool *ret_has, struct svc_error *err)
 {
 	const char *p = files->prefix;
+	if (files->name != NULL && files->name[0] == '\0')
+		return svc_error_set(err, SVC_E_INVAL,
+		    "%stls_name is empty: it must be a name or IP address", p);
 	*ret_has =
 	    files->cert != NULL || files->key != NULL || files->ca != NULL;
 	if (!*ret_has) {

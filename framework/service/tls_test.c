@@ -212,6 +212,7 @@ settings_that_do_not_fit_are_refused(void **state)
 	    {"tls_key", "a.key", "tls_ca", "ca.pem",
 		"tls_key is set and tls_cert is not"},
 	    {"tls_name", "student", NULL, NULL, "tls_name is set, but nothing"},
+	    {"tls_ca", "system", "tls_name", "", "tls_name is empty"},
 	    {"tls_client_auth", "none", NULL, NULL,
 		"tls_client_auth is set, but nothing"},
 	    {"tls_client_auth", "required", "tls_ca", "system",

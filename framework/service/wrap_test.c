@@ -381,6 +381,182 @@ streams_have_wrappers_on_both_sides(void **state)
 	svc_free(s);
 }
 
+/* ------------------------------------- what is left away, changed or doubled
+ */
+
+enum left { LEFT_REQ, LEFT_ERR, LEFT_RSP, LEFT_ALL, LEFT_END };
+
+/* Leaves away what svc_call need not have either. */
+static svc_err
+leave_away(const struct svc_outgoing *call, svc_call_next next, void *next_arg,
+    void *arg)
+{
+	enum left left = *(enum left *)arg;
+	struct svc_outgoing changed = *call;
+	if (left == LEFT_REQ || left == LEFT_ALL)
+		changed.req = NULL;
+	if (left == LEFT_ERR || left == LEFT_ALL)
+		changed.err = NULL;
+	if (left == LEFT_RSP || left == LEFT_ALL)
+		changed.rsp = NULL;
+	return next(&changed, next_arg);
+}
+
+static struct svc_stream *
+leave_open(const struct svc_opening *opening, svc_open_next next,
+    void *next_arg, void *arg)
+{
+	struct svc_opening changed = *opening;
+	changed.err = NULL;
+	return arg != NULL ? NULL : next(&changed, next_arg);
+}
+
+static svc_err
+leave_event(const struct svc_publishing *event, svc_publish_next next,
+    void *next_arg, void *arg)
+{
+	(void)arg;
+	struct svc_publishing changed = {.topic = event->topic};
+	return next(&changed, next_arg);
+}
+
+static void
+a_wrapper_may_leave_away_what_a_caller_may(void **state)
+{
+	(void)state;
+	static char stops[] = "stops";
+	enum left left;
+	struct svc_service *s = make("student", NULL);
+	svc_handle(s, "Student.Echo", echo, NULL);
+	must_start(s);
+	struct svc_option more[] = {
+	    {SVC_OPTION_BROKER, "memory", registry_name, 0, 0, 0, 0},
+	    SVC_OPT_wrap_call(leave_away, &left),
+	    SVC_OPT_wrap_open(leave_open, NULL),
+	    SVC_OPT_wrap_publish(leave_event, NULL), SVC_OPT_end()};
+	struct svc_service *c = make("caller", more);
+	assert_int_equal(svc_init(c, 0, NULL), SVC_OK);
+	struct svc_client *client = svc_client_of(c);
+	struct svc_message req = {.data = "Ada", .len = 3}, rsp;
+	struct svc_error err;
+	struct end end = {0};
+	gate_init(&end.gate);
+	for (left = LEFT_REQ; left < LEFT_END; left++) {
+		assert_int_equal(
+		    svc_call(client, "student", "Student.Echo", &req, &rsp),
+		    SVC_OK);
+		svc_message_free(&rsp);
+		assert_int_equal(svc_call(client, "student", "Student.None",
+				     &req, &rsp, detail(&err)),
+		    SVC_E_UNIMPLEMENTED);
+		assert_int_equal(err.code, SVC_E_UNIMPLEMENTED);
+		assert_int_equal(svc_call_async(client, "student",
+				     "Student.Echo", &req, on_end, &end),
+		    SVC_OK);
+		gate_wait(&end.gate, (int)left + 1);
+		assert_int_equal(end.code, SVC_OK);
+	}
+	struct svc_stream *stream = svc_open(client, "student", "Student.Echo");
+	assert_non_null(stream);
+	svc_stream_free(stream);
+	assert_null(svc_open(client, "nobody", "Student.Echo", detail(&err)));
+	assert_int_not_equal(err.code, SVC_OK);
+	assert_int_equal(svc_publish_detail(c, "greet", &req, &err), SVC_OK);
+	svc_free(c);
+
+	/* Who stops a stream and does not say why has not opened it well. */
+	c = make("caller", MORE(wrap_open(leave_open, stops)));
+	assert_int_equal(svc_init(c, 0, NULL), SVC_OK);
+	assert_null(svc_open(
+	    svc_client_of(c), "student", "Student.Echo", detail(&err)));
+	assert_int_equal(err.code, SVC_E_UNKNOWN);
+	svc_free(c);
+	svc_free(s);
+}
+
+/* Hands on another request than the one that came. */
+static svc_err
+translate(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, svc_handler next, void *next_arg, void *arg)
+{
+	struct svc_headers *headers = svc_headers_copy(req->headers);
+	assert_int_equal(svc_headers_set(headers, "token", arg), SVC_OK);
+	struct svc_message changed = *req;
+	changed.headers = headers;
+	svc_err code = next(call, &changed, rsp, next_arg);
+	svc_headers_destroy(headers);
+	/* The call is again what it was. */
+	assert_ptr_equal(svc_call_header(call, "token"),
+	    svc_headers_get(req->headers, "token"));
+	return code;
+}
+
+static void
+a_handler_sees_the_request_that_it_was_handed(void **state)
+{
+	(void)state;
+	static char outer[] = "outer", inner[] = "inner";
+	struct svc_service *s =
+	    make("student", MORE(wrap_handler(translate, outer),
+				wrap_handler(translate, inner)));
+	svc_handle(s, "Student.Echo", echo, NULL);
+	must_start(s);
+	struct svc_message rsp;
+	assert_int_equal(svc_call(svc_client_of(s), "student", "Student.Echo",
+			     NULL, &rsp, header("token", "mine")),
+	    SVC_OK);
+	assert_string_equal(rsp.data, "inner");
+	svc_message_free(&rsp);
+	svc_free(s);
+}
+
+/* Calls twice; of two answers the caller gets the second. */
+static svc_err
+call_twice(const struct svc_outgoing *call, svc_call_next next, void *next_arg,
+    void *arg)
+{
+	(void)arg;
+	svc_err code = next(call, next_arg);
+	return code == SVC_OK ? next(call, next_arg) : code;
+}
+
+static void
+a_wrapper_may_call_twice(void **state)
+{
+	(void)state;
+	struct svc_service *s =
+	    make("student", MORE(wrap_call(call_twice, NULL)));
+	svc_handle(s, "Student.Echo", echo, NULL);
+	must_start(s);
+	struct svc_message rsp;
+	order[0] = '\0';
+	/* The leak checker looks at the first answer. */
+	assert_int_equal(svc_call(svc_client_of(s), "student", "Student.Echo",
+			     NULL, &rsp, header("token", "mine")),
+	    SVC_OK);
+	assert_string_equal(rsp.data, "mine");
+	assert_string_equal(order, "**");
+	svc_message_free(&rsp);
+	svc_free(s);
+}
+
+static void
+a_call_that_is_stopped_has_no_headers_of_another(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", MORE(wrap_call(stop, NULL)));
+	must_start(s);
+	struct svc_headers *headers = svc_headers_create();
+	assert_int_equal(svc_headers_set(headers, "old", "1"), SVC_OK);
+	assert_int_equal(
+	    svc_call(svc_client_of(s), "student", "Student.Echo", NULL, NULL,
+		header("stop", "1"), reply_headers(headers)),
+	    SVC_E_DENIED);
+	assert_int_equal(svc_headers_count(headers), 0);
+	svc_headers_destroy(headers);
+	svc_free(s);
+}
+
 static void
 a_wrapper_needs_a_function(void **state)
 {
@@ -415,6 +591,10 @@ main(void)
 	    TEST(wrappers_see_both_kinds_of_calls),
 	    TEST(events_have_wrappers_on_both_sides),
 	    TEST(streams_have_wrappers_on_both_sides),
+	    TEST(a_wrapper_may_leave_away_what_a_caller_may),
+	    TEST(a_handler_sees_the_request_that_it_was_handed),
+	    TEST(a_wrapper_may_call_twice),
+	    TEST(a_call_that_is_stopped_has_no_headers_of_another),
 	    TEST(a_wrapper_needs_a_function),
 	};
 	static const char *const transports[] = {"memory", "tcp", "nng"};

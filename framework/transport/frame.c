@@ -227,7 +227,9 @@ part_head_check(size_t head, size_t max_head, struct svc_error *err)
 	if (head <= max_head && head <= FRAME_MAX_HEAD)
 		return SVC_OK;
 	return svc_error_set(err, SVC_E_EXHAUSTED,
-	    "headers of %zu bytes exceed the limit of %zu", head, max_head);
+	    "headers of %zu bytes exceed the limit of %zu "
+	    "(--max_header_size)",
+	    head, max_head);
 }
 
 /* Room for `more` bytes behind the `have` that are not counted yet. */

@@ -401,8 +401,12 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
 	else if (mux->n_streams >= mux->config.limits.max_streams ||
 		 mux->n_streams >= mux->peer_streams)
 		rc = svc_error_set(err, SVC_E_EXHAUSTED,
-		    "%u calls are open on the connection to %s, the limit",
-		    mux->n_streams, mux->peer);
+		    "%u calls are open on the connection to %s, %u are allowed "
+		    "(--max_streams)",
+		    mux->n_streams, mux->peer,
+		    mux->peer_streams < mux->config.limits.max_streams
+			? mux->peer_streams
+			: mux->config.limits.max_streams);
 	else
 		rc = check_size(mux, first, err);
 	if (rc == SVC_OK) {

@@ -31,8 +31,9 @@ too_large(
 	uint32_t len = frame->length - frame->head;
 	if (frame->head > mux->config.limits.max_headers)
 		svc_error_set(why, SVC_E_EXHAUSTED,
-		    "headers of %u bytes exceed the limit of %u", frame->head,
-		    mux->config.limits.max_headers);
+		    "headers of %u bytes exceed the limit of %u "
+		    "(--max_header_size)",
+		    frame->head, mux->config.limits.max_headers);
 	else if (len > mux->config.limits.max_message)
 		svc_error_set(why, SVC_E_EXHAUSTED,
 		    "message of %u bytes exceeds the limit of %lld "
@@ -88,7 +89,7 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 		refused = "the service is stopping";
 		code = SVC_E_UNAVAILABLE;
 	} else if (mux->n_held >= mux->config.limits.max_streams) {
-		refused = "too many streams in this connection";
+		refused = "too many streams in this connection (--max_streams)";
 	} else if (mux->pending > mux_pending_limit(mux)) {
 		refused = "too many answers wait for this connection";
 	} else if (stream == NULL || mux_list(mux, stream) != SVC_OK) {
@@ -286,6 +287,22 @@ part_wrong(const struct svc_mux *mux, const struct frame *frame)
 	return NULL;
 }
 
+/* The same of any other frame. */
+static const char *
+control_wrong(const struct frame *frame)
+{
+	unsigned known = frame->type == FRAME_RESET    ? FRAME_NOT_RUN
+			 : frame->type == FRAME_WINDOW ? FRAME_GRANT
+						       : 0;
+	if (frame->length > 1024 || frame->head != 0)
+		return "a control frame that is too long";
+	if ((frame->flags & ~known) != 0)
+		return "flags that are not allowed";
+	if (frame->type == FRAME_WINDOW && frame->value == 0)
+		return "a credit of 0";
+	return NULL;
+}
+
 static bool
 frame_valid(
     const struct svc_mux *mux, const struct frame *frame, struct svc_error *err)
@@ -295,16 +312,12 @@ frame_valid(
 		what = "an unknown type";
 	else if (frame->head > frame->length)
 		what = "a head longer than the frame";
-	else if (frame->type != FRAME_PART &&
-		 (frame->length > 1024 || frame->head != 0))
-		what = "a control frame that is too long";
 	else if ((frame->type == FRAME_PART || frame->type == FRAME_RESET) &&
 		 frame->stream == 0)
 		what = "stream number 0";
-	else if (frame->type == FRAME_WINDOW && frame->value == 0)
-		what = "a credit of 0";
-	else if (frame->type == FRAME_PART)
-		what = part_wrong(mux, frame);
+	else
+		what = frame->type == FRAME_PART ? part_wrong(mux, frame)
+						 : control_wrong(frame);
 	if (what == NULL)
 		return true;
 	svc_error_set(err, SVC_E_INVAL, "the peer sent a frame with %s", what);

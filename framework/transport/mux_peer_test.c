@@ -140,6 +140,24 @@ say_unknown_flag(struct svc_buf *out)
 }
 
 static void
+say_unknown_flag_of_window(struct svc_buf *out)
+{
+	put(out, FRAME_WINDOW, FRAME_GRANT << 1, 0, 5, NULL, 0, 0);
+}
+
+static void
+say_unknown_flag_of_reset(struct svc_buf *out)
+{
+	put(out, FRAME_RESET, FRAME_NOT_RUN | 1, 77, 1, NULL, 0, 0);
+}
+
+static void
+say_unknown_flag_of_ping(struct svc_buf *out)
+{
+	put(out, FRAME_PING, 1, 0, 0, NULL, 0, 0);
+}
+
+static void
 say_body_without_message(struct svc_buf *out)
 {
 	put_open(out, SVC_PART_END, 1, 3);
@@ -238,6 +256,9 @@ violations_are_found(void **state)
 	expect(say_empty_piece, "says there is more");
 	expect(say_only_more, "flags that are not allowed");
 	expect(say_unknown_flag, "flags that are not allowed");
+	expect(say_unknown_flag_of_window, "flags that are not allowed");
+	expect(say_unknown_flag_of_reset, "flags that are not allowed");
+	expect(say_unknown_flag_of_ping, "flags that are not allowed");
 	expect(say_body_without_message, "a body without a message");
 	expect(say_huge_piece, "a piece that is too large");
 	expect(say_end_between_pieces, "between the pieces");

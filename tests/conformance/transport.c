@@ -374,5 +374,6 @@ svc_conformance_transport(const struct svc_conformance_transport *with)
 	    NULL);
 	return failed + svc_conformance_transport_end(with) +
 	       svc_conformance_transport_flow(with) +
+	       svc_conformance_transport_silent(with) +
 	       svc_conformance_transport_call(with);
 }

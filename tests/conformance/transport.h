@@ -22,9 +22,12 @@ int svc_conformance_transport(const struct svc_conformance_transport *setup);
 /* Of it: how streams, connections and listeners end. */
 int svc_conformance_transport_end(
     const struct svc_conformance_transport *setup);
-/* What a stream of many or large messages promises, and what becomes of
- * peers that fall silent. */
+/* What a stream of many or large messages promises. */
 int svc_conformance_transport_flow(
+    const struct svc_conformance_transport *setup);
+/* What becomes of peers that fall silent, and of what a service that stops has
+ * still to say. */
+int svc_conformance_transport_silent(
     const struct svc_conformance_transport *setup);
 /* And what a call on its caller's thread promises. */
 int svc_conformance_transport_call(

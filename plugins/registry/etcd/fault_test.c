@@ -220,21 +220,46 @@ answer_any(int fd, const char *request, void *arg)
 	}
 }
 
+/* A watch of "s" at such a server, and what it was told. */
+struct scene {
+	struct faulty *faulty;
+	struct recorder *recorder;
+	struct svc_registry *registry;
+	struct svc_watch *watch;
+};
+
+static struct recorder *
+scene_begin(struct scene *scene, struct faulty *faulty)
+{
+	*scene = (struct scene){faulty, recorder_create(), NULL, NULL};
+	fake_http_start(&faulty->http, answer_any, faulty);
+	struct svc_registry_config config = {.address = faulty->http.address};
+	assert_int_equal(
+	    svc_registry_create("etcd", &config, &scene->registry, NULL),
+	    SVC_OK);
+	assert_int_equal(
+	    svc_registry_watch(scene->registry, "s", recorder_change,
+		scene->recorder, &scene->watch, NULL),
+	    SVC_OK);
+	return scene->recorder;
+}
+
+static void
+scene_end(struct scene *scene)
+{
+	svc_registry_unwatch(scene->watch);
+	svc_registry_destroy(scene->registry);
+	fake_http_stop(&scene->faulty->http);
+	recorder_destroy(scene->recorder);
+}
+
 static void
 every_break_brings_the_full_state_again(void **state)
 {
 	(void)state;
 	static struct faulty faulty;
-	struct recorder *recorder = recorder_create();
-	struct svc_registry *registry = NULL;
-	struct svc_watch *watch = NULL;
-	fake_http_start(&faulty.http, answer_any, &faulty);
-	struct svc_registry_config config = {.address = faulty.http.address};
-	assert_int_equal(
-	    svc_registry_create("etcd", &config, &registry, NULL), SVC_OK);
-	assert_int_equal(svc_registry_watch(registry, "s", recorder_change,
-			     recorder, &watch, NULL),
-	    SVC_OK);
+	struct scene scene;
+	struct recorder *recorder = scene_begin(&scene, &faulty);
 	for (int i = 1; i <= WATCHES; i++) {
 		char id[16];
 		snprintf(id, sizeof(id), "n%d", i);
@@ -246,10 +271,7 @@ every_break_brings_the_full_state_again(void **state)
 	    recorder_wait(recorder, SVC_CREATED, "s", "late", WAIT_MS, NULL));
 	assert_int_equal(recorder_nodes(recorder, "s"), WATCHES + 1);
 	assert_int_equal(recorder_count(recorder, SVC_SYNCED, NULL, NULL), 1);
-	svc_registry_unwatch(watch);
-	svc_registry_destroy(registry);
-	fake_http_stop(&faulty.http);
-	recorder_destroy(recorder);
+	scene_end(&scene);
 }
 
 static void
@@ -257,17 +279,9 @@ a_stream_that_says_nothing_is_opened_anew(void **state)
 {
 	(void)state;
 	static struct faulty faulty = {.is_silent = true};
-	struct recorder *recorder = recorder_create();
-	struct svc_registry *registry = NULL;
-	struct svc_watch *watch = NULL;
+	struct scene scene;
 	svc_clock_manual();
-	fake_http_start(&faulty.http, answer_any, &faulty);
-	struct svc_registry_config config = {.address = faulty.http.address};
-	assert_int_equal(
-	    svc_registry_create("etcd", &config, &registry, NULL), SVC_OK);
-	assert_int_equal(svc_registry_watch(registry, "s", recorder_change,
-			     recorder, &watch, NULL),
-	    SVC_OK);
+	struct recorder *recorder = scene_begin(&scene, &faulty);
 	for (int i = 1; i <= 3; i++) {
 		char id[16], start[40];
 		snprintf(id, sizeof(id), "e%d", i);
@@ -285,10 +299,7 @@ a_stream_that_says_nothing_is_opened_anew(void **state)
 		assert_non_null(strstr(faulty.create, start));
 	}
 	assert_int_equal(recorder_count(recorder, SVC_SYNCED, NULL, NULL), 1);
-	svc_registry_unwatch(watch);
-	svc_registry_destroy(registry);
-	fake_http_stop(&faulty.http);
-	recorder_destroy(recorder);
+	scene_end(&scene);
 	svc_clock_real();
 }
 
@@ -298,26 +309,15 @@ a_stream_that_takes_no_watch_is_a_failure(void **state)
 {
 	(void)state;
 	static struct faulty faulty = {.is_deaf = true};
-	struct recorder *recorder = recorder_create();
-	struct svc_registry *registry = NULL;
-	struct svc_watch *watch = NULL;
+	struct scene scene;
 	svc_clock_manual();
-	fake_http_start(&faulty.http, answer_any, &faulty);
-	struct svc_registry_config config = {.address = faulty.http.address};
-	assert_int_equal(
-	    svc_registry_create("etcd", &config, &registry, NULL), SVC_OK);
-	assert_int_equal(svc_registry_watch(registry, "s", recorder_change,
-			     recorder, &watch, NULL),
-	    SVC_OK);
+	struct recorder *recorder = scene_begin(&scene, &faulty);
 	/* What changes is seen by another full state at least. */
 	while (recorder_count(recorder, SVC_CREATED, "s", "n2") == 0) {
 		svc_clock_advance(100);
 		poll(NULL, 0, 10);
 	}
-	svc_registry_unwatch(watch);
-	svc_registry_destroy(registry);
-	fake_http_stop(&faulty.http);
-	recorder_destroy(recorder);
+	scene_end(&scene);
 	svc_clock_real();
 }
 

@@ -6,6 +6,8 @@
 #include <string.h>
 
 #define INPROC "inproc://"
+#define IPC "ipc://"
+#define UNIX "unix://"
 
 static const struct scheme {
 	const char *prefix;
@@ -17,8 +19,8 @@ static const struct scheme {
     {"tls+tcp://", true, false, true},
     {"tls+tcp4://", true, false, true},
     {"tls+tcp6://", true, false, true},
-    {"ipc://", false, false, false},
-    {"unix://", false, false, false},
+    {IPC, false, false, false},
+    {UNIX, false, false, false},
     {"abstract://", false, false, false},
     {INPROC, false, false, false},
     {"ws://", true, true, false},
@@ -92,6 +94,8 @@ address_parse(const char *address, bool to_listen, bool with_tls,
 	ret.layered = scheme->layered;
 	ret.tls = scheme->tls;
 	ret.inproc = strcmp(scheme->prefix, INPROC) == 0;
+	ret.is_path = strcmp(scheme->prefix, IPC) == 0 ||
+		      strcmp(scheme->prefix, UNIX) == 0;
 	if (ret.has_port && ret.tls && !with_tls)
 		return refuse(err, address,
 		    "needs TLS, which is not set up (--tls_cert and --tls_key, "

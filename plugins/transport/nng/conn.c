@@ -371,7 +371,7 @@ dialed(void *arg)
 		if (late)
 			nng_stream_close(conn->stream);
 		if (conn->tls != NULL)
-			secure_begin(conn);
+			secure_shake(conn);
 		else
 			conn_flush(&conn->mux); /* the hello goes first */
 	} else {
@@ -625,7 +625,7 @@ conn_start(struct conn *conn)
 {
 	conn_attach(conn);
 	if (conn->tls != NULL)
-		secure_begin(conn);
+		secure_shake(conn);
 	else
 		conn_flush(&conn->mux); /* our hello goes first */
 	conn_kick(conn);

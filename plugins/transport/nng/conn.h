@@ -104,8 +104,9 @@ bool conn_receive(struct conn *conn, void *data, size_t size);
 
 /* ------------------------------------------------------------------- secure.c
  */
-/* On a stream that is connected and not used yet. */
-void secure_begin(struct conn *conn);
+/* A step of the handshake with what has come, at first nothing. Nothing else is
+ * under way. */
+void secure_shake(struct conn *conn);
 /* Frames to the cipher; false when that failed, and the connection with it. */
 bool secure_output(struct conn *conn);
 /* What the handshake had to send is sent, or `rv` says why not. */

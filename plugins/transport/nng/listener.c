@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define PAUSE_MS 100 /* when there are no descriptors left */
 
@@ -222,6 +223,17 @@ describe(
 	    (int)(host - given), given, real, path);
 }
 
+/* Where a socket cannot be bound nng removes what it cannot connect to, as the
+ * socket of one who was killed; a file that is none must not be lost so. */
+static bool
+is_taken_by_a_file(const struct address *address)
+{
+	struct stat there;
+	const char *path = strstr(address->url, "://") + 3;
+	return address->is_path && stat(path, &there) == 0 &&
+	       !S_ISSOCK(there.st_mode);
+}
+
 svc_err
 listener_create(struct nng *self, const char *given, svc_accept_cb accept,
     void *arg, struct listener **ret_listener, struct svc_error *err)
@@ -235,6 +247,11 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
 		return svc_error_set(err, SVC_E_INVAL,
 		    "a service that speaks TLS needs a certificate: give "
 		    "--tls_cert and --tls_key");
+	if (is_taken_by_a_file(&address))
+		return svc_error_set(err, SVC_E_EXISTS,
+		    "address \"%s\" names a file that is no socket; choose "
+		    "another path",
+		    given);
 	struct listener *listener = svc_mem_calloc(1, sizeof(*listener));
 	if (listener == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
@@ -254,10 +271,12 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
 		nng_aio_free(listener->aio);
 		svc_mem_free(listener);
 		return svc_error_set(err, nng_err(rv),
-		    rv == NNG_EADDRINUSE
+		    rv != NNG_EADDRINUSE ? "cannot listen on address \"%s\": %s"
+		    : address.has_port
 			? "address \"%s\" is in use by another program; choose "
 			  "another port, or port 0 for a free one (%s)"
-			: "cannot listen on address \"%s\": %s",
+			: "address \"%s\" is in use by another program; choose "
+			  "another (%s)",
 		    given, nng_strerror(rv));
 	}
 	listener->self = self;

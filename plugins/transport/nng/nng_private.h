@@ -47,6 +47,7 @@ struct address {
 	bool any;     /* every interface */
 	bool tls;
 	bool inproc;    /* within the process: not nng's business */
+	bool is_path;   /* a socket in the file system */
 	char host[256]; /* of one with a port */
 };
 /* From "host:port", which means TLS when there is TLS, or one of nng's URLs,

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -243,6 +244,54 @@ addresses_are_checked(void **state)
 			fail_msg("%s: %s", cases[i].address, err.text);
 	}
 	stop(&end);
+}
+
+static void
+a_file_that_is_no_socket_stays(void **state)
+{
+	(void)state;
+	char folder[] = "/tmp/svc-nng-XXXXXX", path[64], address[72];
+	assert_non_null(mkdtemp(folder));
+	snprintf(path, sizeof(path), "%s/letter", folder);
+	FILE *file = fopen(path, "w");
+	assert_non_null(file);
+	fclose(file);
+	struct end end;
+	start(&end, "nng", NULL, NULL);
+	static const char *const schemes[] = {"ipc", "unix"};
+	for (size_t i = 0; i < 2; i++) {
+		struct svc_error err = {0};
+		void *made;
+		snprintf(address, sizeof(address), "%s://%s", schemes[i], path);
+		assert_int_equal(
+		    end.ops->listen(end.self, address, echo, NULL, &made, &err),
+		    SVC_E_EXISTS);
+		assert_non_null(strstr(err.text, "no socket"));
+		assert_int_equal(access(path, F_OK), 0);
+	}
+	/* A folder neither. */
+	struct svc_error err = {0};
+	void *made;
+	snprintf(address, sizeof(address), "ipc://%s", folder);
+	assert_int_equal(
+	    end.ops->listen(end.self, address, echo, NULL, &made, &err),
+	    SVC_E_EXISTS);
+	assert_non_null(strstr(err.text, "no socket"));
+	/* The socket of one who was killed is in nobody's way. */
+	assert_int_equal(unlink(path), 0);
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
+	snprintf(un.sun_path, sizeof(un.sun_path), "%s", path);
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	assert_true(fd >= 0);
+	assert_int_equal(bind(fd, (struct sockaddr *)&un, sizeof(un)), 0);
+	close(fd);
+	snprintf(address, sizeof(address), "ipc://%s", path);
+	assert_int_equal(
+	    end.ops->listen(end.self, address, echo, NULL, &made, &err),
+	    SVC_OK);
+	end.ops->listener_destroy(made);
+	stop(&end);
+	rmdir(folder);
 }
 
 static void
@@ -610,6 +659,7 @@ main(void)
 	    cmocka_unit_test(speaks_with_the_tcp_transport),
 	    cmocka_unit_test(speaks_with_the_tcp_transport_over_tls),
 	    cmocka_unit_test(addresses_are_checked),
+	    cmocka_unit_test(a_file_that_is_no_socket_stays),
 	    cmocka_unit_test(every_interface_is_reached),
 	    cmocka_unit_test(a_stranger_loses_its_own_connection_only),
 	    cmocka_unit_test(strangers_do_not_fill_the_log),

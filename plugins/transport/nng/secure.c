@@ -79,19 +79,12 @@ run_step(struct svc_task *task)
 	svc_mux_unref(&conn->mux);
 }
 
-/* A step with what has come. Nothing else is under way. */
-static void
-shake(struct conn *conn)
+void
+secure_shake(struct conn *conn)
 {
 	svc_mux_ref(&conn->mux);
 	conn->shake_step.run = run_step;
 	tls_shaker_run(conn->self->shaker, &conn->shake_step);
-}
-
-void
-secure_begin(struct conn *conn)
-{
-	shake(conn);
 }
 
 void
@@ -169,7 +162,7 @@ secure_received(struct conn *conn, size_t n)
 		svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
 		return true;
 	} else if (shaking) {
-		shake(conn);
+		secure_shake(conn);
 		return false;
 	} else if (secure_more(conn)) {
 		return true;

@@ -215,6 +215,7 @@ conn_dial(struct tcp *tcp, const char *address, int64_t timeout_ms,
 	svc_err rc = tcp_resolve(address, false, true, &where, &len, err);
 	if (rc != SVC_OK && rc != SVC_E_AGAIN)
 		return rc;
+	bool is_name = rc == SVC_E_AGAIN;
 	char host[256];
 	uint16_t port;
 	rc = svc_address_split(address, host, sizeof(host), &port, err);
@@ -227,7 +228,7 @@ conn_dial(struct tcp *tcp, const char *address, int64_t timeout_ms,
 	snprintf(conn->address, sizeof(conn->address), "%s", address);
 	conn->connecting = true;
 	conn->mux.flushing = true; /* until it is connected */
-	if (rc == SVC_OK) {
+	if (!is_name) {
 		conn_connect(conn, &where, len);
 	} else {
 		svc_mux_ref(&conn->mux);

@@ -277,6 +277,26 @@ who_does_not_read_is_not_read_from(void **state)
 	close(fd);
 }
 
+static void
+a_host_is_dialled_by_its_name(void **state)
+{
+	(void)state;
+	void *listener, *conn, *numeric = here.conn;
+	char address[32];
+	assert_int_equal(
+	    here.ops->listen(here.self, ":0", echo, NULL, &listener, NULL),
+	    SVC_OK);
+	snprintf(address, sizeof(address), "localhost%s",
+	    strrchr(here.ops->listener_address(listener), ':'));
+	assert_int_equal(
+	    here.ops->dial(here.self, address, 5000, &conn, NULL), SVC_OK);
+	here.conn = conn;
+	assert_true(good_client_is_served());
+	here.conn = numeric;
+	here.ops->conn_destroy(conn);
+	here.ops->listener_destroy(listener);
+}
+
 int
 main(void)
 {
@@ -293,6 +313,7 @@ main(void)
 	    cmocka_unit_test(a_peer_without_a_hello_is_dropped),
 	    cmocka_unit_test(half_frames_and_sudden_ends_harm_nobody),
 	    cmocka_unit_test(who_does_not_read_is_not_read_from),
+	    cmocka_unit_test(a_host_is_dialled_by_its_name),
 	};
 	int failed = svc_conformance_transport(&setup);
 	return failed +

@@ -106,9 +106,10 @@ SVC_API svc_err svc_start(struct svc_service *service);
 SVC_API svc_err svc_run(struct svc_service *service);
 /** Ends svc_run. From any thread or a signal handler. */
 SVC_API void svc_stop(struct svc_service *service);
-/** Stops what svc_start began, draining, and frees. NULL is fine. Not from a
- * handler, and not while another thread calls, publishes or opens streams with
- * it: join those first. */
+/** Stops what svc_start began, draining, and frees. NULL is fine. Not from what
+ * svc runs for this service, which it waits for (a handler, a wrapper, the
+ * `done` of a call), and not while another thread calls, publishes or opens
+ * streams with it: join those first. */
 SVC_API void svc_free(struct svc_service *service);
 /** init + run + free, errors printed: the exit status 0, 1, or 2 for usage. */
 SVC_API int svc_main(struct svc_service *service, int argc, char *argv[]);
@@ -252,7 +253,9 @@ SVC_API const char *svc_call_peer(const struct svc_call *call);
  * --tls_ca) or the transport cannot tell. Valid until the handler returns. */
 SVC_API const char *svc_call_identity(const struct svc_call *call);
 
-/** Around every handler, the first given outermost. Call `next` to go on. */
+/** Around every handler, the first given outermost. Call `next` to go on, with
+ * `req` or a changed copy of it, which is then what svc_call_header and
+ * svc_write go by. */
 typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
     const struct svc_message *req, struct svc_message *rsp, svc_handler next,
     void *next_arg, void *arg);
@@ -350,8 +353,8 @@ struct svc_outgoing {
 	const char *endpoint;
 	const struct svc_message *req; /* with the call's headers in it */
 	struct svc_message *rsp;       /* of svc_call: filled when next returns
-					* SVC_OK */
-	const struct svc_option *options;
+					* SVC_OK; what it held is freed before */
+	const struct svc_option *options; /* header() counts no more: see req */
 	struct svc_error *err;
 	svc_done_cb done; /* of svc_call_async; NULL: svc_call */
 	void *done_arg;
