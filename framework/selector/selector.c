@@ -280,10 +280,26 @@ pick_now(struct svc_selector *selector, const struct svc_pick *pick,
 	return rc;
 }
 
+/* In a read. An entry that was found is there as long as the version is the
+ * same. */
+static inline struct svc_entry *
+remembered(struct svc_reader *reader, struct svc_selector *selector,
+    const char *service, struct svc_pick_memo *memo)
+{
+	uint64_t version = atomic_load(&selector->version);
+
+	if (memo->found == NULL || memo->version != version) {
+		memo->found = svc_entry_find(reader, selector, service);
+		memo->version = version;
+	}
+	return memo->found;
+}
+
 /* The choice for a pick without wishes, which nearly all are, if it takes no
  * waiting and no thinking; else NULL, and nothing has happened. */
 static inline struct svc_target *
-pick_any(struct svc_selector *selector, const struct svc_pick *pick)
+pick_any(struct svc_selector *selector, const struct svc_pick *pick,
+    struct svc_pick_memo *memo)
 {
 	struct svc_reader *reader = svc_reader_enter();
 	struct svc_held_target *target = NULL;
@@ -293,7 +309,7 @@ pick_any(struct svc_selector *selector, const struct svc_pick *pick)
 
 	if (reader == NULL)
 		return NULL;
-	entry = svc_entry_find(reader, selector, pick->service);
+	entry = remembered(reader, selector, pick->service, memo);
 	if (entry != NULL &&
 	    !atomic_load_explicit(&entry->attention, memory_order_relaxed) &&
 	    atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0)
@@ -311,12 +327,12 @@ pick_any(struct svc_selector *selector, const struct svc_pick *pick)
 }
 
 SVC_HOT struct svc_target *
-svc_selector_pick_any(
-    struct svc_selector *selector, const char *service, const char *key)
+svc_selector_pick_any(struct svc_selector *selector, const char *service,
+    const char *key, struct svc_pick_memo *memo)
 {
 	const struct svc_pick any = {.service = service, .key = key};
 
-	return pick_any(selector, &any);
+	return pick_any(selector, &any, memo);
 }
 
 /* A choice that has something to think about. Errors: as svc_selector_pick */
@@ -365,7 +381,8 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 	if (pick->service == NULL)
 		return svc_error_set(err, SVC_E_INVAL, "no service was named");
 	if (has_no_wish(pick)) {
-		target = pick_any(selector, pick);
+		struct svc_pick_memo none = {.found = NULL};
+		target = pick_any(selector, pick, &none);
 		if (target != NULL) {
 			*ret_target = target;
 			return SVC_OK;

@@ -235,6 +235,7 @@ list_call(struct svc_shard *shard, int64_t now_ms, int64_t deadline_at_ms,
 		if (call == NULL)
 			return SVC_E_NOMEM;
 		call->shard = shard;
+		svc_reply_init(&call->reply, &call->err);
 		call->task.run = svc_async_run_task;
 		svc_biased_lock_take(&shard->lock);
 		shard->n_calls++;
@@ -293,16 +294,18 @@ SVC_HOT void
 svc_async_release(struct svc_async_call *call)
 {
 	struct svc_shard *shard = call->shard;
-	svc_scope_leave(&call->scoped);
-	/* Not later: it would make the next deadline one that has passed. */
-	atomic_store_explicit(&call->left, false, memory_order_relaxed);
+	if (call->scoped.scope != NULL) {
+		svc_scope_leave(&call->scoped);
+		/* Not later: it would make the next deadline one that has
+		 * passed. */
+		atomic_store_explicit(&call->left, false, memory_order_relaxed);
+	}
 	if (call->headers != NULL) {
 		svc_headers_destroy(call->headers);
 		call->headers = NULL;
 	}
 	if (call->at.n_tried > 0)
 		svc_attempts_finish(&call->at);
-	svc_reply_fini(&call->reply);
 	unsigned state =
 	    atomic_load_explicit(&call->state, memory_order_relaxed);
 	atomic_store_explicit(

@@ -299,19 +299,10 @@ svc_part_pack(struct svc_part *part, char *space, const size_t lens[3])
 	return (char *)p + part->len;
 }
 
-/* A packed request without headers. */
-static svc_err
-encode_packed(struct svc_buf *out, uint32_t stream, const struct svc_part *part,
-    size_t max_head, struct svc_error *err)
+void
+part_put_packed(uint8_t *out, uint32_t stream, const struct svc_part *part)
 {
 	size_t size = part->head_len + part->len;
-	if (part->head_len > max_head || part->head_len > FRAME_MAX_HEAD)
-		return part_head_check(part->head_len, max_head, err);
-	if (out->cap - out->len <= FRAME_SIZE + size) {
-		svc_err rc = room_for(out, FRAME_SIZE, size, err);
-		if (rc != SVC_OK)
-			return rc;
-	}
 	struct frame frame = {
 	    .length = (uint32_t)size,
 	    .type = FRAME_PART,
@@ -320,11 +311,8 @@ encode_packed(struct svc_buf *out, uint32_t stream, const struct svc_part *part,
 	    .stream = stream,
 	    .value = part_value(part, part->flags, true),
 	};
-	uint8_t *p = out->data + out->len;
-	frame_put(p, &frame);
-	memcpy(p + FRAME_SIZE, part->head, size);
-	out->len += FRAME_SIZE + size;
-	return SVC_OK;
+	frame_put(out, &frame);
+	memcpy(out + FRAME_SIZE, part->head, size);
 }
 
 /* In one pass, without the loops over texts: each call comes here twice. The
@@ -339,10 +327,6 @@ part_encode(struct svc_buf *out, uint32_t stream, bool request,
 	bool status = !request && (flags & SVC_PART_END);
 	size_t len = flags & SVC_PART_MESSAGE ? part->len : 0;
 	size_t service_len = 0, endpoint_len = 0, head = 0;
-	const unsigned whole = SVC_PART_HEADERS | SVC_PART_MESSAGE;
-	if (part->head != NULL && request && (flags & whole) == whole &&
-	    svc_headers_count(part->headers) == 0)
-		return encode_packed(out, stream, part, max_head, err);
 	if (names) {
 		service_len = length(part->service);
 		endpoint_len = length(part->endpoint);
@@ -540,14 +524,22 @@ decode_anew(struct svc_mux_memo *memo, const struct frame *frame, bool request,
 	return rc;
 }
 
+static inline bool
+is_known(const struct svc_mux_memo *memo, const struct frame *frame,
+    const uint8_t *payload)
+{
+	return memo->flags == frame->flags && memo->len == frame->head &&
+	       frame->type == FRAME_PART && frame->head <= frame->length &&
+	       memcmp(memo->bytes, payload, frame->head) == 0;
+}
+
 SVC_HOT svc_err
 part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
     bool request, const uint8_t *payload, struct svc_part *ret_part,
     struct svc_headers **ret_headers, struct svc_error *err)
 {
 	size_t head = frame->head;
-	if (memo->flags != frame->flags || memo->len != head ||
-	    head > frame->length || memcmp(memo->bytes, payload, head) != 0)
+	if (!is_known(memo, frame, payload))
 		return decode_anew(
 		    memo, frame, request, payload, ret_part, ret_headers, err);
 	*ret_headers = NULL;
@@ -568,4 +560,22 @@ part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
 		ret_part->status_text = text_at(payload, memo->status_text);
 	}
 	return SVC_OK;
+}
+
+SVC_HOT bool
+part_decode_known(const struct svc_mux_memo *memo, const struct frame *frame,
+    const uint8_t *payload, struct svc_part *ret_part)
+{
+	if (!is_known(memo, frame, payload))
+		return false;
+	*ret_part = (struct svc_part){
+	    .flags = frame->flags,
+	    .timeout_ms = SVC_FOREVER,
+	    .content_type = text_at(payload, memo->content_type),
+	    .data = payload + frame->head,
+	    .len = frame->length - frame->head,
+	    .status = svc_err_from_number(frame->value),
+	    .status_text = text_at(payload, memo->status_text),
+	};
+	return true;
 }

@@ -217,6 +217,19 @@ out_of_place(const struct svc_mux_stream *stream, const struct frame *frame)
 	return NULL;
 }
 
+/* Whether the stream has sent all it had to, and waits for its reply with
+ * nothing of it anywhere but in the table. With the lock. */
+static inline bool
+awaits_reply(const struct svc_mux_stream *stream)
+{
+	if (mux_runner(stream) != 0)
+		return false;
+	/* Only its holder's callback, were one running, would change these. */
+	const struct svc_stream_events *events = stream->handle.events;
+	return mux_all_sent(stream) && !stream->got_headers && events != NULL &&
+	       !events->holds && stream->due_node.list == NULL;
+}
+
 /* Whether the frame is a whole reply to a whole request that nothing is in the
  * way of: nobody else is going to deliver anything of the stream, since it came
  * on the loop and nobody waits for it, or on the thread that does. With the
@@ -226,12 +239,7 @@ is_reply(const struct svc_mux_stream *stream, const struct frame *frame)
 {
 	const unsigned whole = SVC_PART_HEADERS | SVC_PART_END;
 	if ((frame->flags & (whole | FRAME_MORE)) != whole ||
-	    mux_runner(stream) != 0)
-		return false;
-	/* Only its holder's callback, were one running, would change these. */
-	const struct svc_stream_events *events = stream->handle.events;
-	if (!mux_all_sent(stream) || stream->got_headers || events == NULL ||
-	    events->holds)
+	    !awaits_reply(stream))
 		return false;
 	return stream->waiter == 0
 		   ? on_loop(stream->mux)
@@ -607,6 +615,44 @@ flush_half(struct svc_mux *mux, size_t handled, size_t left)
 		mux->config.ops->flush(mux);
 }
 
+/* On a client's loop: what nearly all that comes is, replies to calls that
+ * nobody waits for, each with the head of the one before. Leaves what is not
+ * like that where it is. */
+static SVC_HOT svc_mux_result
+input_replies(struct svc_mux *mux, struct input *in, size_t begin)
+{
+	svc_mux_result result = SVC_MUX_OK;
+	while (result == SVC_MUX_OK && mux->share > 0 &&
+	       in->len - *in->offset >= FRAME_SIZE) {
+		const uint8_t *at = in->data + *in->offset;
+		size_t left = in->len - *in->offset - FRAME_SIZE;
+		struct frame frame;
+		struct svc_part part;
+		frame_decode(at, &frame);
+		if (frame.length > left ||
+		    !part_decode_known(
+			&mux->memo, &frame, at + FRAME_SIZE, &part) ||
+		    part.len > PIECE ||
+		    (int64_t)part.len > mux->config.limits.max_message)
+			break;
+		svc_biased_lock_take(&mux->lock);
+		struct svc_mux_stream *stream = mux_find(mux, frame.stream);
+		if (stream == NULL || stream->waiter != 0 ||
+		    !awaits_reply(stream)) {
+			svc_biased_lock_leave(&mux->lock);
+			break;
+		}
+		*in->offset += FRAME_SIZE + (size_t)frame.length;
+		mux->left = in->len - *in->offset;
+		mux->share--;
+		count(&mux->frames);
+		result = input_reply(stream, &frame, &part);
+		if (result == SVC_MUX_OK && mux->share == HALF)
+			flush_half(mux, *in->offset - begin, mux->left);
+	}
+	return result;
+}
+
 SVC_HOT svc_mux_result
 svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
     size_t *offset, struct svc_error *err)
@@ -626,6 +672,7 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 	}
 	if (len - *offset != mux->left)
 		count(&mux->received);
+	bool replies = here && mux->config.loop != NULL && !mux->config.server;
 	bool paused = false;
 	size_t begin = *offset;
 	while (result == SVC_MUX_OK) {
@@ -660,6 +707,13 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 			continue;
 		}
 		mux->need = FRAME_SIZE;
+		if (replies && mux->memo.flags != 0) {
+			result = input_replies(mux, &rest, begin);
+			left = len - *offset;
+			at = data + *offset;
+			if (result != SVC_MUX_OK)
+				break;
+		}
 		if (left < FRAME_SIZE)
 			break;
 		struct frame frame;

@@ -190,7 +190,7 @@ void mux_adopt(struct svc_mux *mux, struct svc_mux_stream *stream);
 /* On the loop, outside callbacks: what a callback that lost the loop has left
  * there. */
 void mux_adopt_left(struct svc_mux *mux);
-/* On the loop: frees the streams in `returned`. */
+/* On the loop: frees the streams in `returned`, of which nothing is left. */
 void mux_take_back(struct svc_mux *mux);
 /* Streams that are kept for further use. With or without the lock, by whoever
  * is alone with it. */
@@ -209,7 +209,8 @@ void mux_end_later(struct svc_mux_stream *stream, svc_err code, bool not_run,
 svc_mux_result mux_deliver_part(
     struct svc_mux_stream *stream, const struct svc_part *part, bool accept);
 svc_mux_result mux_deliver_closed(struct svc_mux_stream *stream);
-/* On the loop: the last part of a stream that is listed no more. */
+/* On the loop: the last part of a stream that is listed no more, nor anywhere
+ * else. */
 svc_mux_result mux_deliver_last(
     struct svc_mux_stream *stream, const struct svc_part *part);
 /* The last part of a stream that is listed no more and done, on the thread that

@@ -140,6 +140,14 @@ mux_free_spare(struct svc_mux *mux)
 	mux->handy = NULL;
 }
 
+static inline void
+no_longer_held(struct svc_mux *mux)
+{
+	MUX_SET(mux->n_held, mux->n_held - 1);
+	if (mux->n_held == 0)
+		mux->unref_due = true;
+}
+
 SVC_HOT void
 mux_forget(struct svc_mux_stream *stream)
 {
@@ -156,9 +164,7 @@ mux_forget(struct svc_mux_stream *stream)
 	if (stream->unconsumed > 0)
 		mux_consume(stream, stream->unconsumed);
 	mux_drop_window(stream);
-	MUX_SET(mux->n_held, mux->n_held - 1);
-	if (mux->n_held == 0)
-		mux->unref_due = true;
+	no_longer_held(mux);
 }
 
 SVC_HOT void
@@ -167,18 +173,8 @@ mux_take_back(struct svc_mux *mux)
 	while (mux->returned != NULL) {
 		struct svc_mux_stream *stream = mux->returned;
 		mux->returned = stream->next;
-		if (stream->unconsumed > 0 || stream->parts != NULL ||
-		    stream->due_node.list != NULL ||
-		    mux->n_spare >= MAX_SPARE || mux->n_held == 1) {
-			mux_forget(stream);
-			mux_stream_destroy(stream);
-			continue;
-		}
-		/* Nearly always it has nothing left. */
-		MUX_SET(mux->n_held, mux->n_held - 1);
-		stream->next = mux->spare;
-		mux->spare = stream;
-		mux->n_spare++;
+		no_longer_held(mux);
+		mux_stream_destroy(stream);
 	}
 }
 
