@@ -272,9 +272,9 @@ svc_async_make(struct svc_async *async, int64_t now_ms, int64_t deadline_at_ms,
 	if (shard == NULL)
 		return atomic_load(&async->closing) ? SVC_E_CLOSED
 						    : SVC_E_NOMEM;
-	svc_biased_lock_take(&shard->lock);
+	svc_biased_lock_take_hot(&shard->lock);
 	struct svc_async_call *call = take_spare(shard);
-	svc_biased_lock_leave(&shard->lock);
+	svc_biased_lock_leave_hot(&shard->lock);
 	if (call == NULL)
 		return list_call(shard, now_ms, deadline_at_ms, ret_call);
 	bool far = deadline_at_ms - SVC_WHEEL_TURN_MS > now_ms;
@@ -313,7 +313,7 @@ svc_async_release(struct svc_async_call *call)
 	/* Without a deadline it is where the wheel does not look. */
 	bool timed = atomic_load_explicit(&call->entry.due_at_ms,
 			 memory_order_relaxed) != INT64_MAX;
-	svc_biased_lock_take(&shard->lock);
+	svc_biased_lock_take_hot(&shard->lock);
 	if (timed && call->cap <= SVC_ASYNC_KEPT_SPACE &&
 	    shard->spare == NULL && !shard->closed) {
 		shard->spare = call;
@@ -322,7 +322,7 @@ svc_async_release(struct svc_async_call *call)
 		if (shard->closed && !is_open(shard))
 			pthread_cond_broadcast(&shard->idle);
 	}
-	svc_biased_lock_leave(&shard->lock);
+	svc_biased_lock_leave_hot(&shard->lock);
 }
 
 /* --------------------------------------------------------- start and end */

@@ -181,7 +181,7 @@ mux_unlock_and_flush(struct svc_mux *mux)
 	if (flush || mux->close_due || mux->unref_due)
 		unlock_and_act(mux, flush);
 	else
-		svc_biased_lock_leave(&mux->lock);
+		svc_biased_lock_leave_hot(&mux->lock);
 }
 
 SVC_HOT bool
@@ -482,7 +482,7 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
     const struct svc_stream_events *events, void *user,
     struct svc_stream_handle **ret_stream, struct svc_error *err)
 {
-	svc_biased_lock_take(&mux->lock);
+	svc_biased_lock_take_hot(&mux->lock);
 	if (!may_open(mux, first)) {
 		svc_err why = not_open(mux, first, err);
 		mux_unlock_and_flush(mux);

@@ -266,7 +266,7 @@ input_reply(struct svc_mux_stream *stream, const struct frame *frame,
 	if (mux->close_due || mux->unref_due)
 		mux_unlock_and_flush(mux);
 	else
-		svc_biased_lock_leave(&mux->lock);
+		svc_biased_lock_leave_hot(&mux->lock);
 	return mux_deliver_last(stream, part);
 }
 
@@ -635,7 +635,7 @@ input_replies(struct svc_mux *mux, struct input *in, size_t begin)
 		    part.len > PIECE ||
 		    (int64_t)part.len > mux->config.limits.max_message)
 			break;
-		svc_biased_lock_take(&mux->lock);
+		svc_biased_lock_take_hot(&mux->lock);
 		struct svc_mux_stream *stream = mux_find(mux, frame.stream);
 		if (stream == NULL || stream->waiter != 0 ||
 		    !awaits_reply(stream)) {
