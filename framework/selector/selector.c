@@ -295,10 +295,22 @@ remembered(struct svc_reader *reader, struct svc_selector *selector,
 	return memo->found;
 }
 
+/* The number of a target among all of the view. */
+static SVC_APART size_t
+choose_any(
+    const struct svc_snapshot *snapshot, const char *service, const char *key)
+{
+	const struct svc_pick any = {.service = service, .key = key};
+
+	return snapshot->strategy->pick(snapshot->state,
+	    (const struct svc_target *const *)snapshot->targets, snapshot->n,
+	    &any);
+}
+
 /* The choice for a pick without wishes, which nearly all are, if it takes no
  * waiting and no thinking; else NULL, and nothing has happened. */
 static inline struct svc_target *
-pick_any(struct svc_selector *selector, const struct svc_pick *pick,
+pick_any(struct svc_selector *selector, const char *service, const char *key,
     struct svc_pick_memo *memo)
 {
 	struct svc_reader *reader = svc_reader_enter();
@@ -309,15 +321,13 @@ pick_any(struct svc_selector *selector, const struct svc_pick *pick,
 
 	if (reader == NULL)
 		return NULL;
-	entry = remembered(reader, selector, pick->service, memo);
+	entry = remembered(reader, selector, service, memo);
 	if (entry != NULL &&
 	    !atomic_load_explicit(&entry->attention, memory_order_relaxed) &&
 	    atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0)
 		snapshot = atomic_load(&entry->snapshot);
 	if (snapshot != NULL && snapshot->n > 1)
-		at = snapshot->strategy->pick(snapshot->state,
-		    (const struct svc_target *const *)snapshot->targets,
-		    snapshot->n, pick);
+		at = choose_any(snapshot, service, key);
 	if (snapshot != NULL && at < snapshot->n) {
 		target = snapshot->targets[at];
 		svc_target_hold_in_read(reader, target);
@@ -330,9 +340,7 @@ SVC_HOT struct svc_target *
 svc_selector_pick_any(struct svc_selector *selector, const char *service,
     const char *key, struct svc_pick_memo *memo)
 {
-	const struct svc_pick any = {.service = service, .key = key};
-
-	return pick_any(selector, &any, memo);
+	return pick_any(selector, service, key, memo);
 }
 
 /* A choice that has something to think about. Errors: as svc_selector_pick */
@@ -382,7 +390,7 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 		return svc_error_set(err, SVC_E_INVAL, "no service was named");
 	if (has_no_wish(pick)) {
 		struct svc_pick_memo none = {.found = NULL};
-		target = pick_any(selector, pick, &none);
+		target = pick_any(selector, pick->service, pick->key, &none);
 		if (target != NULL) {
 			*ret_target = target;
 			return SVC_OK;

@@ -21,6 +21,19 @@ put32(uint8_t *out, uint32_t value)
 	out[3] = (uint8_t)(value >> 24);
 }
 
+static void
+put64(uint8_t *out, uint64_t value)
+{
+	out[0] = (uint8_t)value;
+	out[1] = (uint8_t)(value >> 8);
+	out[2] = (uint8_t)(value >> 16);
+	out[3] = (uint8_t)(value >> 24);
+	out[4] = (uint8_t)(value >> 32);
+	out[5] = (uint8_t)(value >> 40);
+	out[6] = (uint8_t)(value >> 48);
+	out[7] = (uint8_t)(value >> 56);
+}
+
 static uint16_t
 get16(const uint8_t *data)
 {
@@ -101,12 +114,11 @@ frame_decode(const uint8_t *data, struct frame *ret_frame)
 void
 frame_put(uint8_t *out, const struct frame *frame)
 {
-	put32(out, frame->length);
-	out[4] = frame->type;
-	out[5] = frame->flags;
-	put16(out + 6, frame->head);
-	put32(out + 8, frame->stream);
-	put32(out + 12, frame->value);
+	/* Two stores, and not one for each field. */
+	put64(out, frame->length | (uint64_t)frame->type << 32 |
+		       (uint64_t)frame->flags << 40 |
+		       (uint64_t)frame->head << 48);
+	put64(out + 8, frame->stream | (uint64_t)frame->value << 32);
 }
 
 svc_err
@@ -562,20 +574,16 @@ part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
 	return SVC_OK;
 }
 
-SVC_HOT bool
+bool
 part_decode_known(const struct svc_mux_memo *memo, const struct frame *frame,
-    const uint8_t *payload, struct svc_part *ret_part)
+    const uint8_t *payload, struct svc_part *part)
 {
-	if (!is_known(memo, frame, payload))
+	if (frame->value != (uint32_t)SVC_OK || !is_known(memo, frame, payload))
 		return false;
-	*ret_part = (struct svc_part){
-	    .flags = frame->flags,
-	    .timeout_ms = SVC_FOREVER,
-	    .content_type = text_at(payload, memo->content_type),
-	    .data = payload + frame->head,
-	    .len = frame->length - frame->head,
-	    .status = svc_err_from_number(frame->value),
-	    .status_text = text_at(payload, memo->status_text),
-	};
+	part->flags = frame->flags;
+	part->content_type = text_at(payload, memo->content_type);
+	part->status_text = text_at(payload, memo->status_text);
+	part->data = payload + frame->head;
+	part->len = frame->length - frame->head;
 	return true;
 }

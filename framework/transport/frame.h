@@ -92,10 +92,10 @@ svc_err part_decode(const struct frame *frame, bool request,
 svc_err part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
     bool request, const uint8_t *payload, struct svc_part *ret_part,
     struct svc_headers **ret_headers, struct svc_error *err);
-/* The same for a reply whose head and flags are those in the memo; false: they
- * are not. */
+/* The same for a good reply whose head and flags are those in the memo, into a
+ * part that is PART_NONE or has been one of these; false: it is not one. */
+#define PART_NONE ((struct svc_part){.timeout_ms = SVC_FOREVER})
 bool part_decode_known(const struct svc_mux_memo *memo,
-    const struct frame *frame, const uint8_t *payload,
-    struct svc_part *ret_part);
+    const struct frame *frame, const uint8_t *payload, struct svc_part *part);
 
 #endif

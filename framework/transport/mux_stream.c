@@ -9,8 +9,8 @@
 /* ------------------------------------------------------- the table of streams
  */
 
-static struct svc_mux_stream **
-find_place(struct svc_mux *mux, uint32_t id)
+struct svc_mux_stream **
+mux_place(struct svc_mux *mux, uint32_t id)
 {
 	struct svc_mux_stream **place =
 	    &mux->buckets[id & (mux->n_buckets - 1)];
@@ -22,7 +22,7 @@ find_place(struct svc_mux *mux, uint32_t id)
 struct svc_mux_stream *
 mux_find(struct svc_mux *mux, uint32_t id)
 {
-	return mux->n_buckets != 0 ? *find_place(mux, id) : NULL;
+	return mux->n_buckets != 0 ? *mux_place(mux, id) : NULL;
 }
 
 /* Room for one more; false when there is none at all. */
@@ -70,16 +70,21 @@ mux_list(struct svc_mux *mux, struct svc_mux_stream *stream)
 }
 
 void
-mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream)
+mux_unlist_at(struct svc_mux *mux, struct svc_mux_stream **place)
 {
-	if (!stream->listed)
-		return;
-	struct svc_mux_stream **place = find_place(mux, stream->id);
+	struct svc_mux_stream *stream = *place;
 	*place = stream->next;
 	stream->listed = false;
 	mux->n_streams--;
 	if (mux->closing && mux->n_streams == 0)
 		mux->close_due = true;
+}
+
+void
+mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream)
+{
+	if (stream->listed)
+		mux_unlist_at(mux, mux_place(mux, stream->id));
 }
 
 struct svc_mux_stream *
