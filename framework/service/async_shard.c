@@ -206,7 +206,7 @@ svc_async_due(struct svc_async_call *call, int64_t due_at_ms)
 
 /* Who closes the client looks at all calls, and if he found this one BUSY, then
  * `closing` is seen here, and he looks again. */
-unsigned
+SVC_TAKEN_IN unsigned
 svc_async_rest(struct svc_async_call *call)
 {
 	struct svc_shard *shard = call->shard;

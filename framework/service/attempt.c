@@ -418,7 +418,7 @@ pick_any(struct svc_attempts *at)
 	return at->target != NULL;
 }
 
-SVC_HOT svc_err
+SVC_TAKEN_IN svc_err
 svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
     struct svc_link **ret_link, struct svc_error *err)
 {
