@@ -586,10 +586,10 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		mux->need = FRAME_SIZE;
 		if (replies && mux->memo.flags != 0) {
 			result = mux_input_replies(mux, &rest);
-			left = len - *offset;
-			at = data + *offset;
 			if (result != SVC_MUX_OK)
 				break;
+			left = len - *offset;
+			at = data + *offset;
 		}
 		if (left < FRAME_SIZE)
 			break;
