@@ -11,6 +11,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* A function that its few callers take in whole, in a build that is optimised
+ * as one: for a step of each call whose arguments would cost as much as it
+ * does. It is defined with this after its declaration. */
+#define SVC_TAKEN_IN inline __attribute__((__always_inline__))
+
 /* ---------------------------------------------------------------- options */
 
 /* What options, config file, environment and flags write into. Texts belong

@@ -29,10 +29,6 @@ extern "C" {
  * call that comes alone finds the caches and page tables cold, and takes the
  * longer the more of them it touches. */
 #define SVC_HOT __attribute__((__hot__))
-/** A function that its few callers take in whole, in a build that is optimised
- * as one: for a step of each call whose arguments would cost as much as it
- * does. It is defined with this after its declaration. */
-#define SVC_TAKEN_IN inline __attribute__((__always_inline__))
 
 /** A variable of each thread that is used on every call: reached without the
  * function call that a shared library otherwise needs for it. All of these
