@@ -609,7 +609,7 @@ leave(struct svc_scoped *scoped)
 	svc_async_due(call, 0);
 }
 
-SVC_HOT svc_err
+SVC_TAKEN_IN svc_err
 svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
 {

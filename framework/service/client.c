@@ -117,12 +117,20 @@ lacks_data(const struct svc_outgoing *out)
 	return true;
 }
 
+/* With options or wrapped; see call_plainly for the others. */
+static SVC_APART svc_err
+call_async(struct svc_client *client, const struct svc_call_plan *plan,
+    const struct svc_outgoing *out)
+{
+	return svc_async_call(client->async, plan, out);
+}
+
 static svc_err
 go(struct svc_client *client, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
 {
 	return out->done == NULL ? call(client, plan, out)
-				 : svc_async_call(client->async, plan, out);
+				 : call_async(client, plan, out);
 }
 
 static svc_err
