@@ -21,14 +21,9 @@
 #define YIELDS 64
 #define NAP_NS 50000L
 
-/* A thread. These are never freed, since a lock may be biased to one that has
- * ended; the next thread becomes it. */
-struct svc_biased_thread {
-	_Atomic(struct svc_biased_lock *) inside; /* by the bias; or NULL */
-	struct svc_biased_thread *next;
-};
-
-static SVC_THREAD_LOCAL struct svc_biased_thread *self;
+/* Threads are never freed, since a lock may be biased to one that has ended;
+ * the next thread becomes it. */
+SVC_THREAD_LOCAL struct svc_biased_thread *svc_biased_self;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static bool have_key;
@@ -40,7 +35,7 @@ static void
 forget(void *arg)
 {
 	struct svc_biased_thread *thread = arg;
-	self = NULL;
+	svc_biased_self = NULL;
 	pthread_mutex_lock(&unused_lock);
 	thread->next = unused;
 	unused = thread;
@@ -58,8 +53,8 @@ static struct svc_biased_thread *
 join(void)
 {
 	pthread_once(&once, make_key);
-	if (self != NULL || !have_key)
-		return self;
+	if (svc_biased_self != NULL || !have_key)
+		return svc_biased_self;
 	pthread_mutex_lock(&unused_lock);
 	struct svc_biased_thread *thread = unused;
 	if (thread != NULL)
@@ -71,7 +66,7 @@ join(void)
 		forget(thread);
 		thread = NULL;
 	}
-	self = thread;
+	svc_biased_self = thread;
 	return thread;
 }
 
@@ -108,12 +103,11 @@ take_bias_away(struct svc_biased_lock *lock)
 		return;
 	__atomic_store_n(&lock->owner, NULL, __ATOMIC_RELAXED);
 	/* The owner itself, who wants to wait, is not inside. */
-	if (owner == self)
+	if (owner == svc_biased_self)
 		return;
 	svc_thread_fence_others();
 	for (int i = 0;
-	     atomic_load_explicit(&owner->inside, memory_order_acquire) == lock;
-	     i++)
+	     __atomic_load_n(&owner->inside, __ATOMIC_ACQUIRE) == lock; i++)
 		pause_before(i);
 	if (lock->uses >= WORTH_IT)
 		lock->patience = FIRST_PATIENCE;
@@ -122,9 +116,8 @@ take_bias_away(struct svc_biased_lock *lock)
 	lock->uses = 0;
 }
 
-/* By the mutex. */
-static SVC_APART void
-take_slowly(struct svc_biased_lock *lock)
+SVC_APART void
+svc_biased_lock_take_slowly(struct svc_biased_lock *lock)
 {
 	struct svc_biased_thread *thread = join();
 	pthread_mutex_lock(&lock->mutex);
@@ -134,43 +127,28 @@ take_slowly(struct svc_biased_lock *lock)
 	lock->last = thread;
 }
 
+SVC_APART void
+svc_biased_lock_leave_slowly(struct svc_biased_lock *lock)
+{
+	if (lock->in_a_row >= lock->patience) {
+		lock->in_a_row = 0;
+		if (svc_thread_fence_others())
+			__atomic_store_n(
+			    &lock->owner, svc_biased_self, __ATOMIC_RELAXED);
+	}
+	pthread_mutex_unlock(&lock->mutex);
+}
+
 SVC_HOT void
 svc_biased_lock_take(struct svc_biased_lock *lock)
 {
-	struct svc_biased_thread *thread = self;
-	if (thread != NULL &&
-	    __atomic_load_n(&lock->owner, __ATOMIC_RELAXED) == thread &&
-	    atomic_load_explicit(&thread->inside, memory_order_relaxed) ==
-		NULL) {
-		atomic_store_explicit(
-		    &thread->inside, lock, memory_order_relaxed);
-		atomic_signal_fence(memory_order_seq_cst);
-		if (__atomic_load_n(&lock->owner, __ATOMIC_RELAXED) == thread) {
-			lock->by_bias = true;
-			lock->uses++;
-			return;
-		}
-		atomic_store_explicit(
-		    &thread->inside, NULL, memory_order_release);
-	}
-	take_slowly(lock);
+	svc_biased_lock_take_hot(lock);
 }
 
 SVC_HOT void
 svc_biased_lock_leave(struct svc_biased_lock *lock)
 {
-	if (lock->by_bias) {
-		lock->by_bias = false;
-		atomic_store_explicit(
-		    &self->inside, NULL, memory_order_release);
-		return;
-	}
-	if (lock->in_a_row >= lock->patience) {
-		lock->in_a_row = 0;
-		if (svc_thread_fence_others())
-			__atomic_store_n(&lock->owner, self, __ATOMIC_RELAXED);
-	}
-	pthread_mutex_unlock(&lock->mutex);
+	svc_biased_lock_leave_hot(lock);
 }
 
 svc_err
@@ -180,7 +158,7 @@ svc_biased_lock_wait(
 	if (lock->by_bias) {
 		/* What it waits for may happen in between: look again. */
 		svc_biased_lock_leave(lock);
-		take_slowly(lock);
+		svc_biased_lock_take_slowly(lock);
 		return SVC_OK;
 	}
 	svc_err rc = svc_cond_wait(cond, &lock->mutex, deadline_at_ms);

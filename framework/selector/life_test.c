@@ -148,6 +148,7 @@ test_unknown_names_are_bounded(void **state)
 	struct svc_registry *registry = make_registry();
 	struct svc_selector *selector = make_selector(registry, NULL);
 	struct svc_pick pick = {.service = "a"};
+	struct svc_pick_memo memo = {.found = NULL};
 	struct svc_target *target;
 	char name[32];
 
@@ -156,7 +157,19 @@ test_unknown_names_are_bounded(void **state)
 	for (int i = 0; i < 1500; i++) {
 		snprintf(name, sizeof(name), "nobody-%d", i);
 		open_service(selector, name, 0);
+		if (i == 0)
+			assert_int_equal(
+			    svc_selector_pick(selector,
+				&(struct svc_pick){.service = "nobody-0"},
+				&target, NULL),
+			    SVC_E_NOT_FOUND);
+		if (i == 0)
+			assert_null(svc_selector_pick_any(
+			    selector, "nobody-0", NULL, &memo));
 	}
+	assert_non_null(memo.found);
+	assert_null(svc_selector_pick_any(selector, "nobody-0", NULL, &memo));
+	assert_null(memo.found);
 	assert_in_range(hand_watches(), 2, 257);
 	target = must_pick(selector, &pick);
 	svc_target_done(target, SVC_OUTCOME_OK);

@@ -280,10 +280,38 @@ pick_now(struct svc_selector *selector, const struct svc_pick *pick,
 	return rc;
 }
 
+/* In a read. An entry that was found is there as long as the version is the
+ * same. */
+static inline struct svc_entry *
+remembered(struct svc_reader *reader, struct svc_selector *selector,
+    const char *service, struct svc_pick_memo *memo)
+{
+	uint64_t version = atomic_load(&selector->version);
+
+	if (memo->found == NULL || memo->version != version) {
+		memo->found = svc_entry_find(reader, selector, service);
+		memo->version = version;
+	}
+	return memo->found;
+}
+
+/* The number of a target among all of the view. */
+static SVC_APART size_t
+choose_any(
+    const struct svc_snapshot *snapshot, const char *service, const char *key)
+{
+	const struct svc_pick any = {.service = service, .key = key};
+
+	return snapshot->strategy->pick(snapshot->state,
+	    (const struct svc_target *const *)snapshot->targets, snapshot->n,
+	    &any);
+}
+
 /* The choice for a pick without wishes, which nearly all are, if it takes no
  * waiting and no thinking; else NULL, and nothing has happened. */
 static inline struct svc_target *
-pick_any(struct svc_selector *selector, const struct svc_pick *pick)
+pick_any(struct svc_selector *selector, const char *service, const char *key,
+    struct svc_pick_memo *memo)
 {
 	struct svc_reader *reader = svc_reader_enter();
 	struct svc_held_target *target = NULL;
@@ -293,15 +321,13 @@ pick_any(struct svc_selector *selector, const struct svc_pick *pick)
 
 	if (reader == NULL)
 		return NULL;
-	entry = svc_entry_find(reader, selector, pick->service);
+	entry = remembered(reader, selector, service, memo);
 	if (entry != NULL &&
 	    !atomic_load_explicit(&entry->attention, memory_order_relaxed) &&
 	    atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0)
 		snapshot = atomic_load(&entry->snapshot);
 	if (snapshot != NULL && snapshot->n > 1)
-		at = snapshot->strategy->pick(snapshot->state,
-		    (const struct svc_target *const *)snapshot->targets,
-		    snapshot->n, pick);
+		at = choose_any(snapshot, service, key);
 	if (snapshot != NULL && at < snapshot->n) {
 		target = snapshot->targets[at];
 		svc_target_hold_in_read(reader, target);
@@ -311,12 +337,10 @@ pick_any(struct svc_selector *selector, const struct svc_pick *pick)
 }
 
 SVC_HOT struct svc_target *
-svc_selector_pick_any(
-    struct svc_selector *selector, const char *service, const char *key)
+svc_selector_pick_any(struct svc_selector *selector, const char *service,
+    const char *key, struct svc_pick_memo *memo)
 {
-	const struct svc_pick any = {.service = service, .key = key};
-
-	return pick_any(selector, &any);
+	return pick_any(selector, service, key, memo);
 }
 
 /* A choice that has something to think about. Errors: as svc_selector_pick */
@@ -365,7 +389,8 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 	if (pick->service == NULL)
 		return svc_error_set(err, SVC_E_INVAL, "no service was named");
 	if (has_no_wish(pick)) {
-		target = pick_any(selector, pick);
+		struct svc_pick_memo none = {.found = NULL};
+		target = pick_any(selector, pick->service, pick->key, &none);
 		if (target != NULL) {
 			*ret_target = target;
 			return SVC_OK;

@@ -529,18 +529,19 @@ test_pick_any(void **state)
 	struct svc_registry *registry = make_registry();
 	struct svc_selector *selector;
 	struct svc_pick pick = {.service = "a"};
+	struct svc_pick_memo memo = {.found = NULL};
 	struct svc_target *target;
 
 	(void)state;
 	assert_int_equal(
 	    svc_catalogue_add(&svc_strategy_interface, &seeing, NULL), SVC_OK);
 	selector = make_selector(registry, "seeing");
-	assert_null(svc_selector_pick_any(selector, "a", NULL));
+	assert_null(svc_selector_pick_any(selector, "a", NULL, &memo));
 	open_service(selector, "a", 3);
 	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK);
 	for (int i = 0; i < 2; i++) {
 		const char *key = i == 0 ? NULL : "k";
-		target = svc_selector_pick_any(selector, "a", key);
+		target = svc_selector_pick_any(selector, "a", key, &memo);
 		assert_non_null(target);
 		assert_int_equal(number_of(target), 1);
 		svc_target_done(target, SVC_OUTCOME_OK);

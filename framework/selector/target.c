@@ -159,7 +159,7 @@ svc_target_unref(struct svc_held_target *target)
 	    &target->peer->entry->selector->retirement, &target->retired);
 }
 
-static SVC_HOT void
+static inline void
 change_holds(struct svc_held_target *target, int32_t change)
 {
 	struct svc_reader *reader = svc_reader_enter_briefly();
@@ -272,18 +272,17 @@ undecided(struct svc_peer *peer)
 	pthread_mutex_unlock(&peer->lock);
 }
 
-SVC_HOT void
-svc_target_done(struct svc_target *target, svc_outcome outcome)
+/* What a call tells of its node. */
+static SVC_APART void
+note(struct svc_target *target, svc_outcome outcome)
 {
-	struct svc_held_target *held = svc_held(target);
-	struct svc_peer *peer = held->peer;
+	struct svc_peer *peer = svc_held(target)->peer;
 	char quoted[128];
 	bool silent;
 
 	switch (outcome) {
 	case SVC_OUTCOME_OK:
-		if (atomic_load_explicit(&peer->troubled, memory_order_relaxed))
-			succeeded(peer);
+		succeeded(peer);
 		break;
 	case SVC_OUTCOME_FAILED:
 	case SVC_OUTCOME_SILENT:
@@ -302,5 +301,16 @@ svc_target_done(struct svc_target *target, svc_outcome outcome)
 			undecided(peer);
 		break;
 	}
+}
+
+SVC_HOT void
+svc_target_done(struct svc_target *target, svc_outcome outcome)
+{
+	struct svc_held_target *held = svc_held(target);
+
+	/* Mostly it did well, and has before. */
+	if (outcome != SVC_OUTCOME_OK ||
+	    atomic_load_explicit(&held->peer->troubled, memory_order_relaxed))
+		note(target, outcome);
 	change_holds(held, -1);
 }

@@ -203,8 +203,19 @@ describe(struct svc_async_call *call, svc_err code)
 		*call->at.plan.detail = *err;
 }
 
+/* As a call that rests has its reply and err: `answer` relies on it. */
+static void
+forget_reply(struct svc_async_call *call)
+{
+	svc_reply_fini(&call->reply);
+	svc_reply_init(&call->reply, &call->err);
+	call->err.code = SVC_OK;
+	call->err.sys = 0;
+	call->err.text[0] = '\0';
+}
+
 /* By the owner, with the call's err and reply as they are to be told. */
-static SVC_HOT void
+static void
 tell(struct svc_async_call *call, svc_err code)
 {
 	struct svc_error *err = &call->err;
@@ -222,6 +233,7 @@ tell(struct svc_async_call *call, svc_err code)
 	call->reply.result.code = code;
 	struct svc_message rsp = svc_reply_message(&call->reply);
 	call->done(code, &rsp, err, call->arg);
+	forget_reply(call);
 }
 
 static void
@@ -357,8 +369,7 @@ wait_for_view(struct svc_async_call *call)
 static SVC_COLD void
 retry(struct svc_async_call *call)
 {
-	svc_reply_fini(&call->reply);
-	svc_reply_init(&call->reply, &call->err);
+	forget_reply(call);
 	call->stream = NULL;
 	svc_async_own(call, BUSY);
 	if (call->until_ms == 0) {
@@ -370,17 +381,11 @@ retry(struct svc_async_call *call)
 	svc_async_rest(call);
 }
 
-/* In a callback of the stream, with the call claimed and at.last set. */
-static SVC_HOT void
-ended(struct svc_async_call *call, struct svc_stream_handle *stream, bool busy)
+/* What is left of a try, in a callback of the stream with the call claimed.
+ * `busy`: the sender has not let go of it yet. */
+static inline void
+finish(struct svc_async_call *call, enum step after, bool busy)
 {
-	svc_err code = svc_attempt_end(&call->at);
-	stream->ops->release(stream, SVC_E_CANCELLED);
-	enum step after = STEP_RELEASE;
-	if (code != SVC_OK && svc_attempts_more(&call->at, &call->until_ms))
-		after = STEP_RETRY;
-	else
-		tell(call, code);
 	if (busy) {
 		call->after = after;
 		if (atomic_fetch_or(&call->state, HANDED) & BUSY)
@@ -392,10 +397,56 @@ ended(struct svc_async_call *call, struct svc_stream_handle *stream, bool busy)
 		svc_async_release(call);
 }
 
+/* In a callback of the stream, with the call claimed. */
+static SVC_APART void
+ended(struct svc_async_call *call, struct svc_stream_handle *stream, bool busy)
+{
+	call->at.last = call->reply.result;
+	svc_err code = svc_attempt_end(&call->at);
+	stream->ops->release(stream, SVC_E_CANCELLED);
+	enum step after = STEP_RELEASE;
+	if (code != SVC_OK && svc_attempts_more(&call->at, &call->until_ms))
+		after = STEP_RETRY;
+	else
+		tell(call, code);
+	finish(call, after, busy);
+}
+
+/* What nearly every reply is: whole, good and without headers. Its content type
+ * is told where it lies in the part, its message from the room of the request,
+ * which is not needed again, with a zero byte behind it. False: it is not like
+ * that, and nothing has happened. */
+static inline bool
+is_answer(const struct svc_async_call *call, const struct svc_part *part,
+    struct svc_message *ret_rsp)
+{
+	const unsigned whole = SVC_PART_HEADERS | SVC_PART_END;
+	const struct svc_reply *reply = &call->reply;
+	size_t len = part->flags & SVC_PART_MESSAGE ? part->len : 0;
+	size_t kept = (call->head_len + 15u) & ~15u;
+	if ((part->flags & whole) != whole || part->status != SVC_OK ||
+	    part->headers != NULL || call->at.plan.reply_headers != NULL ||
+	    reply->block != NULL || reply->result.code != SVC_OK ||
+	    call->cap <= kept || len >= call->cap - kept)
+		return false;
+	char *data = call->space + kept;
+	if (len > 0)
+		memcpy(data, part->data, len);
+	data[len] = '\0';
+	*ret_rsp = (struct svc_message){
+	    .content_type =
+		part->content_type != NULL ? part->content_type : "",
+	    .data = data,
+	    .len = len,
+	};
+	return true;
+}
+
 static SVC_HOT void
 on_part(struct svc_stream_handle *stream, const struct svc_part *part)
 {
 	struct svc_async_call *call = stream->user;
+	struct svc_message rsp;
 	if ((part->flags & SVC_PART_END) == 0) {
 		/* Who claims it meanwhile waits for this to return before he
 		 * touches the reply. */
@@ -405,13 +456,21 @@ on_part(struct svc_stream_handle *stream, const struct svc_part *part)
 	unsigned state = atomic_fetch_or(&call->state, CLAIMED);
 	if (state & CLAIMED)
 		return;
-	/* In the room of the request, which is not needed again. */
-	size_t kept = (call->head_len + 15u) & ~15u;
-	if (call->cap <= kept || !svc_reply_whole(&call->reply, part,
-				     call->space + kept, call->cap - kept))
+	bool busy = (state & BUSY) != 0;
+	if (!is_answer(call, part, &rsp)) {
 		svc_reply_part(&call->reply, part);
-	call->at.last = call->reply.result;
-	ended(call, stream, (state & BUSY) != 0);
+		ended(call, stream, busy);
+		return;
+	}
+	svc_target_done(call->at.target, SVC_OUTCOME_OK);
+	call->at.target = NULL;
+	stream->ops->release(stream, SVC_E_CANCELLED);
+	/* What a try before it may have left. */
+	call->err.code = SVC_OK;
+	call->err.sys = 0;
+	call->err.text[0] = '\0';
+	call->done(SVC_OK, &rsp, &call->err, call->arg);
+	finish(call, STEP_RELEASE, busy);
 }
 
 static void
@@ -422,7 +481,6 @@ on_closed(struct svc_stream_handle *stream, const struct svc_stream_end *end)
 	if (state & CLAIMED)
 		return;
 	svc_reply_closed(&call->reply, end);
-	call->at.last = call->reply.result;
 	ended(call, stream, (state & BUSY) != 0);
 }
 
@@ -482,6 +540,7 @@ cut(struct svc_async_call *call, svc_err code)
 {
 	struct svc_attempts *at = &call->at;
 	leave_waiters(call);
+	call->pausing = false;
 	if (call->stream != NULL) {
 		/* Waits at most for a callback that has lost the race. */
 		call->stream->ops->release(call->stream,
@@ -550,7 +609,7 @@ leave(struct svc_scoped *scoped)
 	svc_async_due(call, 0);
 }
 
-SVC_HOT svc_err
+SVC_TAKEN_IN svc_err
 svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
 {
@@ -564,7 +623,6 @@ svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
 		return svc_error_set(out->err, code, "%s",
 		    code == SVC_E_CLOSED ? "the client is closing"
 					 : "out of memory");
-	svc_reply_init(&call->reply, &call->err);
 	if (!begin_again(call, plan, out, now_ms, deadline_at_ms)) {
 		code = begin(
 		    call, async->client, plan, out, now_ms, deadline_at_ms);
@@ -576,14 +634,10 @@ svc_async_call(struct svc_async *async, const struct svc_call_plan *plan,
 	call->done = out->done;
 	call->arg = out->done_arg;
 	call->stream = NULL;
-	call->waiter_link = NULL;
-	call->pausing = false;
-	call->err.code = SVC_OK;
-	call->err.sys = 0;
-	call->err.text[0] = '\0';
-	call->scoped.cancel = leave;
-	if (plan->within != NULL)
+	if (plan->within != NULL) {
+		call->scoped.cancel = leave;
 		svc_scope_join(plan->within, &call->scoped);
+	}
 	advance(call, true);
 	return SVC_OK;
 }

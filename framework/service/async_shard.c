@@ -206,7 +206,7 @@ svc_async_due(struct svc_async_call *call, int64_t due_at_ms)
 
 /* Who closes the client looks at all calls, and if he found this one BUSY, then
  * `closing` is seen here, and he looks again. */
-unsigned
+SVC_TAKEN_IN unsigned
 svc_async_rest(struct svc_async_call *call)
 {
 	struct svc_shard *shard = call->shard;
@@ -235,6 +235,7 @@ list_call(struct svc_shard *shard, int64_t now_ms, int64_t deadline_at_ms,
 		if (call == NULL)
 			return SVC_E_NOMEM;
 		call->shard = shard;
+		svc_reply_init(&call->reply, &call->err);
 		call->task.run = svc_async_run_task;
 		svc_biased_lock_take(&shard->lock);
 		shard->n_calls++;
@@ -271,9 +272,9 @@ svc_async_make(struct svc_async *async, int64_t now_ms, int64_t deadline_at_ms,
 	if (shard == NULL)
 		return atomic_load(&async->closing) ? SVC_E_CLOSED
 						    : SVC_E_NOMEM;
-	svc_biased_lock_take(&shard->lock);
+	svc_biased_lock_take_hot(&shard->lock);
 	struct svc_async_call *call = take_spare(shard);
-	svc_biased_lock_leave(&shard->lock);
+	svc_biased_lock_leave_hot(&shard->lock);
 	if (call == NULL)
 		return list_call(shard, now_ms, deadline_at_ms, ret_call);
 	bool far = deadline_at_ms - SVC_WHEEL_TURN_MS > now_ms;
@@ -293,16 +294,18 @@ SVC_HOT void
 svc_async_release(struct svc_async_call *call)
 {
 	struct svc_shard *shard = call->shard;
-	svc_scope_leave(&call->scoped);
-	/* Not later: it would make the next deadline one that has passed. */
-	atomic_store_explicit(&call->left, false, memory_order_relaxed);
+	if (call->scoped.scope != NULL) {
+		svc_scope_leave(&call->scoped);
+		/* Not later: it would make the next deadline one that has
+		 * passed. */
+		atomic_store_explicit(&call->left, false, memory_order_relaxed);
+	}
 	if (call->headers != NULL) {
 		svc_headers_destroy(call->headers);
 		call->headers = NULL;
 	}
 	if (call->at.n_tried > 0)
 		svc_attempts_finish(&call->at);
-	svc_reply_fini(&call->reply);
 	unsigned state =
 	    atomic_load_explicit(&call->state, memory_order_relaxed);
 	atomic_store_explicit(
@@ -310,7 +313,7 @@ svc_async_release(struct svc_async_call *call)
 	/* Without a deadline it is where the wheel does not look. */
 	bool timed = atomic_load_explicit(&call->entry.due_at_ms,
 			 memory_order_relaxed) != INT64_MAX;
-	svc_biased_lock_take(&shard->lock);
+	svc_biased_lock_take_hot(&shard->lock);
 	if (timed && call->cap <= SVC_ASYNC_KEPT_SPACE &&
 	    shard->spare == NULL && !shard->closed) {
 		shard->spare = call;
@@ -319,7 +322,7 @@ svc_async_release(struct svc_async_call *call)
 		if (shard->closed && !is_open(shard))
 			pthread_cond_broadcast(&shard->idle);
 	}
-	svc_biased_lock_leave(&shard->lock);
+	svc_biased_lock_leave_hot(&shard->lock);
 }
 
 /* --------------------------------------------------------- start and end */

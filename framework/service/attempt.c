@@ -275,6 +275,7 @@ svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
 	svc_attempts_begin_again(at, now_ms, deadline_at_ms);
 	at->idempotent = plan->idempotent;
 	at->left = NULL;
+	at->memo.found = NULL;
 	const char *type = plan->content_type;
 	if (type == NULL)
 		type = out->req->content_type;
@@ -413,11 +414,11 @@ pick_any(struct svc_attempts *at)
 	if (!at->plan.any_node || at->retry > 0)
 		return false;
 	at->target = svc_selector_pick_any(
-	    at->client->selector, at->first.service, at->plan.key);
+	    at->client->selector, at->first.service, at->plan.key, &at->memo);
 	return at->target != NULL;
 }
 
-SVC_HOT svc_err
+SVC_TAKEN_IN svc_err
 svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
     struct svc_link **ret_link, struct svc_error *err)
 {

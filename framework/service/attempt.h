@@ -51,6 +51,7 @@ struct svc_attempts {
 	const atomic_bool *left;
 	struct svc_exchange last;
 	struct svc_target *target; /* of the try that is under way */
+	struct svc_pick_memo memo; /* of first.service */
 	size_t n_tried;
 	struct svc_target *tried[SVC_MAX_AVOID];
 };

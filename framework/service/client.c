@@ -117,12 +117,20 @@ lacks_data(const struct svc_outgoing *out)
 	return true;
 }
 
+/* With options or wrapped; see call_plainly for the others. */
+static SVC_APART svc_err
+call_async(struct svc_client *client, const struct svc_call_plan *plan,
+    const struct svc_outgoing *out)
+{
+	return svc_async_call(client->async, plan, out);
+}
+
 static svc_err
 go(struct svc_client *client, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
 {
 	return out->done == NULL ? call(client, plan, out)
-				 : svc_async_call(client->async, plan, out);
+				 : call_async(client, plan, out);
 }
 
 /* A wrapper may have changed all of it, may have left away what a caller may,
@@ -246,6 +254,17 @@ svc_call_options(struct svc_client *client, const char *service,
 	return code;
 }
 
+/* What nearly every asynchronous call is: without options, and nobody wraps it.
+ */
+static inline svc_err
+call_plainly(struct svc_client *client, const struct svc_outgoing *out)
+{
+	if (!svc_call_is_named(out->service, out->endpoint, out->err) ||
+	    lacks_data(out))
+		return SVC_E_INVAL;
+	return svc_async_call(client->async, client->plain, out);
+}
+
 SVC_HOT svc_err
 svc_call_async_options(struct svc_client *client, const char *service,
     const char *endpoint, const struct svc_message *req, svc_done_cb done,
@@ -255,19 +274,23 @@ svc_call_async_options(struct svc_client *client, const char *service,
 	err.code = SVC_OK;
 	err.sys = 0;
 	err.text[0] = '\0';
-	struct svc_message scratch = {0}, request = {0};
-	if (req != NULL)
-		request = *req;
 	struct svc_outgoing out = {
 	    .service = service,
 	    .endpoint = endpoint,
-	    .req = &request,
-	    .rsp = &scratch,
+	    .req = req,
 	    .options = options,
 	    .err = &err,
 	    .done = done,
 	    .done_arg = arg,
 	};
+	if (client != NULL && client->wraps->n == 0 && req != NULL &&
+	    done != NULL && svc_call_is_plain(options))
+		return call_plainly(client, &out);
+	struct svc_message scratch = {0}, request = {0};
+	if (req != NULL)
+		request = *req;
+	out.req = &request;
+	out.rsp = &scratch;
 	svc_err code =
 	    done != NULL
 		? start(client, &out, &request)

@@ -179,7 +179,7 @@ not_opened(struct svc_link *link, svc_err code, struct svc_error *err)
 	return err->code = code == SVC_E_CLOSED ? SVC_E_UNAVAILABLE : code;
 }
 
-SVC_HOT svc_err
+SVC_TAKEN_IN svc_err
 svc_link_open(struct svc_link *link, const struct svc_part *first,
     unsigned flags, const struct svc_dial_time *dial_time,
     const struct svc_stream_events *events, void *user,

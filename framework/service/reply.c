@@ -88,7 +88,6 @@ svc_reply_init(struct svc_reply *reply, struct svc_error *err)
 	reply->err = err;
 	reply->block = NULL;
 	reply->headers = NULL;
-	reply->in_room = false;
 	reply->data_at = 0;
 	reply->len = 0;
 	reply->has_message = false;
@@ -97,10 +96,8 @@ svc_reply_init(struct svc_reply *reply, struct svc_error *err)
 static void
 free_block(struct svc_reply *reply)
 {
-	if (!reply->in_room)
-		svc_reply_release(reply->block);
+	svc_reply_release(reply->block);
 	reply->block = NULL;
-	reply->in_room = false;
 }
 
 void
@@ -204,35 +201,6 @@ svc_reply_part(struct svc_reply *reply, const struct svc_part *part)
 	}
 	if ((part->flags & SVC_PART_END) != 0)
 		on_end(reply, part);
-}
-
-bool
-svc_reply_whole(struct svc_reply *reply, const struct svc_part *part,
-    char *room, size_t size)
-{
-	const unsigned whole = SVC_PART_HEADERS | SVC_PART_END;
-	if ((part->flags & whole) != whole || part->status != SVC_OK ||
-	    part->headers != NULL || reply->block != NULL ||
-	    reply->result.code != SVC_OK)
-		return false;
-	const char *type = part->content_type != NULL ? part->content_type : "";
-	bool message = (part->flags & SVC_PART_MESSAGE) != 0;
-	size_t len = message ? part->len : 0;
-	size_t type_size = strlen(type) + 1;
-	size_t data_at = (type_size + 15) & ~(size_t)15;
-	if (data_at >= size || len >= size - data_at)
-		return false;
-	memcpy(room, type, type_size);
-	if (len > 0)
-		memcpy(room + data_at, part->data, len);
-	room[data_at + len] = '\0';
-	reply->block = room;
-	reply->in_room = true;
-	reply->data_at = data_at;
-	reply->len = len;
-	reply->has_message = message;
-	reply->result = (struct svc_exchange){.replied = true};
-	return true;
 }
 
 void

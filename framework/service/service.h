@@ -11,6 +11,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* A function that its few callers take in whole, in a build that is optimised
+ * as one: for a step of each call whose arguments would cost as much as it
+ * does. It is defined with this after its declaration. */
+#define SVC_TAKEN_IN inline __attribute__((__always_inline__))
+
 /* ---------------------------------------------------------------- options */
 
 /* What options, config file, environment and flags write into. Texts belong
@@ -151,21 +156,15 @@ struct svc_reply {
 	size_t data_at, len;
 	struct svc_headers *headers;
 	bool has_message;
-	bool in_room; /* the block is svc_reply_whole's room */
 };
 void svc_reply_init(struct svc_reply *reply, struct svc_error *err);
 /* What svc_reply_message handed over must not be finished. */
 void svc_reply_fini(struct svc_reply *reply);
 void svc_reply_part(struct svc_reply *reply, const struct svc_part *part);
-/* A part that is a whole reply, without headers or failure, and that fits into
- * the `size` bytes of `room`, is taken at once and kept there. False: it is not
- * like that, and nothing has happened. */
-bool svc_reply_whole(struct svc_reply *reply, const struct svc_part *part,
-    char *room, size_t size);
 void svc_reply_closed(
     struct svc_reply *reply, const struct svc_stream_end *end);
 /* As the caller sees it: of a failure only the headers. It is the reply's own
- * memory; unless it is in a room, svc_message_free frees it. */
+ * memory; svc_message_free frees it. */
 struct svc_message svc_reply_message(const struct svc_reply *reply);
 /* For a caller that asked for the headers of the reply. Errors: SVC_E_NOMEM */
 svc_err svc_reply_copy_headers(

@@ -21,6 +21,19 @@ put32(uint8_t *out, uint32_t value)
 	out[3] = (uint8_t)(value >> 24);
 }
 
+static void
+put64(uint8_t *out, uint64_t value)
+{
+	out[0] = (uint8_t)value;
+	out[1] = (uint8_t)(value >> 8);
+	out[2] = (uint8_t)(value >> 16);
+	out[3] = (uint8_t)(value >> 24);
+	out[4] = (uint8_t)(value >> 32);
+	out[5] = (uint8_t)(value >> 40);
+	out[6] = (uint8_t)(value >> 48);
+	out[7] = (uint8_t)(value >> 56);
+}
+
 static uint16_t
 get16(const uint8_t *data)
 {
@@ -101,12 +114,11 @@ frame_decode(const uint8_t *data, struct frame *ret_frame)
 void
 frame_put(uint8_t *out, const struct frame *frame)
 {
-	put32(out, frame->length);
-	out[4] = frame->type;
-	out[5] = frame->flags;
-	put16(out + 6, frame->head);
-	put32(out + 8, frame->stream);
-	put32(out + 12, frame->value);
+	/* Two stores, and not one for each field. */
+	put64(out, frame->length | (uint64_t)frame->type << 32 |
+		       (uint64_t)frame->flags << 40 |
+		       (uint64_t)frame->head << 48);
+	put64(out + 8, frame->stream | (uint64_t)frame->value << 32);
 }
 
 svc_err
@@ -301,19 +313,10 @@ svc_part_pack(struct svc_part *part, char *space, const size_t lens[3])
 	return (char *)p + part->len;
 }
 
-/* A packed request without headers. */
-static svc_err
-encode_packed(struct svc_buf *out, uint32_t stream, const struct svc_part *part,
-    size_t max_head, struct svc_error *err)
+void
+part_put_packed(uint8_t *out, uint32_t stream, const struct svc_part *part)
 {
 	size_t size = part->head_len + part->len;
-	if (part->head_len > max_head || part->head_len > FRAME_MAX_HEAD)
-		return part_head_check(part->head_len, max_head, err);
-	if (out->cap - out->len <= FRAME_SIZE + size) {
-		svc_err rc = room_for(out, FRAME_SIZE, size, err);
-		if (rc != SVC_OK)
-			return rc;
-	}
 	struct frame frame = {
 	    .length = (uint32_t)size,
 	    .type = FRAME_PART,
@@ -322,11 +325,8 @@ encode_packed(struct svc_buf *out, uint32_t stream, const struct svc_part *part,
 	    .stream = stream,
 	    .value = part_value(part, part->flags, true),
 	};
-	uint8_t *p = out->data + out->len;
-	frame_put(p, &frame);
-	memcpy(p + FRAME_SIZE, part->head, size);
-	out->len += FRAME_SIZE + size;
-	return SVC_OK;
+	frame_put(out, &frame);
+	memcpy(out + FRAME_SIZE, part->head, size);
 }
 
 /* In one pass, without the loops over texts: each call comes here twice. The
@@ -341,10 +341,6 @@ part_encode(struct svc_buf *out, uint32_t stream, bool request,
 	bool status = !request && (flags & SVC_PART_END);
 	size_t len = flags & SVC_PART_MESSAGE ? part->len : 0;
 	size_t service_len = 0, endpoint_len = 0, head = 0;
-	const unsigned whole = SVC_PART_HEADERS | SVC_PART_MESSAGE;
-	if (part->head != NULL && request && (flags & whole) == whole &&
-	    svc_headers_count(part->headers) == 0)
-		return encode_packed(out, stream, part, max_head, err);
 	if (names) {
 		service_len = length(part->service);
 		endpoint_len = length(part->endpoint);
@@ -542,14 +538,22 @@ decode_anew(struct svc_mux_memo *memo, const struct frame *frame, bool request,
 	return rc;
 }
 
+static inline bool
+is_known(const struct svc_mux_memo *memo, const struct frame *frame,
+    const uint8_t *payload)
+{
+	return memo->flags == frame->flags && memo->len == frame->head &&
+	       frame->type == FRAME_PART && frame->head <= frame->length &&
+	       memcmp(memo->bytes, payload, frame->head) == 0;
+}
+
 SVC_HOT svc_err
 part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
     bool request, const uint8_t *payload, struct svc_part *ret_part,
     struct svc_headers **ret_headers, struct svc_error *err)
 {
 	size_t head = frame->head;
-	if (memo->flags != frame->flags || memo->len != head ||
-	    head > frame->length || memcmp(memo->bytes, payload, head) != 0)
+	if (!is_known(memo, frame, payload))
 		return decode_anew(
 		    memo, frame, request, payload, ret_part, ret_headers, err);
 	*ret_headers = NULL;
@@ -570,4 +574,18 @@ part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
 		ret_part->status_text = text_at(payload, memo->status_text);
 	}
 	return SVC_OK;
+}
+
+bool
+part_decode_known(const struct svc_mux_memo *memo, const struct frame *frame,
+    const uint8_t *payload, struct svc_part *part)
+{
+	if (frame->value != (uint32_t)SVC_OK || !is_known(memo, frame, payload))
+		return false;
+	part->flags = frame->flags;
+	part->content_type = text_at(payload, memo->content_type);
+	part->status_text = text_at(payload, memo->status_text);
+	part->data = payload + frame->head;
+	part->len = frame->length - frame->head;
+	return true;
 }

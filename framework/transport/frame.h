@@ -77,6 +77,10 @@ svc_err part_head_check(size_t head, size_t max_head, struct svc_error *err);
  * than max_head, or the buffer is full; SVC_E_NOMEM. Nothing is left then. */
 svc_err part_encode(struct svc_buf *out, uint32_t stream, bool request,
     const struct svc_part *part, size_t max_head, struct svc_error *err);
+/* Writes the frame of a packed request without headers: FRAME_SIZE bytes, head
+ * and message. */
+void part_put_packed(
+    uint8_t *out, uint32_t stream, const struct svc_part *part);
 /* Points `ret_part` into the frame's bytes; headers are made only when there
  * are some, and are the caller's to destroy. Errors: SVC_E_INVAL, SVC_E_NOMEM
  */
@@ -88,5 +92,10 @@ svc_err part_decode(const struct frame *frame, bool request,
 svc_err part_decode_again(struct svc_mux_memo *memo, const struct frame *frame,
     bool request, const uint8_t *payload, struct svc_part *ret_part,
     struct svc_headers **ret_headers, struct svc_error *err);
+/* The same for a good reply whose head and flags are those in the memo, into a
+ * part that is PART_NONE or has been one of these; false: it is not one. */
+#define PART_NONE ((struct svc_part){.timeout_ms = SVC_FOREVER})
+bool part_decode_known(const struct svc_mux_memo *memo,
+    const struct frame *frame, const uint8_t *payload, struct svc_part *part);
 
 #endif

@@ -150,14 +150,10 @@ has_output(const struct svc_mux *mux)
 	return mux->out.len > 0 || mux_sendable(mux);
 }
 
-SVC_HOT void
-mux_unlock_and_flush(struct svc_mux *mux)
+/* There is something to be done without the lock. Unlocks. */
+static SVC_APART void
+unlock_and_act(struct svc_mux *mux, bool flush)
 {
-	/* A callback that lost the loop does not delay what it sends till it
-	 * returns: it may wait for the answer. Looked at after the output was
-	 * queued, since a new owner begins with a flush. */
-	bool flush = has_output(mux) && !mux->flushing &&
-		     !(mux_batch == mux && svc_loop_kept());
 	bool close = mux->close_due;
 	bool unref = mux->unref_due;
 	mux->close_due = false;
@@ -172,6 +168,20 @@ mux_unlock_and_flush(struct svc_mux *mux)
 		mux->config.ops->close(mux);
 	if (flush || close || unref)
 		svc_mux_unref(mux);
+}
+
+SVC_HOT void
+mux_unlock_and_flush(struct svc_mux *mux)
+{
+	/* A callback that lost the loop does not delay what it sends till it
+	 * returns: it may wait for the answer. Looked at after the output was
+	 * queued, since a new owner begins with a flush. */
+	bool flush = !mux->flushing && !(mux_batch == mux && svc_loop_kept()) &&
+		     has_output(mux);
+	if (flush || mux->close_due || mux->unref_due)
+		unlock_and_act(mux, flush);
+	else
+		svc_biased_lock_leave_hot(&mux->lock);
 }
 
 SVC_HOT bool
@@ -345,25 +355,8 @@ svc_mux_finish(struct svc_mux *mux)
 /* ------------------------------------------------------------------- streams
  */
 
-static svc_err
-check_size(
-    struct svc_mux *mux, const struct svc_part *part, struct svc_error *err)
-{
-	int64_t limit = mux->config.limits.max_message < mux->peer_message
-			    ? mux->config.limits.max_message
-			    : mux->peer_message;
-	if ((part->flags & SVC_PART_MESSAGE) && (int64_t)part->len > limit)
-		return svc_error_set(err, SVC_E_EXHAUSTED,
-		    "message of %zu bytes exceeds the limit of %lld "
-		    "(--max_message_size)",
-		    part->len, (long long)limit);
-	return SVC_OK;
-}
-
-/* The part to the output if it can go in one frame and at once, else to what
- * is pending. With the lock held. */
-static SVC_HOT svc_err
-give_part(struct svc_mux_stream *stream, const struct svc_part *part,
+SVC_HOT svc_err
+mux_give_part(struct svc_mux_stream *stream, const struct svc_part *part,
     bool at_once, struct svc_error *err)
 {
 	struct svc_mux *mux = stream->mux;
@@ -379,71 +372,6 @@ give_part(struct svc_mux_stream *stream, const struct svc_part *part,
 		mux->queued += added;
 		mux_charge(stream, added - FRAME_SIZE);
 	}
-	return rc;
-}
-
-SVC_HOT svc_err
-svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
-    const struct svc_stream_events *events, void *user,
-    struct svc_stream_handle **ret_stream, struct svc_error *err)
-{
-	struct svc_mux_stream *stream = NULL;
-	svc_err rc = SVC_OK;
-	svc_biased_lock_take(&mux->lock);
-	if (mux->failed || mux->draining || mux->next_id == 0)
-		rc = svc_error_set(err, SVC_E_CLOSED, "%s",
-		    mux->failed ? mux->failure.text : "the peer is stopping");
-	else if (mux->out.len > BACKLOG ||
-		 mux->pending > mux_pending_limit(mux))
-		rc = svc_error_set(err, SVC_E_AGAIN,
-		    "%llu bytes are waiting to be sent to %s",
-		    (unsigned long long)mux->out.len + mux->pending, mux->peer);
-	else if (mux->n_streams >= mux->config.limits.max_streams ||
-		 mux->n_streams >= mux->peer_streams)
-		rc = svc_error_set(err, SVC_E_EXHAUSTED,
-		    "%u calls are open on the connection to %s, %u are allowed "
-		    "(--max_streams)",
-		    mux->n_streams, mux->peer,
-		    mux->peer_streams < mux->config.limits.max_streams
-			? mux->peer_streams
-			: mux->config.limits.max_streams);
-	else
-		rc = check_size(mux, first, err);
-	if (rc == SVC_OK) {
-		stream = mux_stream_create(mux, mux->next_id,
-		    (flags & SVC_OPEN_WAIT) ? mux_self() : 0);
-		if (stream == NULL || mux_list(mux, stream) != SVC_OK)
-			rc = svc_error_set(err, SVC_E_NOMEM, "out of memory");
-	}
-	if (rc == SVC_OK) {
-		stream->handle.events = events;
-		stream->handle.user = user;
-		stream->sent_end = (first->flags & SVC_PART_END) != 0;
-		stream->credit = mux->peer_window;
-		stream->window = mux->first_window;
-		/* Streams must begin in the order of their numbers. */
-		rc = give_part(stream, first, mux->n_unopened == 0, err);
-		if (rc == SVC_OK) {
-			mux->next_id++;
-			stream->queued_to = mux->queued;
-			if (stream->pending != NULL) {
-				stream->queued_to = UINT64_MAX;
-				stream->unopened = true;
-				mux->n_unopened++;
-			}
-			*ret_stream = &stream->handle;
-			if (!mux->ticking)
-				mux_arm(mux);
-		} else {
-			mux_forget(stream);
-		}
-	}
-	if (rc != SVC_OK && stream != NULL)
-		mux_stream_destroy(stream);
-	if (rc == SVC_OK && !(flags & SVC_OPEN_WAIT) && mux_burst_of_calls(mux))
-		svc_biased_lock_leave(&mux->lock);
-	else
-		mux_unlock_and_flush(mux);
 	return rc;
 }
 
@@ -532,11 +460,11 @@ svc_mux_send(struct svc_stream_handle *handle, const struct svc_part *part,
 		mux_burst_waits(stream);
 		rc = SVC_E_AGAIN;
 	} else {
-		rc = check_size(mux, part, err);
+		rc = mux_check_size(mux, part, err);
 	}
 	if (rc == SVC_OK && !given &&
 	    !(cut && stream->pending != NULL && mux_overtake(stream, part)))
-		rc = give_part(stream, part, true, err);
+		rc = mux_give_part(stream, part, true, err);
 	if (rc == SVC_OK && end) {
 		stream->sent_end = true;
 		if (part->status != SVC_OK && stream->pending != NULL)
@@ -569,9 +497,9 @@ svc_mux_answer(struct svc_stream_handle *handle, const struct svc_part *part,
 		svc_biased_lock_take(&mux->lock);
 		svc_err rc = mux->failed ? svc_error_set(err, SVC_E_CLOSED,
 					       "the stream has ended")
-					 : check_size(mux, part, err);
+					 : mux_check_size(mux, part, err);
 		if (rc == SVC_OK)
-			rc = give_part(stream, part, true, err);
+			rc = mux_give_part(stream, part, true, err);
 		if (rc == SVC_OK && stream->pending == NULL) {
 			MUX_SET(mux->current, NULL);
 			mux_take_whole(mux, stream->cost);

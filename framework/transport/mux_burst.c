@@ -164,6 +164,18 @@ mux_burst_waits(struct svc_mux_stream *stream)
 	atomic_store_explicit(&stream->looked_at_us, 0, memory_order_relaxed);
 }
 
+/* Of a large batch the first half's answers go when they are made, so that the
+ * peer works on them while we make the others: both are busy at once, and not
+ * by turns. A write for the few that may follow would cost more than it brings.
+ */
+void
+mux_burst_half(struct svc_mux *mux, const struct mux_input *in)
+{
+	size_t handled = *in->offset - in->begin;
+	if (in->len - *in->offset >= handled / 2)
+		mux->config.ops->flush(mux);
+}
+
 void
 mux_burst_detach(struct svc_mux *mux)
 {

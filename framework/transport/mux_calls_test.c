@@ -219,12 +219,108 @@ half_of_a_batch_is_answered_early(void **state)
 	end_finish(&server);
 }
 
+/* Comes to the client; `header` may be NULL. */
+static void
+reply(uint32_t id, svc_err status, const char *header, size_t len)
+{
+	static const uint8_t data[4] = {0, 1, 2, 3};
+	struct svc_headers *headers = NULL;
+	struct svc_part part = {
+	    .flags = SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END,
+	    .content_type = "t/j",
+	    .data = data,
+	    .len = len,
+	    .status = status,
+	};
+	if (header != NULL) {
+		headers = svc_headers_create();
+		assert_int_equal(svc_headers_set(headers, "h", header), SVC_OK);
+		part.headers = headers;
+	}
+	assert_int_equal(
+	    part_encode(&client.in, id, false, &part, 1000, NULL), SVC_OK);
+	svc_headers_destroy(headers);
+}
+
+static void
+read_replies(struct svc_task *task)
+{
+	size_t at = 0;
+	client.result = svc_mux_input(
+	    &client.mux, client.in.data, client.in.len, &at, &client.err);
+	svc_buf_consume(&client.in, at);
+	svc_mux_rest(&client.mux);
+	keep(task);
+}
+
+/* Replies in one read that look alike and others among them. */
+static void
+replies_alike_and_others(void **state)
+{
+	(void)state;
+	struct keeper keeper;
+	struct svc_executor *executor = make_loop(&keeper);
+	struct svc_loop *loop = svc_executor_loop(executor);
+	pair(&client, &server, NULL);
+	read_some(&client, SIZE_MAX); /* the hello */
+	client.mux.config.loop = loop;
+	post(loop, &keeper, attach);
+	sem_post(&keeper.let_go);
+	for (int i = 0; i < 10; i++)
+		assert_int_equal(open_with(&client, &seen[i], &events,
+				     i == 6 ? 0 : SVC_PART_END, NULL, 0),
+		    SVC_OK);
+	let_go(&seen[3]); /* nobody wants its reply */
+	for (uint32_t id = 1; id <= 10; id++)
+		reply(id, id == 5 ? SVC_E_ABORTED : SVC_OK,
+		    id == 9 ? "v" : NULL, id % 4);
+	/* The last one has not come as a whole. */
+	uint8_t last = client.in.data[client.in.len - 1];
+	client.in.len--;
+	post(loop, &keeper, read_replies);
+	assert_int_equal(client.result, SVC_MUX_OK);
+	for (int i = 0; i < 9; i++) {
+		if (i == 3)
+			continue;
+		assert_true(seen[i].ended);
+		assert_int_equal(seen[i].parts, 1);
+		assert_int_equal(seen[i].code, i == 4 ? SVC_E_ABORTED : SVC_OK);
+		assert_int_equal(seen[i].last_len, (i + 1) % 4);
+		assert_string_equal(seen[i].header, i == 8 ? "v" : "");
+	}
+	assert_int_equal(seen[3].parts, 0);
+	assert_int_equal(seen[9].parts, 0);
+	sem_post(&keeper.let_go);
+	assert_int_equal(svc_buf_append(&client.in, &last, 1), SVC_OK);
+	post(loop, &keeper, read_replies);
+	assert_int_equal(seen[9].parts, 1);
+	assert_true(seen[9].ended);
+	sem_post(&keeper.let_go);
+	/* A second reply is one to nothing. */
+	reply(2, SVC_OK, NULL, 1);
+	post(loop, &keeper, read_replies);
+	assert_int_equal(client.result, SVC_MUX_OK);
+	assert_int_equal(seen[1].parts, 1);
+	sem_post(&keeper.let_go);
+	for (int i = 0; i < 10; i++)
+		if (seen[i].stream != NULL)
+			let_go(&seen[i]);
+	assert_int_equal(client.mux.n_streams, 0);
+	assert_int_equal(client.mux.n_held, 0);
+	post(loop, &keeper, detach);
+	end_loop(executor, &keeper);
+	client.mux.config.loop = NULL;
+	end_finish(&client);
+	end_finish(&server);
+}
+
 int
 main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(calls_in_a_row_share_writes),
 	    cmocka_unit_test(half_of_a_batch_is_answered_early),
+	    cmocka_unit_test(replies_alike_and_others),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

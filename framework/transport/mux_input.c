@@ -7,21 +7,6 @@
 
 #define TOGETHER 64 /* messages, handed over in one call */
 #define CHEAP 4     /* of them count as one other frame in a turn */
-#define HALF (SHARE / 2)
-
-/* What svc_mux_input was given. */
-struct input {
-	const uint8_t *data;
-	size_t len;
-	size_t *offset; /* behind the frame at hand */
-};
-
-/* Whether this thread runs the connection's loop; within svc_mux_input. */
-static bool
-on_loop(const struct svc_mux *mux)
-{
-	return mux_batch == mux && mux->config.loop != NULL;
-}
 
 /* Why a message or head is above our limit; NULL when it is not. */
 static const char *
@@ -71,7 +56,7 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 			return SVC_MUX_FAILED;
 	}
 	struct svc_mux_stream *stream = NULL;
-	if (!more && refused == NULL && rc == SVC_OK && on_loop(mux) &&
+	if (!more && refused == NULL && rc == SVC_OK && mux_on_loop(mux) &&
 	    (frame->flags & SVC_PART_END) && !refuses(mux))
 		stream = mux_begin_whole(mux, frame);
 	if (stream != NULL) {
@@ -218,51 +203,6 @@ out_of_place(const struct svc_mux_stream *stream, const struct frame *frame)
 	return NULL;
 }
 
-/* Whether the frame is a whole reply to a whole request that nothing is in the
- * way of: nobody else is going to deliver anything of the stream, since it came
- * on the loop and nobody waits for it, or on the thread that does. With the
- * lock. */
-static bool
-is_reply(const struct svc_mux_stream *stream, const struct frame *frame)
-{
-	const unsigned whole = SVC_PART_HEADERS | SVC_PART_END;
-	if ((frame->flags & (whole | FRAME_MORE)) != whole ||
-	    mux_runner(stream) != 0)
-		return false;
-	/* Only its holder's callback, were one running, would change these. */
-	const struct svc_stream_events *events = stream->handle.events;
-	if (!mux_all_sent(stream) || stream->got_headers || events == NULL ||
-	    events->holds)
-		return false;
-	return stream->waiter == 0
-		   ? on_loop(stream->mux)
-		   : stream->waiter == mux_self() && !stream->sleeps &&
-			 stream->mux->config.loop != NULL;
-}
-
-/* The lock is held; unlocks. */
-static svc_mux_result
-input_reply(struct svc_mux_stream *stream, const struct frame *frame,
-    const struct svc_part *part)
-{
-	struct svc_mux *mux = stream->mux;
-	stream->recv_end = stream->got_headers = stream->got_end = true;
-	mux_take_whole(mux, FRAME_SIZE + (size_t)frame->length);
-	mux_unlist(mux, stream);
-	if (stream->waiter != 0) {
-		stream->done = true;
-		mux_unlock_and_flush(mux);
-		return mux_deliver_own(stream, part);
-	}
-	mux_set_runner(stream, mux_self());
-	mux_take_back(mux);
-	if (mux->close_due || mux->unref_due)
-		mux_unlock_and_flush(mux);
-	else
-		svc_biased_lock_leave(&mux->lock);
-	return mux_deliver_last(stream, part);
-}
-
 #define PART_FLAGS \
 	(SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END | FRAME_MORE)
 
@@ -335,8 +275,8 @@ is_plain(const struct frame *frame)
 /* The next frame of `rest` if it is whole and one more message of the same
  * stream that may be taken: then it is, and its body returned. */
 static const uint8_t *
-next_message(
-    struct svc_mux_stream *stream, struct input *rest, struct frame *ret_frame)
+next_message(struct svc_mux_stream *stream, struct mux_input *rest,
+    struct frame *ret_frame)
 {
 	struct svc_mux *mux = stream->mux;
 	size_t left = rest->len - *rest->offset;
@@ -359,7 +299,7 @@ next_message(
  * The lock is held, and this thread is the stream's runner; unlocks. */
 static svc_mux_result
 input_messages(struct svc_mux_stream *stream, const struct frame *first,
-    const uint8_t *payload, struct input *rest)
+    const uint8_t *payload, struct mux_input *rest)
 {
 	struct svc_mux *mux = stream->mux;
 	struct svc_span messages[TOGETHER];
@@ -384,7 +324,7 @@ input_messages(struct svc_mux_stream *stream, const struct frame *first,
 
 static SVC_HOT svc_mux_result
 input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
-    const struct frame *frame, const uint8_t *payload, struct input *rest,
+    const struct frame *frame, const uint8_t *payload, struct mux_input *rest,
     struct svc_error *err)
 {
 	/* The lock is held; the stream is listed. */
@@ -392,10 +332,12 @@ input_part(struct svc_mux *mux, struct svc_mux_stream *stream,
 	struct svc_part part;
 	struct svc_headers *headers = NULL;
 	svc_mux_result result;
-	if (is_reply(stream, frame) && too_large(mux, frame, &why) == NULL &&
+	if (mux_is_reply(stream, frame) &&
+	    too_large(mux, frame, &why) == NULL &&
 	    part_decode_again(&mux->memo, frame, false, payload, &part,
 		&headers, err) == SVC_OK) {
-		result = input_reply(stream, frame, &part);
+		result = mux_input_reply(
+		    mux, mux_place(mux, frame->stream), frame, &part);
 		if (headers != NULL)
 			svc_headers_destroy(headers);
 		return result;
@@ -504,7 +446,7 @@ input_drain(struct svc_mux *mux, const struct frame *frame)
 /* `locked`: the lock is held, see may_handle. Unlocks. */
 static svc_mux_result
 input_frame(struct svc_mux *mux, const struct frame *frame,
-    const uint8_t *payload, bool locked, struct input *rest,
+    const uint8_t *payload, bool locked, struct mux_input *rest,
     struct svc_error *err)
 {
 	if (frame->type == FRAME_PART && mux->config.server &&
@@ -572,13 +514,6 @@ may_handle(struct svc_mux *mux, const struct frame *frame, bool *ret_locked)
 	return may;
 }
 
-/* For the timer, which only compares it. */
-static void
-count(uint32_t *number)
-{
-	__atomic_store_n(number, *number + 1, __ATOMIC_RELAXED);
-}
-
 /* The peer's hello, if it is whole; then *offset is behind what is known of
  * it. */
 static svc_mux_result
@@ -609,24 +544,13 @@ input_hello(struct svc_mux *mux, const uint8_t *at, size_t left, size_t *offset,
 	return SVC_MUX_OK;
 }
 
-/* Of a large batch the first half's answers go when they are made, so that the
- * peer works on them while we make the others: both are busy at once, and not
- * by turns. A write for the few that may follow would cost more than it brings.
- */
-static void
-flush_half(struct svc_mux *mux, size_t handled, size_t left)
-{
-	if (left >= handled / 2)
-		mux->config.ops->flush(mux);
-}
-
 SVC_HOT svc_mux_result
 svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
     size_t *offset, struct svc_error *err)
 {
 	bool here =
 	    mux->config.loop == NULL || svc_loop_current() == mux->config.loop;
-	struct input rest = {data, len, offset};
+	struct mux_input rest = {data, len, *offset, offset};
 	svc_mux_result result = SVC_MUX_OK;
 	assert(data != NULL); /* which has no offsets, not even 0 */
 	if (here) {
@@ -638,9 +562,9 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		}
 	}
 	if (len - *offset != mux->left)
-		count(&mux->received);
+		mux_count(&mux->received);
+	bool replies = here && mux->config.loop != NULL && !mux->config.server;
 	bool paused = false;
-	size_t begin = *offset;
 	while (result == SVC_MUX_OK) {
 		/* Who does not read our answers gets no more of them. Only a
 		 * server stops reading: if both sides did, neither would ever
@@ -673,6 +597,13 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 			continue;
 		}
 		mux->need = FRAME_SIZE;
+		if (replies && mux->memo.flags != 0) {
+			result = mux_input_replies(mux, &rest);
+			if (result != SVC_MUX_OK)
+				break;
+			left = len - *offset;
+			at = data + *offset;
+		}
 		if (left < FRAME_SIZE)
 			break;
 		struct frame frame;
@@ -703,11 +634,11 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		mux->left = len - *offset;
 		mux->unchecked += mux->need;
 		mux->need = FRAME_SIZE;
-		count(&mux->frames);
+		mux_count(&mux->frames);
 		result = input_frame(mux, &frame, at + FRAME_SIZE, locked,
 		    here ? &rest : NULL, err);
 		if (result == SVC_MUX_OK && here && mux->share == HALF)
-			flush_half(mux, *offset - begin, len - *offset);
+			mux_burst_half(mux, &rest);
 	}
 	if (result == SVC_MUX_LOST) {
 		mux_batch = NULL;

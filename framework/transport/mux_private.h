@@ -6,9 +6,10 @@
  * Between mux.c (a connection and what is done to its streams from outside),
  * mux_stream.c (the table of streams and their callbacks), mux_send.c (messages
  * in pieces, and the credit that the peer gives), mux_burst.c (when messages
- * are written), mux_input.c (what the peer sends), mux_receive.c (messages that
- * come in pieces, and the credit that we give) and mux_timer.c (the hello's
- * time, keepalive, idle time, lingering).
+ * are written), mux_open.c (streams that are opened here), mux_input.c (what
+ * the peer sends), mux_reply.c (the replies among it), mux_receive.c (messages
+ * that come in pieces, and the credit that we give) and mux_timer.c (the
+ * hello's time, keepalive, idle time, lingering).
  *
  * mux->lock guards the table of streams, their state and the output; no
  * callback runs under it. What belongs to the reader (greeted, skip, need) is
@@ -30,6 +31,7 @@
 #include <svc/mux.h>
 
 #define SHARE 64 /* frames of one connection, then its loop looks at others */
+#define HALF (SHARE / 2)
 #define BACKLOG (1u << 20) /* more than this waiting: senders get AGAIN */
 #define ENOUGH (1u << 17)  /* pieces are added up to here */
 #define FIRST_WINDOW (512u << 10) /* of a stream, if stream_window is more */
@@ -127,10 +129,11 @@ struct svc_mux_stream {
  * there goes out in one write at the end. */
 extern SVC_THREAD_LOCAL struct svc_mux *mux_batch;
 
+/* The calling thread: the address of what each has for itself. */
 static inline uintptr_t
 mux_self(void)
 {
-	return (uintptr_t)pthread_self();
+	return (uintptr_t)&mux_batch;
 }
 
 static inline struct svc_mux_stream *
@@ -168,10 +171,36 @@ mux_try_run(struct svc_mux_stream *stream)
 	return true;
 }
 
+/* What svc_mux_input was given. */
+struct mux_input {
+	const uint8_t *data;
+	size_t len;
+	size_t begin;
+	size_t *offset; /* behind the frame at hand */
+};
+
+/* Whether this thread runs the connection's loop; within svc_mux_input. */
+static inline bool
+mux_on_loop(const struct svc_mux *mux)
+{
+	return mux_batch == mux && mux->config.loop != NULL;
+}
+
+/* For the timer, which only compares it. */
+static inline void
+mux_count(uint32_t *number)
+{
+	__atomic_store_n(number, *number + 1, __ATOMIC_RELAXED);
+}
+
 /* --------------------------------------------------------------- mux_stream.c
  */
 struct svc_mux_stream *mux_find(struct svc_mux *mux, uint32_t id);
 svc_err mux_list(struct svc_mux *mux, struct svc_mux_stream *stream);
+/* What points to it in the table; *place is NULL when it is not there. There is
+ * a table. */
+struct svc_mux_stream **mux_place(struct svc_mux *mux, uint32_t id);
+void mux_unlist_at(struct svc_mux *mux, struct svc_mux_stream **place);
 /* Nothing happens when it is not in the table. */
 void mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream);
 /* Takes it out of the table and all lists, with what is under way. */
@@ -190,7 +219,7 @@ void mux_adopt(struct svc_mux *mux, struct svc_mux_stream *stream);
 /* On the loop, outside callbacks: what a callback that lost the loop has left
  * there. */
 void mux_adopt_left(struct svc_mux *mux);
-/* On the loop: frees the streams in `returned`. */
+/* On the loop: frees the streams in `returned`, of which nothing is left. */
 void mux_take_back(struct svc_mux *mux);
 /* Streams that are kept for further use. With or without the lock, by whoever
  * is alone with it. */
@@ -209,7 +238,8 @@ void mux_end_later(struct svc_mux_stream *stream, svc_err code, bool not_run,
 svc_mux_result mux_deliver_part(
     struct svc_mux_stream *stream, const struct svc_part *part, bool accept);
 svc_mux_result mux_deliver_closed(struct svc_mux_stream *stream);
-/* On the loop: the last part of a stream that is listed no more. */
+/* On the loop: the last part of a stream that is listed no more, nor anywhere
+ * else. */
 svc_mux_result mux_deliver_last(
     struct svc_mux_stream *stream, const struct svc_part *part);
 /* The last part of a stream that is listed no more and done, on the thread that
@@ -253,6 +283,34 @@ SVC_COLD void mux_fail(struct svc_mux *mux, svc_err code, const char *text);
  * stream was forgotten the connection may be gone. */
 void mux_unlock_and_flush(struct svc_mux *mux);
 
+/* The part to the output if it can go in one frame and `at_once`, else to what
+ * is pending. */
+svc_err mux_give_part(struct svc_mux_stream *stream,
+    const struct svc_part *part, bool at_once, struct svc_error *err);
+
+/* ----------------------------------------------------------------- mux_open.c
+ */
+/* Errors: SVC_E_EXHAUSTED, when the message is too large for one of us. */
+svc_err mux_check_size(const struct svc_mux *mux, const struct svc_part *part,
+    struct svc_error *err);
+
+/* ---------------------------------------------------------------- mux_reply.c
+ */
+/* Whether the frame is a whole reply to a whole request that nothing is in the
+ * way of: nobody else is going to deliver anything of the stream, since it came
+ * on the loop and nobody waits for it, or on the thread that does. With the
+ * lock. */
+bool mux_is_reply(
+    const struct svc_mux_stream *stream, const struct frame *frame);
+/* Delivers it to the stream at this place of the table. Unlocks. */
+svc_mux_result mux_input_reply(struct svc_mux *mux,
+    struct svc_mux_stream **place, const struct frame *frame,
+    const struct svc_part *part);
+/* On a client's loop, without the lock: replies to calls that nobody waits for,
+ * each with the head of the one before. Leaves what is not like that where it
+ * is. */
+svc_mux_result mux_input_replies(struct svc_mux *mux, struct mux_input *in);
+
 /* ----------------------------------------------------------------- mux_send.c
  */
 /* Whether a frame with these flags may be sent now. */
@@ -291,6 +349,8 @@ bool mux_burst_of_calls(struct svc_mux *mux);
 void mux_burst_written(struct svc_mux_stream *stream);
 /* The stream's sender is made to wait. */
 void mux_burst_waits(struct svc_mux_stream *stream);
+/* On the loop in the middle of its turn, without the lock. */
+void mux_burst_half(struct svc_mux *mux, const struct mux_input *in);
 void mux_burst_detach(struct svc_mux *mux);
 
 /* -------------------------------------------------------------- mux_receive.c

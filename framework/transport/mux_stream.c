@@ -9,8 +9,8 @@
 /* ------------------------------------------------------- the table of streams
  */
 
-static struct svc_mux_stream **
-find_place(struct svc_mux *mux, uint32_t id)
+struct svc_mux_stream **
+mux_place(struct svc_mux *mux, uint32_t id)
 {
 	struct svc_mux_stream **place =
 	    &mux->buckets[id & (mux->n_buckets - 1)];
@@ -22,7 +22,7 @@ find_place(struct svc_mux *mux, uint32_t id)
 struct svc_mux_stream *
 mux_find(struct svc_mux *mux, uint32_t id)
 {
-	return mux->n_buckets != 0 ? *find_place(mux, id) : NULL;
+	return mux->n_buckets != 0 ? *mux_place(mux, id) : NULL;
 }
 
 /* Room for one more; false when there is none at all. */
@@ -70,16 +70,21 @@ mux_list(struct svc_mux *mux, struct svc_mux_stream *stream)
 }
 
 void
-mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream)
+mux_unlist_at(struct svc_mux *mux, struct svc_mux_stream **place)
 {
-	if (!stream->listed)
-		return;
-	struct svc_mux_stream **place = find_place(mux, stream->id);
+	struct svc_mux_stream *stream = *place;
 	*place = stream->next;
 	stream->listed = false;
 	mux->n_streams--;
 	if (mux->closing && mux->n_streams == 0)
 		mux->close_due = true;
+}
+
+void
+mux_unlist(struct svc_mux *mux, struct svc_mux_stream *stream)
+{
+	if (stream->listed)
+		mux_unlist_at(mux, mux_place(mux, stream->id));
 }
 
 struct svc_mux_stream *
@@ -140,6 +145,14 @@ mux_free_spare(struct svc_mux *mux)
 	mux->handy = NULL;
 }
 
+static inline void
+no_longer_held(struct svc_mux *mux)
+{
+	MUX_SET(mux->n_held, mux->n_held - 1);
+	if (mux->n_held == 0)
+		mux->unref_due = true;
+}
+
 SVC_HOT void
 mux_forget(struct svc_mux_stream *stream)
 {
@@ -156,9 +169,7 @@ mux_forget(struct svc_mux_stream *stream)
 	if (stream->unconsumed > 0)
 		mux_consume(stream, stream->unconsumed);
 	mux_drop_window(stream);
-	MUX_SET(mux->n_held, mux->n_held - 1);
-	if (mux->n_held == 0)
-		mux->unref_due = true;
+	no_longer_held(mux);
 }
 
 SVC_HOT void
@@ -167,18 +178,8 @@ mux_take_back(struct svc_mux *mux)
 	while (mux->returned != NULL) {
 		struct svc_mux_stream *stream = mux->returned;
 		mux->returned = stream->next;
-		if (stream->unconsumed > 0 || stream->parts != NULL ||
-		    stream->due_node.list != NULL ||
-		    mux->n_spare >= MAX_SPARE || mux->n_held == 1) {
-			mux_forget(stream);
-			mux_stream_destroy(stream);
-			continue;
-		}
-		/* Nearly always it has nothing left. */
-		MUX_SET(mux->n_held, mux->n_held - 1);
-		stream->next = mux->spare;
-		mux->spare = stream;
-		mux->n_spare++;
+		no_longer_held(mux);
+		mux_stream_destroy(stream);
 	}
 }
 

@@ -112,14 +112,21 @@ SVC_API svc_err svc_selector_pick(struct svc_selector *selector,
     const struct svc_pick *pick, struct svc_target **ret_target,
     struct svc_error *err);
 
+/** What whoever picks the same service of the same selector again and again
+ * keeps, so that its name is looked up once. Zeroed, it knows nothing. */
+struct svc_pick_memo {
+	void *found;
+	uint64_t version;
+};
+
 /**
  * The same without any wish, if that takes no waiting and no thinking: all
  * nodes will do, and none has failed of late. Else NULL, and nothing has
  * happened. `key` is for strategies that hash; NULL: none.
- * Threads: any
+ * Threads: any; the memo is used by one at a time
  */
-SVC_API struct svc_target *svc_selector_pick_any(
-    struct svc_selector *selector, const char *service, const char *key);
+SVC_API struct svc_target *svc_selector_pick_any(struct svc_selector *selector,
+    const char *service, const char *key, struct svc_pick_memo *memo);
 
 typedef enum svc_outcome {
 	SVC_OUTCOME_OK,
