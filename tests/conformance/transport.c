@@ -223,7 +223,7 @@ blocking_handlers_stop_nobody(void **state)
 	(void)state;
 	enum { BLOCKED = 16, LEN = 700 };
 	struct server server;
-	static uint8_t data[BLOCKED][LEN];
+	static uint8_t data[BLOCKED][LEN], other_data[LEN];
 	static struct reply blocked[BLOCKED];
 	struct svc_stream_handle *streams[BLOCKED];
 	server_start(&server, setup, 0);
@@ -236,9 +236,9 @@ blocking_handlers_stop_nobody(void **state)
 		    server.ops->open(conn, &first, 0, &reply_events,
 			&blocked[i], &streams[i], NULL),
 		    SVC_OK);
-		call_echo(&server, conn, "x", 1);
+		call_echo(&server, conn, other_data, LEN);
 		gate_await(&server, i + 1);
-		call_echo(&server, conn, data[0], LEN);
+		call_echo(&server, conn, "x", 1);
 		call_echo(&server, other, "x", 1);
 	}
 	gate_open(&server);
