@@ -23,13 +23,15 @@
 #define DEFAULT_THREADS 256
 
 /* The monitor looks every TICK; after it took a loop over, when more such work
- * is likely, every FAST_TICK for a while. Handlers that say themselves that
- * they block need no faster looks. After QUIET ticks without work it parks. */
+ * is likely, every FAST_TICK for a while. Shorter ones find a handler little
+ * sooner and cost more: each takes a processor from a loop. Handlers that say
+ * themselves that they block need no faster looks. After QUIET ticks without
+ * work it parks. */
 #define TICK_NS 1000000
-#define FAST_TICK_NS 25000
+#define FAST_TICK_NS 40000
 #define SLACK_NS \
 	1000 /* of both; the system's own 50 us would double FAST_TICK */
-#define FAST_TICKS 800
+#define FAST_TICKS 500
 #define QUIET_TICKS 100
 
 /* A spare thread that was idle for so long ends. */
@@ -37,7 +39,7 @@
 
 /* One thread. While it has nothing to do it is in `idle`. */
 struct worker {
-	struct worker *next; /* in `idle` */
+	struct worker *next; /* in `idle` or `unused` */
 	struct svc_executor *executor;
 	pthread_t thread;
 	pthread_cond_t wake;
@@ -53,7 +55,8 @@ struct svc_executor {
 	/* The last to become idle is the first to work again, so that those
 	 * that are too many stay idle long enough to end. */
 	struct worker *idle;
-	struct worker *ended; /* to be joined by the next that ends */
+	struct worker *ended;  /* to be joined by the next that ends */
+	struct worker *unused; /* have no thread */
 	int n_idle;
 	int n_threads;
 	int max_threads;
@@ -87,25 +90,29 @@ find_idle(struct svc_executor *executor, int kept_free)
 		return executor->idle;
 	if (executor->n_threads + kept_free >= executor->max_threads)
 		return NULL;
-	struct worker *worker = svc_mem_calloc(1, sizeof(*worker));
-	if (worker == NULL)
-		return NULL;
-	worker->executor = executor;
-	svc_cond_init(&worker->wake);
-	if (svc_thread_start(
-		&worker->thread, "svc-run", worker_thread, worker) != SVC_OK) {
-		pthread_cond_destroy(&worker->wake);
-		svc_mem_free(worker);
-		return NULL;
+	struct worker *worker = executor->unused;
+	if (worker == NULL) {
+		worker = svc_mem_calloc(1, sizeof(*worker));
+		if (worker == NULL)
+			return NULL;
+		worker->executor = executor;
+		svc_cond_init(&worker->wake);
+		executor->unused = worker;
 	}
+	if (svc_thread_start(
+		&worker->thread, "svc-run", worker_thread, worker) != SVC_OK)
+		return NULL;
+	executor->unused = worker->next;
+	worker->next = NULL;
 	executor->n_threads++;
 	executor->n_idle++;
 	executor->idle = worker;
 	return worker;
 }
 
-/* Gives the thread at the top of `idle` something to do. */
-static void
+/* Gives the thread at the top of `idle` something to do. The caller wakes it
+ * when it has left the mutex, for which the thread would have to wait else. */
+static struct worker *
 give(struct svc_executor *executor, struct svc_loop *loop,
     void (*job)(void *arg), void *arg)
 {
@@ -116,7 +123,15 @@ give(struct svc_executor *executor, struct svc_loop *loop,
 	worker->job = job;
 	worker->arg = arg;
 	worker->busy = true;
-	pthread_cond_signal(&worker->wake);
+	return worker;
+}
+
+/* Also when it has been at work since: its memory stays. */
+static void
+wake(struct worker *worker)
+{
+	if (worker != NULL)
+		pthread_cond_signal(&worker->wake);
 }
 
 /* Waits for something to do; false when it is time to end. */
@@ -138,14 +153,18 @@ await(struct svc_executor *executor, struct worker *worker)
 	return false;
 }
 
+/* Whoever gave it something may be about to wake it still, so its memory stays
+ * as long as the executor. */
 static void
-join(struct worker *ended)
+join(struct svc_executor *executor, struct worker *ended)
 {
 	if (ended == NULL)
 		return;
 	svc_thread_join(ended->thread);
-	pthread_cond_destroy(&ended->wake);
-	svc_mem_free(ended);
+	pthread_mutex_lock(&executor->mutex);
+	ended->next = executor->unused;
+	executor->unused = ended;
+	pthread_mutex_unlock(&executor->mutex);
 }
 
 static SVC_HOT void *
@@ -176,7 +195,7 @@ worker_thread(void *arg)
 	if (--executor->n_threads == 0)
 		pthread_cond_signal(&executor->none_left);
 	pthread_mutex_unlock(&executor->mutex);
-	join(before);
+	join(executor, before);
 	return NULL;
 }
 
@@ -266,7 +285,7 @@ svc_executor_destroy(struct svc_executor *executor)
 	while (executor->n_threads > 0)
 		pthread_cond_wait(&executor->none_left, &executor->mutex);
 	pthread_mutex_unlock(&executor->mutex);
-	join(executor->ended);
+	join(executor, executor->ended);
 	if (executor->has_monitor) {
 		atomic_store(&executor->monitor_stop, true);
 		unpark(executor);
@@ -274,6 +293,12 @@ svc_executor_destroy(struct svc_executor *executor)
 	}
 	for (int i = 0; i < executor->n_loops; i++)
 		svc_loop_destroy(executor->loops[i]);
+	while (executor->unused != NULL) {
+		struct worker *worker = executor->unused;
+		executor->unused = worker->next;
+		pthread_cond_destroy(&worker->wake);
+		svc_mem_free(worker);
+	}
 	pthread_cond_destroy(&executor->none_left);
 	pthread_mutex_destroy(&executor->mutex);
 	svc_mem_free(executor);
@@ -282,16 +307,18 @@ svc_executor_destroy(struct svc_executor *executor)
 static bool
 start_loop(struct svc_executor *executor, int i)
 {
+	struct worker *given = NULL;
 	pthread_mutex_lock(&executor->mutex);
 	bool started = atomic_load(&executor->started[i]);
 	if (!started && !executor->stopping &&
 	    find_idle(executor, executor->unstarted - 1) != NULL) {
-		give(executor, executor->loops[i], NULL, NULL);
+		given = give(executor, executor->loops[i], NULL, NULL);
 		executor->unstarted--;
 		started = true;
 		atomic_store(&executor->started[i], true);
 	}
 	pthread_mutex_unlock(&executor->mutex);
+	wake(given);
 	return started;
 }
 
@@ -317,6 +344,7 @@ svc_executor_run(
     struct svc_executor *executor, void (*job)(void *arg), void *arg)
 {
 	svc_err rc = SVC_OK;
+	struct worker *given = NULL;
 	pthread_mutex_lock(&executor->mutex);
 	if (executor->stopping) {
 		rc = SVC_E_CLOSED;
@@ -324,9 +352,10 @@ svc_executor_run(
 		rc = SVC_E_EXHAUSTED;
 	} else {
 		atomic_fetch_add(&executor->off_loop, 1);
-		give(executor, NULL, job, arg);
+		given = give(executor, NULL, job, arg);
 	}
 	pthread_mutex_unlock(&executor->mutex);
+	wake(given);
 	return rc;
 }
 
@@ -334,15 +363,17 @@ bool
 svc_executor_take_over(
     struct svc_executor *executor, struct svc_loop *loop, uint64_t token)
 {
+	struct worker *given = NULL;
 	pthread_mutex_lock(&executor->mutex);
 	bool taken = !executor->stopping &&
 		     find_idle(executor, executor->unstarted) != NULL &&
 		     svc_loop_disown(loop, token);
 	if (taken) {
 		atomic_fetch_add(&executor->off_loop, 1);
-		give(executor, loop, NULL, NULL);
+		given = give(executor, loop, NULL, NULL);
 	}
 	pthread_mutex_unlock(&executor->mutex);
+	wake(given);
 	if (taken)
 		atomic_fetch_add_explicit(
 		    &executor->takeovers, 1, memory_order_relaxed);
@@ -451,6 +482,15 @@ is_stuck(const struct svc_loop *loop, const struct look *before, int tick_ns)
 	       thread_cpu_ns(thread) - before->cpu_ns >= tick_ns / 2;
 }
 
+/* Handlers that sleep come in crowds: while they do, one look that finds a
+ * handler asleep is enough. It still has time to return until its loop is
+ * taken, and has lost it then for no more than a take-over costs. */
+static bool
+is_asleep(const struct svc_loop *loop)
+{
+	return !is_runnable(svc_loop_thread(loop));
+}
+
 /* The tokens need no time stamps: a call that began in between has another one.
  */
 static void *
@@ -470,8 +510,10 @@ monitor_thread(void *arg)
 			uint64_t token = svc_loop_token(loop);
 			bool same = token == seen[i].token;
 			bool in_handler = (token & 1) != 0;
-			if (same && in_handler &&
-			    is_stuck(loop, &seen[i], tick_ns) &&
+			bool stuck = in_handler &&
+				     (same ? is_stuck(loop, &seen[i], tick_ns)
+					   : fast > 0 && is_asleep(loop));
+			if (stuck &&
 			    svc_executor_take_over(executor, loop, token))
 				fast = FAST_TICKS;
 			if (!same && in_handler)

@@ -205,41 +205,48 @@ many_threads_on_one_connection(void **state)
 }
 
 static void
-call_echo(struct server *server, void *conn)
+call_echo(struct server *server, void *conn, const void *data, size_t len)
 {
 	struct reply reply;
 	reply_init(&reply);
-	svc_err rc = call_and_wait(server->ops, conn, "echo", "x", 1, &reply);
+	svc_err rc =
+	    call_and_wait(server->ops, conn, "echo", data, len, &reply);
 	if (rc != SVC_OK)
 		fail_msg("error %d: %s", (int)rc, reply.text);
 	reply_fini(&reply);
 }
 
+/* And each finds its request as it came, though others are read meanwhile. */
 static void
 blocking_handlers_stop_nobody(void **state)
 {
 	(void)state;
-	enum { BLOCKED = 16 };
+	enum { BLOCKED = 16, LEN = 700 };
 	struct server server;
+	static uint8_t data[BLOCKED][LEN], other_data[LEN];
 	static struct reply blocked[BLOCKED];
 	struct svc_stream_handle *streams[BLOCKED];
 	server_start(&server, setup, 0);
 	void *conn = server_dial(&server), *other = server_dial(&server);
 	for (int i = 0; i < BLOCKED; i++) {
-		struct svc_part first = request_to("block", "b", 1);
+		memset(data[i], 'a' + i, LEN);
+		struct svc_part first = request_to("block", data[i], LEN);
 		reply_init(&blocked[i]);
 		assert_int_equal(
 		    server.ops->open(conn, &first, 0, &reply_events,
 			&blocked[i], &streams[i], NULL),
 		    SVC_OK);
+		call_echo(&server, conn, other_data, LEN);
 		gate_await(&server, i + 1);
-		call_echo(&server, conn);
-		call_echo(&server, other);
+		call_echo(&server, conn, "x", 1);
+		call_echo(&server, other, "x", 1);
 	}
 	gate_open(&server);
 	for (int i = 0; i < BLOCKED; i++) {
 		reply_await(&blocked[i]);
 		assert_int_equal(blocked[i].code, SVC_OK);
+		assert_int_equal(blocked[i].body.len, LEN);
+		assert_memory_equal(blocked[i].body.data, data[i], LEN);
 		server.ops->release(streams[i], SVC_E_CANCELLED);
 		reply_fini(&blocked[i]);
 	}

@@ -196,7 +196,10 @@ make_room(struct conn *conn)
 	struct block *block = conn->block;
 	size_t left = block != NULL ? block->len - conn->offset : 0;
 	size_t need = svc_mux_need(&conn->mux);
-	if (block != NULL && left == 0) {
+	/* With a handler that has lost the loop. */
+	bool shared = block != NULL &&
+		      __atomic_load_n(&block->refs, __ATOMIC_ACQUIRE) > 1;
+	if (block != NULL && left == 0 && !shared) {
 		block->len = 0;
 		conn->offset = 0;
 	}
@@ -207,9 +210,7 @@ make_room(struct conn *conn)
 		left > block->cap / 4))
 		return true;
 	if (block != NULL && block->cap >= need && left < block->cap &&
-	    block->cap >= conn->block_size &&
-	    __atomic_load_n(&block->refs, __ATOMIC_ACQUIRE) == 1) {
-		/* Nobody handles bytes of it. */
+	    block->cap >= conn->block_size && !shared) {
 		memmove(block->data, block->data + conn->offset, left);
 		block->len = left;
 		conn->offset = 0;
@@ -344,31 +345,6 @@ read_on_loop(struct conn *conn)
 	if (conn_more(conn))
 		conn_kick(conn);
 	return true;
-}
-
-/* After a take-over: the former owner still uses the block. */
-static void
-leave_block(struct conn *conn)
-{
-	struct block *block = conn->block;
-	if (block == NULL)
-		return;
-	size_t left = block->len - conn->offset;
-	struct block *fresh = NULL;
-	if (left > 0) {
-		fresh = svc_mem_alloc(sizeof(*fresh) + left);
-		if (fresh == NULL) {
-			svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
-		} else {
-			fresh->refs = 1;
-			fresh->cap = left;
-			fresh->len = left;
-			memcpy(fresh->data, block->data + conn->offset, left);
-		}
-	}
-	conn->block = fresh;
-	conn->offset = 0;
-	block_unref(block);
 }
 
 /* ------------------------------------------------------------------- the loop
@@ -572,10 +548,8 @@ conn_ready(struct svc_source *source, unsigned events)
 	bool aborted = conn->aborted;
 	unlock(conn);
 
-	if (resume) {
-		leave_block(conn);
+	if (resume)
 		conn_flush(&conn->mux);
-	}
 	if (aborted && !conn->finished && !svc_mux_linger(&conn->mux))
 		svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
 	if (shaking && !aborted)

@@ -11,8 +11,9 @@
 
 #include <svc/busy_poll.h>
 
-/* Bytes being handled. The connection holds one reference, and so does the
- * thread that handles them, which may lose the loop meanwhile. */
+/* Bytes being handled. The connection holds one reference, and so does each
+ * thread that handles some of them. One that has lost the loop meanwhile still
+ * reads what it was given: then they are only added to. */
 struct block {
 	int refs;
 	size_t cap, len;
