@@ -3,8 +3,6 @@
 #include "conn.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -163,25 +161,16 @@ conn_start(struct conn *conn)
 	svc_mux_unref(&conn->mux); /* the loop's is left */
 }
 
+/* Goes on with a socket that is connected or about to be, or, without one, with
+ * the reason why not. */
 static void
-conn_connect(
-    struct conn *conn, const struct sockaddr_storage *address, socklen_t len)
+conn_use(struct conn *conn, int fd, int sys)
 {
 	char text[320];
-	int on = 1;
-	int fd = socket(
-	    address->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd >= 0)
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	if (fd < 0 ||
-	    (connect(fd, (const struct sockaddr *)address, len) != 0 &&
-		errno != EINPROGRESS)) {
+	if (fd < 0) {
 		snprintf(text, sizeof(text), "cannot connect to %s: %s",
-		    conn->address, strerror(errno));
+		    conn->address, strerror(sys));
 		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
-		if (fd >= 0)
-			close(fd);
-		fd = -1;
 	}
 	conn->source.fd = fd;
 	conn_attach(conn);
@@ -192,13 +181,15 @@ static void
 resolve_and_connect(void *arg)
 {
 	struct conn *conn = arg;
-	struct sockaddr_storage address;
-	socklen_t len = 0;
+	struct addrinfo *found = NULL;
 	struct svc_error err = {0};
-	svc_err rc =
-	    tcp_resolve(conn->address, false, false, &address, &len, &err);
-	if (rc == SVC_OK) {
-		conn_connect(conn, &address, len);
+	int64_t deadline_at_ms = svc_deadline(conn->mux.config.hello_ms);
+	if (tcp_look_up(conn->address, false, false, &found, &err) == SVC_OK) {
+		int sys = 0;
+		int fd = tcp_connect_any(
+		    found, deadline_at_ms, &conn->aborted, &sys);
+		freeaddrinfo(found);
+		conn_use(conn, fd, sys);
 	} else {
 		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, err.text);
 		conn_attach(conn);
@@ -210,26 +201,32 @@ svc_err
 conn_dial(struct tcp *tcp, const char *address, int64_t timeout_ms,
     struct conn **ret_conn, struct svc_error *err)
 {
-	struct sockaddr_storage where;
-	socklen_t len;
-	svc_err rc = tcp_resolve(address, false, true, &where, &len, err);
+	struct addrinfo *found = NULL; /* of a name: later */
+	svc_err rc = tcp_look_up(address, false, true, &found, err);
 	if (rc != SVC_OK && rc != SVC_E_AGAIN)
 		return rc;
-	bool is_name = rc == SVC_E_AGAIN;
 	char host[256];
 	uint16_t port;
+	struct conn *conn = NULL;
 	rc = svc_address_split(address, host, sizeof(host), &port, err);
-	if (rc != SVC_OK)
-		return rc;
-	struct conn *conn = conn_create(tcp, NULL, -1,
-	    timeout_ms > 0 ? timeout_ms : 5000, NULL, NULL, address, host);
-	if (conn == NULL)
-		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	if (rc == SVC_OK)
+		conn = conn_create(tcp, NULL, -1,
+		    timeout_ms > 0 ? timeout_ms : 5000, NULL, NULL, address,
+		    host);
+	if (conn == NULL) {
+		if (found != NULL)
+			freeaddrinfo(found);
+		return rc != SVC_OK
+			   ? rc
+			   : svc_error_set(err, SVC_E_NOMEM, "out of memory");
+	}
 	snprintf(conn->address, sizeof(conn->address), "%s", address);
 	conn->connecting = true;
 	conn->mux.flushing = true; /* until it is connected */
-	if (!is_name) {
-		conn_connect(conn, &where, len);
+	if (found != NULL) {
+		int fd = tcp_connect(found);
+		conn_use(conn, fd, fd < 0 ? errno : 0);
+		freeaddrinfo(found);
 	} else {
 		svc_mux_ref(&conn->mux);
 		rc = svc_executor_run(

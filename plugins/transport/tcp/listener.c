@@ -163,11 +163,14 @@ static svc_err
 bind_socket(const char *address, int *ret_fd,
     struct sockaddr_storage *ret_bound, struct svc_error *err)
 {
-	struct sockaddr_storage where;
-	socklen_t len;
-	svc_err rc = tcp_resolve(address, true, false, &where, &len, err);
+	struct addrinfo *found;
+	svc_err rc = tcp_look_up(address, true, false, &found, err);
 	if (rc != SVC_OK)
 		return rc;
+	struct sockaddr_storage where;
+	socklen_t len = found->ai_addrlen;
+	memcpy(&where, found->ai_addr, len);
+	freeaddrinfo(found);
 	int fd = socket(
 	    where.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0 && errno == EAFNOSUPPORT && where.ss_family == AF_INET6) {

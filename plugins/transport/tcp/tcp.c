@@ -9,9 +9,8 @@
 #include <string.h>
 
 svc_err
-tcp_resolve(const char *address, bool passive, bool numeric_only,
-    struct sockaddr_storage *ret_address, socklen_t *ret_len,
-    struct svc_error *err)
+tcp_look_up(const char *address, bool passive, bool numeric_only,
+    struct addrinfo **ret_found, struct svc_error *err)
 {
 	char host[256], port[8];
 	uint16_t number;
@@ -24,32 +23,22 @@ tcp_resolve(const char *address, bool passive, bool numeric_only,
 		    "address \"%s\" cannot be called: it needs a host and a "
 		    "port above 0",
 		    address);
-	if (host[0] == 0) { /* every interface, both families */
-		struct sockaddr_in6 *any = (struct sockaddr_in6 *)ret_address;
-		memset(ret_address, 0, sizeof(*ret_address));
-		any->sin6_family = AF_INET6;
-		any->sin6_addr = in6addr_any;
-		any->sin6_port = htons(number);
-		*ret_len = sizeof(*any);
-		return SVC_OK;
-	}
 	snprintf(port, sizeof(port), "%u", number);
+	/* No host is every interface, by IPv6, whose sockets take both. */
 	struct addrinfo hints = {
+	    .ai_family = host[0] == 0 ? AF_INET6 : AF_UNSPEC,
 	    .ai_socktype = SOCK_STREAM,
 	    .ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0) |
 			(numeric_only ? AI_NUMERICHOST : 0),
 	};
-	struct addrinfo *found = NULL;
-	int sys = getaddrinfo(host, port, &hints, &found);
+	int sys =
+	    getaddrinfo(host[0] != 0 ? host : NULL, port, &hints, ret_found);
 	if (sys == EAI_NONAME && numeric_only)
 		return SVC_E_AGAIN;
 	if (sys != 0)
 		return svc_error_set(err, SVC_E_UNAVAILABLE,
 		    "host of address \"%s\" cannot be resolved: %s", address,
 		    gai_strerror(sys));
-	memcpy(ret_address, found->ai_addr, found->ai_addrlen);
-	*ret_len = found->ai_addrlen;
-	freeaddrinfo(found);
 	return SVC_OK;
 }
 

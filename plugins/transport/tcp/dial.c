@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A name may have many addresses, and some of them may not answer: the next one
+ * is tried beside those that have not answered yet. */
+#include "tcp.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <unistd.h>
+
+#define MOST 8     /* addresses of a name that are tried */
+#define NAP_MS 100 /* it looks this often whether it is given up */
+
+struct tries {
+	struct pollfd fds[MOST];
+	int n; /* under way */
+	int sys;
+	const struct addrinfo *next; /* NULL: all were begun */
+	int left;                    /* of MOST */
+};
+
+int
+tcp_connect(const struct addrinfo *to)
+{
+	int on = 1;
+	int fd = socket(
+	    to->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -1;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	if (connect(fd, to->ai_addr, to->ai_addrlen) == 0 ||
+	    errno == EINPROGRESS)
+		return fd;
+	int sys = errno;
+	close(fd);
+	errno = sys;
+	return -1;
+}
+
+/* Begins with the next address that can be begun with. */
+static void
+begin_next(struct tries *tries)
+{
+	int before = tries->n;
+	while (tries->next != NULL && tries->n == before) {
+		int fd = tcp_connect(tries->next);
+		if (fd >= 0)
+			tries->fds[tries->n++] =
+			    (struct pollfd){.fd = fd, .events = POLLOUT};
+		else
+			tries->sys = errno;
+		tries->next = --tries->left > 0 ? tries->next->ai_next : NULL;
+	}
+}
+
+/* The first that is connected, taken out; those that failed are closed. */
+static int
+take_connected(struct tries *tries)
+{
+	int connected = -1, kept = 0;
+	for (int i = 0; i < tries->n; i++) {
+		struct pollfd one = tries->fds[i];
+		int sys = 0;
+		socklen_t len = sizeof(sys);
+		if (one.revents != 0)
+			getsockopt(one.fd, SOL_SOCKET, SO_ERROR, &sys, &len);
+		if (sys != 0) {
+			tries->sys = sys;
+			close(one.fd);
+		} else if (one.revents != 0 && connected < 0) {
+			connected = one.fd;
+		} else {
+			tries->fds[kept++] = one;
+		}
+	}
+	tries->n = kept;
+	return connected;
+}
+
+int
+tcp_connect_any(const struct addrinfo *found, int64_t deadline_at_ms,
+    const bool *given_up, int *ret_sys)
+{
+	struct tries tries = {.next = found, .left = MOST};
+	int64_t next_at_ms = svc_now_ms();
+	int fd = -1;
+	for (;;) {
+		if (tries.n == 0 || svc_remaining(next_at_ms) == 0) {
+			begin_next(&tries);
+			next_at_ms = svc_deadline(TCP_STAGGER_MS);
+		}
+		if (tries.n == 0)
+			break;
+		if (svc_remaining(deadline_at_ms) == 0)
+			tries.sys = ETIMEDOUT;
+		else if (__atomic_load_n(given_up, __ATOMIC_RELAXED))
+			tries.sys = ECANCELED;
+		else if (poll(tries.fds, (nfds_t)tries.n, NAP_MS) <= 0 ||
+			 (fd = take_connected(&tries)) < 0)
+			continue;
+		break;
+	}
+	for (int i = 0; i < tries.n; i++)
+		close(tries.fds[i].fd);
+	*ret_sys = tries.sys;
+	return fd;
+}
