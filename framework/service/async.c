@@ -203,12 +203,16 @@ describe(struct svc_async_call *call, svc_err code)
 		*call->at.plan.detail = *err;
 }
 
-/* As a call that rests has its reply and err: `answer` relies on it. */
 static void
 forget_reply(struct svc_async_call *call)
 {
 	svc_reply_fini(&call->reply);
 	svc_reply_init(&call->reply, &call->err);
+}
+
+static inline void
+forget_error(struct svc_async_call *call)
+{
 	call->err.code = SVC_OK;
 	call->err.sys = 0;
 	call->err.text[0] = '\0';
@@ -234,6 +238,7 @@ tell(struct svc_async_call *call, svc_err code)
 	struct svc_message rsp = svc_reply_message(&call->reply);
 	call->done(code, &rsp, err, call->arg);
 	forget_reply(call);
+	forget_error(call);
 }
 
 static void
@@ -465,10 +470,7 @@ on_part(struct svc_stream_handle *stream, const struct svc_part *part)
 	svc_target_done(call->at.target, SVC_OUTCOME_OK);
 	call->at.target = NULL;
 	stream->ops->release(stream, SVC_E_CANCELLED);
-	/* What a try before it may have left. */
-	call->err.code = SVC_OK;
-	call->err.sys = 0;
-	call->err.text[0] = '\0';
+	forget_error(call); /* of a try before */
 	call->done(SVC_OK, &rsp, &call->err, call->arg);
 	finish(call, STEP_RELEASE, busy);
 }

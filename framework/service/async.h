@@ -77,6 +77,8 @@ struct svc_async_call {
 	/* The call before had neither options nor headers, so `at` can serve
 	 * another one to the same endpoint; see svc_attempts_begin_again. */
 	bool plain;
+	/* These two are empty when the call begins: whoever tells its end
+	 * leaves them so. */
 	struct svc_reply reply;
 	struct svc_error err;
 	struct svc_attempts at;

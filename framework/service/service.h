@@ -12,9 +12,13 @@
 #include <stdint.h>
 
 /* A function that its few callers take in whole, in a build that is optimised
- * as one: for a step of each call whose arguments would cost as much as it
- * does. It is defined with this after its declaration. */
+ * as one (by gcc): for a step of each call whose arguments would cost as much
+ * as it does. It is defined with this after its declaration. */
+#if defined(__GNUC__) && !defined(__clang__)
 #define SVC_TAKEN_IN inline __attribute__((__always_inline__))
+#else
+#define SVC_TAKEN_IN SVC_HOT
+#endif
 
 /* ---------------------------------------------------------------- options */
 

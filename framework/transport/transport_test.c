@@ -232,6 +232,11 @@ packed_requests_are_sent_the_same(void **state)
 		service[0] = 's', endpoint[0] = 'S', data[0] = '{';
 		assert_int_equal(packed.len, plain.len);
 		assert_memory_equal(packed.data, plain.data, plain.len);
+		if (i < 2) { /* without headers: as it lies */
+			memset(packed.data, 0, packed.len);
+			part_put_packed(packed.data, 7, &own);
+			assert_memory_equal(packed.data, plain.data, plain.len);
+		}
 	}
 	svc_buf_fini(&plain);
 	svc_buf_fini(&packed);
@@ -298,6 +303,17 @@ known_heads_are_read_the_same(void **state)
 		    SVC_OK);
 		assert_int_equal(back.status, part.status);
 		assert_string_equal(back.status_text, "so");
+		struct svc_part known = PART_NONE;
+		assert_int_equal(part_decode_known(&memo, &frame,
+				     out.data + FRAME_SIZE, &known),
+		    i == 0);
+		if (i == 0) {
+			assert_int_equal(known.flags, back.flags);
+			assert_ptr_equal(known.status_text, back.status_text);
+			assert_ptr_equal(known.data, back.data);
+			assert_int_equal(known.len, back.len);
+			assert_null(known.content_type);
+		}
 		assert_null(back.content_type);
 	}
 	svc_buf_fini(&out);
