@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* A look that finds nothing costs what four save that find something. */
+/* A look that finds nothing, or too little, costs what four save. */
 #define SCORE_MAX 32
 #define SCORE_TRIAL 12
 #define SCORE_MISS 4
@@ -64,14 +64,25 @@ svc_busy_poll_begin(
 	return poll->looks ? now_us + limit_us : now_us;
 }
 
+/* At the end of a wait: whether more would have come together in a longer one,
+ * and there is too much work to wait for each. */
+static bool
+gathers(struct svc_busy_poll *poll, bool crowd, int64_t now_us)
+{
+	int64_t worked_us = poll->began_us - poll->ended_us;
+	poll->ended_us = now_us;
+	return crowd && now_us - poll->began_us < worked_us;
+}
+
 SVC_HOT void
-svc_busy_poll_looked(struct svc_busy_poll *poll, bool come, int64_t now_us)
+svc_busy_poll_looked(
+    struct svc_busy_poll *poll, bool come, bool crowd, int64_t now_us)
 {
 	if (!poll->looks)
 		return;
 	if (poll->adds)
 		atomic_fetch_sub(&busy, 1);
-	if (come) {
+	if (come && !gathers(poll, crowd, now_us)) {
 		if (poll->score < SCORE_MAX)
 			poll->score++;
 		else
@@ -90,9 +101,10 @@ svc_busy_poll_looked(struct svc_busy_poll *poll, bool come, int64_t now_us)
 }
 
 SVC_HOT void
-svc_busy_poll_slept(struct svc_busy_poll *poll, bool come, int64_t now_us)
+svc_busy_poll_slept(
+    struct svc_busy_poll *poll, bool come, bool crowd, int64_t now_us)
 {
-	if (poll->score > 0 || !come ||
+	if (gathers(poll, crowd, now_us) || poll->score > 0 || !come ||
 	    now_us - poll->began_us > SHORT * poll->limit_us)
 		return;
 	if (poll->to_begin > 0)

@@ -15,6 +15,7 @@ enum { LIMIT = 20 };
 struct place {
 	struct svc_busy_poll poll;
 	int64_t now_us;
+	bool crowd;
 	int looks, misses;
 };
 
@@ -29,10 +30,11 @@ wait_for(struct place *place, int64_t after_us, bool come)
 	place->looks += looks;
 	place->misses += looks && !found;
 	place->now_us += after_us;
-	svc_busy_poll_looked(
-	    &place->poll, found, found ? place->now_us : until_us);
+	svc_busy_poll_looked(&place->poll, found, found && place->crowd,
+	    found ? place->now_us : until_us);
 	if (!found)
-		svc_busy_poll_slept(&place->poll, come, place->now_us);
+		svc_busy_poll_slept(
+		    &place->poll, come, place->crowd, place->now_us);
 }
 
 static void
@@ -41,6 +43,16 @@ wait_often(struct place *place, int times, int64_t after_us)
 	place->looks = place->misses = 0;
 	for (int i = 0; i < times; i++)
 		wait_for(place, after_us, true);
+}
+
+/* Waits between which it works. */
+static void
+wait_and_work(struct place *place, int times, int64_t after_us, int64_t work_us)
+{
+	for (int i = 0; i < times; i++) {
+		wait_for(place, after_us, true);
+		place->now_us += work_us;
+	}
 }
 
 static int
@@ -116,6 +128,30 @@ two_that_wait_by_turns_begin_together(void **state)
 	assert_int_equal(one->looks + other.looks, 200);
 }
 
+static void
+who_works_for_many_by_turns_sleeps(void **state)
+{
+	struct place *place = *state;
+	wait_and_work(place, 100, 2, 6);
+	assert_in_range(place->looks, 90, 100);
+	place->crowd = true;
+	wait_and_work(place, 10, 2, 6);
+	place->looks = 0;
+	wait_and_work(place, 1000, 2, 6);
+	assert_int_equal(place->looks, 0);
+	/* With time to spare it serves each as soon as it can. */
+	wait_and_work(place, 100, 6, 2);
+	place->looks = 0;
+	wait_and_work(place, 100, 6, 2);
+	assert_int_equal(place->looks, 100);
+	/* And where there is but one to wait for. */
+	wait_and_work(place, 100, 2, 6);
+	place->looks = 0;
+	place->crowd = false;
+	wait_and_work(place, 200, 2, 6);
+	assert_in_range(place->looks, 100, 200);
+}
+
 /* A timer's end, or a look at the clock, is nothing to wait for. */
 static void
 what_did_not_come_is_not_hoped_for(void **state)
@@ -138,7 +174,7 @@ a_limit_of_0_and_a_manual_clock_never_look(void **state)
 	svc_clock_real();
 	assert_int_equal(
 	    svc_busy_poll_begin(&place->poll, LIMIT, 50), 50 + LIMIT);
-	svc_busy_poll_looked(&place->poll, true, 51);
+	svc_busy_poll_looked(&place->poll, true, false, 51);
 }
 
 static void
@@ -155,7 +191,7 @@ half_of_the_processors_are_left_to_others(void **state)
 	}
 	assert_int_equal(looks, svc_thread_processors() / 2);
 	for (int i = 0; i < MANY; i++)
-		svc_busy_poll_looked(&polls[i], true, 51);
+		svc_busy_poll_looked(&polls[i], true, false, 51);
 	wait_often(one, 10, 5);
 	assert_int_equal(one->looks, looks > 0 ? 10 : 0);
 }
@@ -219,6 +255,7 @@ main(void)
 	    TEST(long_waits_are_slept_through),
 	    TEST(who_is_wrong_tries_more_rarely),
 	    TEST(two_that_wait_by_turns_begin_together),
+	    TEST(who_works_for_many_by_turns_sleeps),
 	    TEST(what_did_not_come_is_not_hoped_for),
 	    TEST(a_limit_of_0_and_a_manual_clock_never_look),
 	    TEST(half_of_the_processors_are_left_to_others),

@@ -50,6 +50,7 @@ struct svc_loop {
 	struct epoll_event events[EVENTS];
 	int n_events, next_event;
 	struct svc_busy_poll poll;
+	const void *lone;          /* the only source of the wait before */
 	struct svc_timer **timers; /* a heap, from index 1 */
 	size_t n_timers, cap_timers;
 };
@@ -487,6 +488,15 @@ until_due(const struct svc_loop *loop, int64_t now_ms)
 	return at_ms - now_ms > 60000 ? 60000 : (int)(at_ms - now_ms);
 }
 
+/* Whether others than at the wait before have something. */
+static bool
+is_crowd(struct svc_loop *loop, int n)
+{
+	const void *before = loop->lone;
+	loop->lone = n == 1 ? loop->events[0].data.ptr : NULL;
+	return n > 1 || (n == 1 && loop->lone != before);
+}
+
 static void
 wait_for_events(struct svc_loop *loop)
 {
@@ -507,11 +517,13 @@ wait_for_events(struct svc_loop *loop)
 			come = n > 0 || has_posts(loop);
 			now_us = svc_now_us();
 		}
-		svc_busy_poll_looked(&loop->poll, come, now_us);
+		svc_busy_poll_looked(
+		    &loop->poll, come, come && is_crowd(loop, n), now_us);
 		if (!come) {
 			n = sleep_for_events(loop, timeout);
 			now_us = svc_now_us();
-			svc_busy_poll_slept(&loop->poll, n > 0, now_us);
+			svc_busy_poll_slept(
+			    &loop->poll, n > 0, is_crowd(loop, n), now_us);
 		}
 	}
 	self.looked_at_ms = now_us / 1000;

@@ -147,10 +147,10 @@ await_bytes(struct conn *conn, int64_t left_ms)
 		come = conn_read(conn, false, &drained) != 0;
 		now_us = svc_now_us();
 	}
-	svc_busy_poll_looked(&conn->poll, come, now_us);
+	svc_busy_poll_looked(&conn->poll, come, false, now_us);
 	if (!come) {
 		come = sleep_for_bytes(conn, left_ms);
-		svc_busy_poll_slept(&conn->poll, come, svc_now_us());
+		svc_busy_poll_slept(&conn->poll, come, false, svc_now_us());
 	}
 }
 
