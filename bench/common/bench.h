@@ -86,7 +86,8 @@ void *bench_alloc(size_t size); /* zeroed; never NULL */
  * loop a call begins when its slot is free. In an open loop calls are due at a
  * fixed rate, whatever became of those before; a call that finds no free slot
  * waits, and its latency counts from when it was due (no coordinated omission).
- * At high rates calls begin when others end, up to 1 ms after they were due.
+ * At high rates calls begin when others end, and by the clock alone only 1 ms
+ * after they were due.
  * Any thread may use these. A call that follows another one in its slot, by the
  * clock, takes no lock.
  */

@@ -27,9 +27,10 @@
 #define TIMED 16
 
 /* Calls that are due less than APART_NS from each other begin when another one
- * has ended, which is often then. By the clock they begin when none is in the
- * air, or PATIENCE_NS after they were due: to wake up for each would be most of
- * the work, and an additional thread where replies come on other threads. */
+ * has ended, which is often then; the thread that ended the last one in the air
+ * waits for the next one's time. By the clock they begin only PATIENCE_NS after
+ * they were due: to wake up for each would be most of the work, and an
+ * additional thread where replies come on other threads. */
 #define APART_NS 20000
 #define PATIENCE_NS 1000000
 
@@ -347,13 +348,42 @@ goes_on_untimed(struct bench_load *load, int slot)
 	return true;
 }
 
+static bool
+is_dense(const struct bench_load *load)
+{
+	return load->options->rate * APART_NS > 1e9;
+}
+
+/* The last call in the air has ended, and the next one is due in a moment: in
+ * less time than another thread would take to begin it. -1: it is not. */
+static int
+begin_soon(struct bench_load *load)
+{
+	int slot = -1;
+	bool wait = true;
+	while (slot < 0 && wait) {
+		pthread_mutex_lock(&load->lock);
+		int64_t now = bench_now();
+		slot = begin(load, now);
+		bool none = load->n_free == load->n_slots;
+		wait = none && wanted(load, now);
+		if (none && !wait)
+			pthread_cond_signal(&load->idle);
+		pthread_mutex_unlock(&load->lock);
+	}
+	return slot;
+}
+
 /* What was due then, but the last of it, which is the caller's to begin. */
 static int
 begin_all(struct bench_load *load, int slot, int64_t now)
 {
 	int more;
-	while (slot >= 0 && load->options->rate > 0 && load->start != NULL &&
-	       (more = bench_begin(load, now)) >= 0) {
+	if (load->options->rate <= 0 || load->start == NULL)
+		return slot;
+	if (slot < 0 && is_dense(load))
+		slot = begin_soon(load);
+	while (slot >= 0 && (more = bench_begin(load, now)) >= 0) {
 		load->start(load->arg, slot);
 		slot = more;
 	}
@@ -374,7 +404,8 @@ bench_next(struct bench_load *load, int slot, int64_t now)
 	load->free[load->n_free++] = slot;
 	slot = begin(load, now);
 	/* The slot is free again; what is due next is bench_run's to begin. */
-	if (slot < 0 && (load->starved || load->n_free == load->n_slots)) {
+	if (slot < 0 && (load->starved || (load->n_free == load->n_slots &&
+					      !is_dense(load)))) {
 		load->starved = false;
 		pthread_cond_signal(&load->idle);
 	}
@@ -407,15 +438,22 @@ bench_over(struct bench_load *load, int64_t now)
 	return is_over;
 }
 
+/* How late a call may be before it is begun by the clock. Who waits for replies
+ * and for the clock in one place (there is no `start`) can begin at once when
+ * none is in the air. */
+static int64_t
+patience_ns(const struct bench_load *load)
+{
+	bool none = load->n_free == load->n_slots && load->start == NULL;
+	return is_dense(load) && load->issued > 0 && !none ? PATIENCE_NS : 0;
+}
+
 static int64_t
 idle_ns(const struct bench_load *load, int64_t now)
 {
 	if (load->options->rate <= 0 || load->n_free == 0 || !wanted(load, now))
 		return -1;
-	int64_t due = due_ns(load);
-	if (load->n_free < load->n_slots &&
-	    load->options->rate * APART_NS > 1e9)
-		due += PATIENCE_NS;
+	int64_t due = due_ns(load) + patience_ns(load);
 	return due > now ? due - now : 0;
 }
 
@@ -437,7 +475,7 @@ bench_run(
 	pthread_mutex_lock(&load->lock);
 	for (;;) {
 		int64_t now = bench_now();
-		int slot = begin(load, now);
+		int slot = begin(load, now - patience_ns(load));
 		if (slot >= 0) {
 			pthread_mutex_unlock(&load->lock);
 			start(arg, slot);

@@ -22,6 +22,14 @@ bench_announce(
 	svc_headers_destroy(metadata);
 }
 
+svc_err
+bench_init(struct svc_service *service)
+{
+	static char name[] = "bench", loops[] = "--loops=1";
+	char *argv[] = {name, loops, NULL};
+	return svc_init(service, 2, argv);
+}
+
 struct svc_service *
 bench_caller(const char *ca)
 {
@@ -35,7 +43,7 @@ bench_caller(const char *ca)
 	    SVC_OPT_end(),
 	};
 	struct svc_service *service = svc_new_options(list);
-	if (svc_init(service, 0, NULL) != SVC_OK)
+	if (bench_init(service) != SVC_OK)
 		bench_die("%s", svc_error_text(service));
 	return service;
 }

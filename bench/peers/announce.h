@@ -8,6 +8,8 @@
  * process. */
 void bench_announce(
     struct svc_service *service, const char *address, const char *id, bool tls);
+/* svc_init with one loop, as the other contestants have one thread a side. */
+svc_err bench_init(struct svc_service *service);
 /* A service that only calls; `ca` is NULL without TLS. */
 struct svc_service *bench_caller(const char *ca);
 

@@ -6,6 +6,8 @@
  * transport, with client and service in this process; for the first the handler
  * says that it never blocks.
  *
+ * Both have one loop, as the others have one thread a side.
+ *
  * A client has one connection to each node, so many connections are many nodes
  * at one address.
  */
@@ -99,8 +101,7 @@ service_start(const struct bench_options *options, const char *address,
 	if (svc_handle_options(
 		service, ECHO, last ? echo : relay, NULL, said) != SVC_OK ||
 	    svc_handle_stream(service, TAKE, take, NULL) != SVC_OK ||
-	    svc_init(service, 0, NULL) != SVC_OK ||
-	    svc_start(service) != SVC_OK)
+	    bench_init(service) != SVC_OK || svc_start(service) != SVC_OK)
 		bench_die("%s", svc_error_text(service));
 	return service;
 }
