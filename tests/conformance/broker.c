@@ -312,6 +312,7 @@ svc_conformance_broker(const struct svc_conformance_broker *given)
 	    TEST(a_queue_gets_each_once),
 	    TEST(failure_means_redelivery),
 	    TEST(failure_in_a_queue),
+	    TEST(members_of_a_queue_leave_side_by_side),
 	    TEST(topics_do_not_mix),
 	    TEST(unsubscribed_hears_nothing),
 	    TEST(handled_before_the_end),

@@ -107,6 +107,7 @@ void everyone_without_queue_gets_all_in_order(void **state);
 void a_queue_gets_each_once(void **state);
 void failure_means_redelivery(void **state);
 void failure_in_a_queue(void **state);
+void members_of_a_queue_leave_side_by_side(void **state);
 /* of broker_handler.c, */
 void unsubscribed_hears_nothing(void **state);
 void handled_before_the_end(void **state);

@@ -4,6 +4,8 @@
 
 #include <support/lacks.h>
 
+#include <time.h>
+
 static int
 number_of(const char *text)
 {
@@ -174,4 +176,47 @@ failure_in_a_queue(void **state)
 		assert_true(handled[i]);
 	inbox_free(queue[0]);
 	inbox_free(queue[1]);
+}
+
+static void *
+unsubscribe_run(void *arg)
+{
+	svc_broker_unsubscribe(arg);
+	return NULL;
+}
+
+/* The second leaves while the first one is still at its last event, and waits
+ * for it no longer than it must. */
+void
+members_of_a_queue_leave_side_by_side(void **state)
+{
+	if (member_setup->no_queues)
+		test_lacks("queues");
+	struct svc_broker *a = member_make_with(0, 1000, 100);
+	member_connect(a);
+	struct inbox *first = inbox_make(), *second = inbox_make();
+	const char *topic = member_topic("leaving-jobs");
+	first->blocked = true;
+	struct svc_subscription *busy =
+	    member_subscribe(a, topic, "workers", first);
+	struct publisher publisher = {.broker = a, .topic = topic};
+	assert_int_equal(svc_thread_start(&publisher.thread, "pub",
+			     publisher_run, &publisher),
+	    SVC_OK);
+	inbox_expect(first, 1);
+	struct svc_subscription *idle =
+	    member_subscribe(a, topic, "workers", second);
+	pthread_t thread;
+	assert_int_equal(
+	    svc_thread_start(&thread, "leaver", unsubscribe_run, busy), SVC_OK);
+	/* So that it is not the first one that leaves last. */
+	const struct timespec moment = {.tv_nsec = 200000000};
+	nanosleep(&moment, NULL);
+	svc_broker_unsubscribe(idle);
+	inbox_unblock(first);
+	svc_thread_join(thread);
+	svc_thread_join(publisher.thread);
+	member_after(state);
+	inbox_free(first);
+	inbox_free(second);
 }

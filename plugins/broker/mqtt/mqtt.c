@@ -536,6 +536,7 @@ join(struct mqtt *mqtt, struct subscription *subscription, const char *topic,
 	}
 	subscription->group = group;
 	subscription->box->n_members++;
+	subscription->box->n_users++;
 	group->n_staying++;
 	group->n_users++;
 	return SVC_OK;
@@ -579,13 +580,15 @@ leave(struct mqtt *mqtt, struct subscription *subscription)
 		box->full = false;
 		mqtt->n_full--;
 	}
+	/* Another one that left before may still be at its last event. */
+	bool unused = --box->n_users == 0;
 	if (--group->n_users == 0 && !group->on_server && !group->busy) {
 		unlink_group(mqtt, group);
 		group_free(group);
 	}
 	pthread_cond_signal(&mqtt->in.changed);
 	pthread_mutex_unlock(&mqtt->lock);
-	if (last)
+	if (unused)
 		box_destroy(box);
 }
 

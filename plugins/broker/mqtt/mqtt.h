@@ -21,7 +21,8 @@ struct box {
 	struct box *next; /* in its group */
 	struct mqtt *mqtt;
 	struct svc_inbox *inbox;
-	size_t n_members;
+	size_t n_members; /* that are not leaving */
+	size_t n_users;   /* all that hold it */
 	bool full;
 };
 
