@@ -43,7 +43,7 @@ place_fill(struct place *place)
 	for (int i = 0; i < FILLERS; i++) {
 		place->fillers[i] =
 		    socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-		connect(place->fillers[i], (struct sockaddr *)&place->at,
+		(void)connect(place->fillers[i], (struct sockaddr *)&place->at,
 		    sizeof(place->at));
 	}
 }
