@@ -98,7 +98,8 @@ function(svc_test name)
 	endif()
 	cmake_parse_arguments(arg "INTERNAL" "TIMEOUT" "SOURCES;LIBS;LABELS" ${ARGN})
 	add_executable(test_${name} ${arg_SOURCES}
-		${PROJECT_SOURCE_DIR}/tests/support/lines.c)
+		${PROJECT_SOURCE_DIR}/tests/support/lines.c
+		${PROJECT_SOURCE_DIR}/tests/support/scarce.c)
 	target_include_directories(test_${name} PRIVATE
 		${PROJECT_SOURCE_DIR}/tests)
 	if(arg_INTERNAL)

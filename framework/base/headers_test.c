@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <support/scarce.h>
 #include <svc/clock.h>
 #include <svc/headers.h>
 
@@ -272,31 +273,15 @@ agrees_with_a_model(void **state)
 	svc_headers_destroy(map);
 }
 
-struct nth {
-	int left;
-	bool failed;
-};
-
-static bool
-fail_nth(size_t size, void *arg)
-{
-	struct nth *nth = arg;
-	(void)size;
-	if (nth->left-- > 0)
-		return true;
-	nth->failed = true;
-	return false;
-}
-
 static void
 survives_each_failing_allocation(void **state)
 {
 	(void)state;
-	bool failed = true;
-	int swept = 0;
-	for (; failed; swept++) {
-		struct nth nth = {.left = swept};
-		svc_mem_set_hook(fail_nth, &nth);
+	bool hit = true;
+	long swept = 0;
+	scarce_begin();
+	for (; hit; swept++) {
+		scarce_at(swept);
 		struct svc_headers *map = svc_headers_create();
 		size_t set = 0;
 		for (int i = 0; map != NULL && i < 100; i++) {
@@ -313,9 +298,9 @@ survives_each_failing_allocation(void **state)
 			assert_true(svc_headers_equal(map, copy));
 		svc_headers_destroy(copy);
 		svc_headers_destroy(map);
-		failed = nth.failed;
+		hit = scarce_hit();
 	}
-	svc_mem_set_hook(NULL, NULL);
+	scarce_end();
 	assert_true(swept > 5);
 }
 

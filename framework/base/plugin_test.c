@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "testdata/toy.h"
 
+#include <support/scarce.h>
 #include <svc/clock.h>
 
 #include <setjmp.h>
@@ -281,44 +282,28 @@ threads_find_the_same(void **state)
 		assert_ptr_equal(ops[i], ops[0]);
 }
 
-struct nth {
-	int left;
-	bool failed;
-};
-
-static bool
-fail_nth(size_t size, void *arg)
-{
-	struct nth *nth = arg;
-	(void)size;
-	if (nth->left-- > 0)
-		return true;
-	nth->failed = true;
-	return false;
-}
-
 static void
 survives_each_failing_allocation(void **state)
 {
 	(void)state;
-	bool failed = true;
-	int swept = 0;
-	for (; failed; swept++) {
-		struct nth nth = {.left = swept};
+	bool hit = true;
+	long swept = 0;
+	for (; hit; swept++) {
 		struct listed listed = {""};
 		const void *ops;
-		svc_mem_set_hook(fail_nth, &nth);
+		scarce_begin();
+		scarce_at(swept);
 		svc_err unknown =
 		    svc_catalogue_find(&toy, "unknown", &ops, NULL);
 		svc_err bad = svc_catalogue_find(&toy, "member", &ops, NULL);
 		svc_err all = svc_catalogue_list(&toy, append, &listed);
-		svc_mem_set_hook(NULL, NULL);
+		scarce_end();
 		assert_true(
 		    unknown == SVC_E_NOT_FOUND || unknown == SVC_E_NOMEM);
 		assert_true(bad == SVC_E_ABI || bad == SVC_E_NOMEM);
 		assert_true(all == SVC_E_NOMEM ||
 			    strstr(listed.text, "abi good ") != NULL);
-		failed = nth.failed;
+		hit = scarce_hit();
 	}
 	assert_true(swept > 5);
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "settings_private.h"
 
+#include <support/scarce.h>
+
 #include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -618,30 +620,13 @@ shown_durations_read_back(void **state)
 	}
 }
 
-struct nth {
-	int left;
-	bool failed;
-};
-
-static bool
-fail_nth(size_t size, void *arg)
-{
-	struct nth *nth = arg;
-	(void)size;
-	if (nth->left-- > 0)
-		return true;
-	nth->failed = true;
-	return false;
-}
-
 static void
 survives_each_failing_allocation(void **state)
 {
 	(void)state;
-	bool failed = true;
-	int swept = 0;
-	for (; failed; swept++) {
-		struct nth nth = {.left = swept};
+	bool hit = true;
+	long swept = 0;
+	for (; hit; swept++) {
 		char *name = NULL;
 		const char *school = NULL;
 		struct svc_headers *pairs = NULL;
@@ -665,7 +650,8 @@ survives_each_failing_allocation(void **state)
 		int argc = 3;
 		svc_err err = SVC_OK;
 		setenv("SVC_METADATA", "c=d", 1);
-		svc_mem_set_hook(fail_nth, &nth);
+		scarce_begin();
+		scarce_at(swept);
 		struct svc_settings *set = svc_settings_create("p");
 		for (int i = 0; set != NULL && err == SVC_OK && i < 3; i++)
 			err = svc_settings_add(set, &table[i], NULL);
@@ -678,18 +664,18 @@ survives_each_failing_allocation(void **state)
 			char *help = svc_settings_help(set, NULL, NULL);
 			char *json = svc_settings_json(set);
 			assert_true(
-			    nth.failed == (help == NULL || json == NULL));
+			    scarce_hit() == (help == NULL || json == NULL));
 			svc_mem_free(help);
 			svc_mem_free(json);
 		} else {
-			assert_true(nth.failed);
+			assert_true(scarce_hit());
 			assert_true(set == NULL || err == SVC_E_NOMEM);
 		}
-		svc_mem_set_hook(NULL, NULL);
+		scarce_end();
 		svc_settings_destroy(set);
 		svc_mem_free(name);
 		svc_headers_destroy(pairs);
-		failed = nth.failed;
+		hit = scarce_hit();
 	}
 	unsetenv("SVC_METADATA");
 	assert_true(swept > 20);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The wrapper: what plugins are given, and what never reaches them. */
+#include <support/scarce.h>
 #include <svc/broker.h>
 
 #include <setjmp.h>
@@ -225,22 +226,14 @@ ends_subscriptions_first(void **state)
 	assert_int_equal(alive, 0);
 }
 
-static bool
-fail_nth(size_t size, void *arg)
-{
-	int *left = arg;
-	(void)size;
-	return (*left)-- != 0;
-}
-
 static void
 survives_lack_of_memory(void **state)
 {
 	(void)state;
 	bool whole = false;
-	for (int nth = 0; !whole; nth++) {
-		int left = nth;
-		svc_mem_set_hook(fail_nth, &left);
+	for (long n = 0; !whole; n++) {
+		scarce_begin();
+		scarce_at(n);
 		struct svc_broker *broker = NULL;
 		struct svc_subscription *subscription = NULL;
 		struct svc_message message = {NULL, "x", 1, NULL};
@@ -254,9 +247,9 @@ survives_lack_of_memory(void **state)
 		if (!whole)
 			assert_int_equal(rc, SVC_E_NOMEM);
 		svc_broker_destroy(broker);
-		svc_mem_set_hook(NULL, NULL);
+		scarce_end();
 		assert_int_equal(alive, 0);
-		assert_true(nth < 1000);
+		assert_true(n < 1000);
 	}
 }
 

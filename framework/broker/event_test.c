@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <support/scarce.h>
 #include <svc/broker.h>
 #include <svc/buf.h>
 
@@ -224,43 +225,35 @@ comes_back_as_it_went(void **state)
 	svc_headers_destroy(headers);
 }
 
-static bool
-fail_nth(size_t size, void *arg)
-{
-	int *left = arg;
-	(void)size;
-	return (*left)-- != 0;
-}
-
 static void
 survives_lack_of_memory(void **state)
 {
 	(void)state;
 	bool whole = false;
-	for (int nth = 0; !whole; nth++) {
-		int left = nth;
-		svc_mem_set_hook(fail_nth, &left);
+	for (long n = 0; !whole; n++) {
+		scarce_begin();
+		scarce_at(n);
 		struct svc_event_data event;
 		svc_err rc = svc_event_decode(
 		    go_micro, sizeof(go_micro) - 1, &event, NULL);
-		bool failed_one = left < 0;
+		bool hit = scarce_hit();
 		char *json = NULL;
 		if (rc == SVC_OK) {
-			left = nth;
+			scarce_at(n);
 			svc_err rc2 =
 			    svc_event_encode(&event.message, &json, NULL);
-			failed_one |= left < 0;
+			hit |= scarce_hit();
 			if (rc2 != SVC_OK)
 				assert_int_equal(rc2, SVC_E_NOMEM);
-			whole = rc2 == SVC_OK && !failed_one;
+			whole = rc2 == SVC_OK && !hit;
 		} else {
 			assert_int_equal(rc, SVC_E_NOMEM);
 		}
-		svc_mem_set_hook(NULL, NULL);
+		scarce_end();
 		svc_mem_free(json);
 		if (rc == SVC_OK)
 			svc_event_data_fini(&event);
-		assert_true(nth < 1000);
+		assert_true(n < 1000);
 	}
 }
 

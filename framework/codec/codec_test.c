@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "conformance/codec.h"
 
+#include <support/scarce.h>
 #include <svc/log.h>
 
 #include <codec_types.pb-c.h>
@@ -98,27 +99,19 @@ destroy_codecs(void **state)
 	return 0;
 }
 
-static bool
-not_now(size_t size, void *arg)
-{
-	(void)size;
-	size_t *left = arg;
-	return (*left)-- != 0;
-}
-
 static void
 test_create_without_memory(void **state)
 {
 	(void)state;
 	svc_err e = SVC_E_NOMEM;
 	size_t failures = 0;
-	for (size_t nth = 0; e != SVC_OK; nth++) {
+	for (long n = 0; e != SVC_OK; n++) {
 		struct svc_codecs *codecs = NULL;
 		struct svc_error err = {0};
-		size_t left = nth;
-		svc_mem_set_hook(not_now, &left);
+		scarce_begin();
+		scarce_at(n);
 		e = svc_codecs_create(&codecs, &err);
-		svc_mem_set_hook(NULL, NULL);
+		scarce_end();
 		if (e != SVC_OK) {
 			assert_int_equal(e, SVC_E_NOMEM);
 			assert_int_equal(err.code, SVC_E_NOMEM);
@@ -126,7 +119,7 @@ test_create_without_memory(void **state)
 			failures++;
 		}
 		svc_codecs_destroy(codecs);
-		assert_true(nth < 1000);
+		assert_true(n < 1000);
 	}
 	assert_true(failures > 0);
 }

@@ -3,6 +3,7 @@
 #include "diff.h"
 
 #include <conformance/registry.h>
+#include <support/scarce.h>
 
 #include <svc/clock.h>
 
@@ -226,16 +227,6 @@ nodes_share_what_their_service_has(void **state)
 
 /* ------------------------------------------------------ allocation sweep */
 
-static long allocations, fail_at;
-
-static bool
-fail_one(size_t size, void *arg)
-{
-	(void)size;
-	(void)arg;
-	return allocations++ != fail_at;
-}
-
 /* A change is told exactly when it is remembered. */
 static void
 one_run(const struct svc_record *first, const struct svc_record *second)
@@ -262,17 +253,16 @@ no_memory_is_no_harm(void **state)
 	struct sample a, b;
 	sample_init(&a, "s", "1", "a", 1);
 	sample_init(&b, "s", "1", "a", 2);
-	allocations = 0;
-	fail_at = -1;
-	svc_mem_set_hook(fail_one, NULL);
-	one_run(&a.record, &b.record);
-	long count = allocations;
-	for (fail_at = 0; fail_at < count; fail_at++) {
-		allocations = 0;
+	bool hit = true;
+	long n = 0;
+	scarce_begin();
+	for (; hit; n++) {
+		scarce_at(n);
 		one_run(&a.record, &b.record);
+		hit = scarce_hit();
 	}
-	svc_mem_set_hook(NULL, NULL);
-	assert_true(count > 5);
+	scarce_end();
+	assert_true(n > 5);
 	sample_fini(&a);
 	sample_fini(&b);
 }

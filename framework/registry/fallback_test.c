@@ -4,6 +4,7 @@
 
 #include <conformance/registry.h>
 #include <support/ok.h>
+#include <support/scarce.h>
 
 #include <svc/buf.h>
 #include <svc/clock.h>

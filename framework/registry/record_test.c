@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Records, their JSON and the checks of them. */
 #include <conformance/registry.h>
+#include <support/scarce.h>
 
 #include <svc/buf.h>
 
@@ -350,16 +351,6 @@ checks_name_what_is_wrong(void **state)
 
 /* ------------------------------------------------------ allocation sweep */
 
-static long allocations, fail_at;
-
-static bool
-fail_one(size_t size, void *arg)
-{
-	(void)size;
-	(void)arg;
-	return allocations++ != fail_at;
-}
-
 static void
 one_run(void)
 {
@@ -384,17 +375,16 @@ static void
 no_memory_is_no_harm(void **state)
 {
 	(void)state;
-	allocations = 0;
-	fail_at = -1;
-	svc_mem_set_hook(fail_one, NULL);
-	one_run();
-	long count = allocations;
-	for (fail_at = 0; fail_at < count; fail_at++) {
-		allocations = 0;
+	bool hit = true;
+	long n = 0;
+	scarce_begin();
+	for (; hit; n++) {
+		scarce_at(n);
 		one_run();
+		hit = scarce_hit();
 	}
-	svc_mem_set_hook(NULL, NULL);
-	assert_true(count > 10);
+	scarce_end();
+	assert_true(n > 10);
 }
 
 int

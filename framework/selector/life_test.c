@@ -2,6 +2,8 @@
 /* What selectors keep and free, whoever uses them meanwhile. */
 #include "selector_test.h"
 
+#include <support/scarce.h>
+
 static void
 test_links(void **state)
 {
@@ -181,30 +183,13 @@ test_unknown_names_are_bounded(void **state)
 	svc_registry_destroy(registry);
 }
 
-struct budget {
-	long left; /* allocations until one fails */
-	bool failed;
-};
-
-static bool
-spend(size_t size, void *arg)
-{
-	struct budget *budget = arg;
-
-	(void)size;
-	if (budget->left-- != 0)
-		return true;
-	budget->failed = true;
-	return false;
-}
-
 static void
 test_allocation_failures(void **state)
 {
 	struct svc_pick pick = {.service = "a"};
 	struct svc_pick one = {.service = "a", .version = "1"};
 	struct svc_registry *registry = make_registry();
-	struct budget budget = {.failed = true};
+	bool hit = true;
 	struct svc_target *target;
 
 	(void)state;
@@ -216,15 +201,15 @@ test_allocation_failures(void **state)
 		svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK);
 		svc_selector_destroy(selector);
 	}
-	for (long nth = 0; budget.failed; nth++) {
+	for (long nth = 0; hit; nth++) {
 		struct svc_selector_config config = {
 		    .registry = registry, .strategy = "round_robin"};
 		struct svc_selector *selector = NULL;
 		int n = 0, tries = 0;
 		svc_err rc;
 
-		budget = (struct budget){.left = nth};
-		svc_mem_set_hook(spend, &budget);
+		scarce_begin();
+		scarce_at(nth);
 		rc = svc_selector_create(&config, &selector, NULL);
 		if (rc == SVC_OK) {
 			rc = svc_selector_pick(selector, &pick, &target, NULL);
@@ -241,7 +226,8 @@ test_allocation_failures(void **state)
 		} else {
 			assert_int_equal(rc, SVC_E_NOMEM);
 		}
-		svc_mem_set_hook(NULL, NULL);
+		scarce_end();
+		hit = scarce_hit();
 
 		/* With memory again, the view becomes whole. */
 		while (selector != NULL && n != 6) {
@@ -270,12 +256,12 @@ static void
 test_a_lost_node_is_waited_for(void **state)
 {
 	struct svc_registry *registry = make_registry();
-	struct budget budget = {.failed = true};
+	bool hit = true;
 	struct svc_pick at_once = {.service = "a"};
 	struct svc_target *target;
 
 	(void)state;
-	for (long nth = 0; budget.failed; nth++) {
+	for (long nth = 0; hit; nth++) {
 		struct svc_selector *selector = make_selector(registry, NULL);
 		struct waiter waiter = {
 		    .selector = selector,
@@ -287,10 +273,11 @@ test_a_lost_node_is_waited_for(void **state)
 		svc_selector_pick(selector, &at_once, &target, NULL);
 		say(SVC_WATCH_BEGIN, "a", NULL);
 		say_number(SVC_WATCH_NODE, "a", 0);
-		budget = (struct budget){.left = nth};
-		svc_mem_set_hook(spend, &budget);
+		scarce_begin();
+		scarce_at(nth);
 		say_number(SVC_WATCH_NODE, "a", 1);
-		svc_mem_set_hook(NULL, NULL);
+		scarce_end();
+		hit = scarce_hit();
 		say(SVC_WATCH_SYNC, "a", NULL);
 		svc_thread_start(
 		    &waiter.thread, "waiter", wait_for_pick, &waiter);
@@ -345,7 +332,7 @@ churn_picks(void *arg)
 
 /* Short-lived threads, each with a memory of its own to clean up. */
 static void *
-churn_threads(void *arg)
+churnreads(void *arg)
 {
 	struct churn *churn = arg;
 	struct svc_pick pick = {.service = "a"};
@@ -376,9 +363,8 @@ test_churn(void **state)
 	open_service(selector, "a", 20);
 	open_service(selector, "b", 0);
 	for (size_t i = 0; i < 4; i++)
-		assert_int_equal(
-		    svc_thread_start(&threads[i], "churn",
-			i < 3 ? churn_picks : churn_threads, &churn),
+		assert_int_equal(svc_thread_start(&threads[i], "churn",
+				     i < 3 ? churn_picks : churnreads, &churn),
 		    SVC_OK);
 	for (int i = 0; i < 3000 || atomic_load(&churn.picked) < 20000; i++) {
 		const char *service = i % 3 ? "a" : "b";

@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #include <support/lacks.h>
+#include <support/scarce.h>
 
 #define ROOM ((size_t)16 << 20)
 #define SEED UINT64_C(0x5eed)
@@ -555,15 +556,6 @@ test_buffer_limit(void **state)
 	}
 }
 
-/* The one allocation that fails; counted down to. */
-static bool
-not_now(size_t size, void *arg)
-{
-	(void)size;
-	size_t *left = arg;
-	return (*left)-- != 0;
-}
-
 static void
 test_encode_without_memory(void **state)
 {
@@ -571,20 +563,20 @@ test_encode_without_memory(void **state)
 	size_t failures = 0;
 	for (size_t i = 0; samples[i] != NULL; i++) {
 		svc_err e = SVC_E_NOMEM;
-		for (size_t nth = 0; e != SVC_OK; nth++) {
+		for (long n = 0; e != SVC_OK; n++) {
 			struct svc_buf out;
-			size_t left = nth;
 			svc_buf_init(&out, ROOM);
-			svc_mem_set_hook(not_now, &left);
+			scarce_begin();
+			scarce_at(n);
 			e = ops->encode(samples[i], &out, NULL);
-			svc_mem_set_hook(NULL, NULL);
+			scarce_end();
 			if (e != SVC_OK) {
 				assert_int_equal(e, SVC_E_NOMEM);
 				assert_int_equal(out.len, 0);
 				failures++;
 			}
 			svc_buf_fini(&out);
-			assert_true(nth < 10000);
+			assert_true(n < 10000);
 		}
 	}
 	assert_true(failures > 0);

@@ -2,6 +2,7 @@
 /* What tests of registries use: sample records, and a memory of what a watch
  * reports. */
 #include <conformance/registry.h>
+#include <support/scarce.h>
 
 #include <svc/clock.h>
 

@@ -4,6 +4,7 @@
 #include <conformance/registry_pair.h>
 
 #include <support/lacks.h>
+#include <support/scarce.h>
 
 const struct svc_conformance_registry *pair_setup;
 

@@ -63,17 +63,4 @@ bool recorder_quiet(struct recorder *recorder, int64_t timeout_ms);
  * each other (created twice, removed without having been there). */
 int recorder_nodes(struct recorder *recorder, const char *service);
 
-/**
- * Allocations of svc that fail: between begin and end, which are called while
- * there are no other threads, scarce_at(n) makes the one after n others fail,
- * in whatever thread, and none when n is negative. scarce_hit tells whether
- * that one was reached. Those of a thread that is exempt do not count, nor do
- * those of the recorder.
- */
-void scarce_begin(void);
-void scarce_end(void);
-void scarce_at(long n);
-bool scarce_hit(void);
-void scarce_exempt(bool on); /* of the calling thread; it nests */
-
 #endif

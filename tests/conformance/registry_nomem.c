@@ -2,6 +2,7 @@
 /* The promises of <svc/registry.h>: what lacks memory fails, and harms nothing.
  * Each allocation is made to fail in turn. */
 #include <conformance/registry_pair.h>
+#include <support/scarce.h>
 
 /* Whether it went well, when it did not for want of memory. */
 static bool

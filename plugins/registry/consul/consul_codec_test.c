@@ -5,6 +5,7 @@
 #include "node.h"
 
 #include <pack/pack.h>
+#include <support/scarce.h>
 #include <svc/log.h>
 
 #include <setjmp.h>
@@ -693,16 +694,6 @@ checks_that_do_not_pass_are_compared(void **state)
 
 /* ------------------------------------------------------------------- memory */
 
-static long allocations, fail_at;
-
-static bool
-fail_one(size_t size, void *arg)
-{
-	(void)size;
-	(void)arg;
-	return allocations++ != fail_at;
-}
-
 static void
 count_one(const struct svc_record *record, void *arg)
 {
@@ -740,17 +731,16 @@ every_allocation_may_fail(void **state)
 	(void)state;
 	struct student student;
 	student_init(&student);
-	allocations = 0;
-	fail_at = -1;
-	svc_mem_set_hook(fail_one, NULL);
-	one_run(&student);
-	long count = allocations;
-	for (fail_at = 0; fail_at < count; fail_at++) {
-		allocations = 0;
+	bool hit = true;
+	long n = 0;
+	scarce_begin();
+	for (; hit; n++) {
+		scarce_at(n);
 		one_run(&student);
+		hit = scarce_hit();
 	}
-	svc_mem_set_hook(NULL, NULL);
-	assert_true(count > 20);
+	scarce_end();
+	assert_true(n > 20);
 	svc_headers_destroy(student.node.metadata);
 }
 

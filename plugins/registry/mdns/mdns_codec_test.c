@@ -3,6 +3,8 @@
 #include "mdns_node.h"
 #include "mdns_txt.h"
 
+#include <support/scarce.h>
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -570,19 +572,6 @@ dns_sd_pairs_keep_their_limits(void **state)
 	svc_headers_destroy(metadata);
 }
 
-/** Fails the allocation whose number comes up. */
-struct failing {
-	size_t n;
-	size_t at;
-};
-static bool
-fail_nth(size_t size, void *arg)
-{
-	struct failing *failing = arg;
-	(void)size;
-	return ++failing->n != failing->at;
-}
-
 static void
 every_allocation_may_fail(void **state)
 {
@@ -595,36 +584,36 @@ every_allocation_may_fail(void **state)
 	    .n_endpoints = 1,
 	    .nodes = &nodes,
 	    .n_nodes = 1};
-	for (size_t at = 1;; at++) {
-		struct failing failing = {.at = at};
+	for (long n = 0;; n++) {
 		struct mdns_node *node = NULL;
 		struct svc_error err = {.code = SVC_OK};
-		svc_mem_set_hook(fail_nth, &failing);
+		scarce_begin();
+		scarce_at(n);
 		svc_err rc = mdns_node_create(&record, "h", &node, &err);
-		svc_mem_set_hook(NULL, NULL);
-		if (failing.n < at) {
+		scarce_end();
+		if (!scarce_hit()) {
 			assert_int_equal(rc, SVC_OK);
-			assert_true(at > 5);
+			assert_true(n > 4);
 			mdns_node_destroy(node);
 			break;
 		}
 		assert_int_equal(rc, SVC_E_NOMEM);
 		assert_int_equal(err.code, SVC_E_NOMEM);
 	}
-	for (size_t at = 1;; at++) {
-		struct failing failing = {.at = at};
+	for (long n = 0;; n++) {
 		struct svc_record *read = NULL;
 		struct mdns_found found = {.instance = ID ".student.micro",
 		    .ttl = 1,
 		    .address = "127.0.0.1:8080",
 		    .txt = (const uint8_t *)go_txt,
 		    .txt_len = sizeof(go_txt) - 1};
-		svc_mem_set_hook(fail_nth, &failing);
+		scarce_begin();
+		scarce_at(n);
 		svc_err rc = mdns_found_decode(&found, &read, NULL);
-		svc_mem_set_hook(NULL, NULL);
-		if (failing.n < at) {
+		scarce_end();
+		if (!scarce_hit()) {
 			assert_int_equal(rc, SVC_OK);
-			assert_true(at > 5);
+			assert_true(n > 4);
 			svc_record_destroy(read);
 			break;
 		}

@@ -2,6 +2,7 @@
 /* A file that is edited, replaced, broken and removed while it is watched. */
 #include <conformance/registry.h>
 #include <support/ok.h>
+#include <support/scarce.h>
 
 #include <svc/clock.h>
 #include <svc/log.h>
