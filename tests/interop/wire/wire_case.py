@@ -4,9 +4,12 @@
 import contextlib
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
+import sys
+import threading
 
 from svc_frames import (
     END,
@@ -30,12 +33,22 @@ class Service:
     """wire_service with these flags, until the end of the block."""
 
     def __init__(self, *flags):
-        command = [BIN / "wire_service", "--log_level=error", *flags]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
-        if not line:
+        command = [BIN / "wire_service", "--log_level=info", *flags]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for line in self.process.stderr:
+            if started := re.search(r"service\.started.* at \S+:(\d+) ", line):
+                self.port = int(started[1])
+                break
+            sys.stderr.write(line)
+        else:
             raise RuntimeError(f"wire_service ended with {self.process.wait()}")
-        self.port = int(line.rsplit(":", 1)[1])
+        self.log = threading.Thread(target=self._copy_log)
+        self.log.start()
+
+    def _copy_log(self):
+        with self.process.stderr as log:
+            for line in log:
+                sys.stderr.write(line)
 
     def __enter__(self):
         return self
@@ -47,7 +60,7 @@ class Service:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
-        self.process.stdout.close()
+        self.log.join()
 
     @contextlib.contextmanager
     def connection(self, hello=None):

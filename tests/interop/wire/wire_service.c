@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the peer in Python calls. It says where it listens on a line of its own.
- */
+/* What the peer in Python calls. */
 #include <svc/svc.h>
 
 #include <inttypes.h>
@@ -154,25 +153,13 @@ main(int argc, char *argv[])
 {
 	struct svc_service *s = svc_new(name("wire"), address("127.0.0.1:0"),
 	    registry(memory), codec("application/octet-stream"));
-	svc_err err = svc_init(s, argc, argv);
-	if (err == SVC_OK) {
-		svc_handle(s, "Wire.Echo", on_echo, NULL);
-		svc_handle(s, "Wire.Fail", on_fail, NULL);
-		svc_handle(s, "Wire.Release", on_release, NULL);
-		svc_handle(s, "Wire.Tally", on_tally, NULL);
-		svc_handle_stream(s, "Wire.Each", on_each, NULL);
-		svc_handle_stream(s, "Wire.Count", on_count, NULL);
-		svc_handle_stream(s, "Wire.Sum", on_sum, NULL);
-		svc_handle_stream(s, "Wire.Hold", on_hold, NULL);
-		err = svc_start(s);
-	}
-	if (err == SVC_OK) {
-		printf("%s\n", svc_options_of(s)->address);
-		fflush(stdout);
-		err = svc_run(s);
-	}
-	if (err != SVC_OK && err != SVC_E_DONE)
-		fprintf(stderr, "wire_service: %s\n", svc_error_text(s));
-	svc_free(s);
-	return svc_exit_status(err);
+	svc_handle(s, "Wire.Echo", on_echo, NULL);
+	svc_handle(s, "Wire.Fail", on_fail, NULL);
+	svc_handle(s, "Wire.Release", on_release, NULL);
+	svc_handle(s, "Wire.Tally", on_tally, NULL);
+	svc_handle_stream(s, "Wire.Each", on_each, NULL);
+	svc_handle_stream(s, "Wire.Count", on_count, NULL);
+	svc_handle_stream(s, "Wire.Sum", on_sum, NULL);
+	svc_handle_stream(s, "Wire.Hold", on_hold, NULL);
+	return svc_main(s, argc, argv);
 }
