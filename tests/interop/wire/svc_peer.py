@@ -15,26 +15,8 @@ import socket
 import threading
 
 from svc_frames import (
-    ALL,
-    DRAIN,
-    END,
-    GRANT,
-    HEADERS,
-    MESSAGE,
-    MORE,
-    NOT_RUN,
-    PART,
-    PIECE_MIN,
-    PING,
-    PONG,
-    RESET,
-    WINDOW,
-    Frame,
-    Hello,
-    Violation,
-    flat,
-    pairs_decode,
-    texts_decode,
+    ALL, DRAIN, END, GRANT, HEADERS, MESSAGE, MORE, NOT_RUN, PART, PIECE_MIN, PING,
+    PONG, RESET, WINDOW, Frame, Hello, Violation, flat, pairs_decode, texts_decode,
     texts_encode,
 )  # fmt: skip
 

@@ -12,14 +12,7 @@ import sys
 import threading
 
 from svc_frames import (
-    END,
-    HEADERS,
-    MESSAGE,
-    PART,
-    Frame,
-    Hello,
-    flat,
-    texts_encode,
+    END, HEADERS, MESSAGE, PART, Frame, Hello, flat, texts_encode,
 )  # fmt: skip
 from svc_peer import dial
 

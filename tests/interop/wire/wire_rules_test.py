@@ -7,34 +7,13 @@ import tempfile
 import unittest
 
 from svc_frames import (
-    ALL,
-    DRAIN,
-    END,
-    FRAME,
-    HEADERS,
-    MESSAGE,
-    MORE,
-    NOT_RUN,
-    PART,
-    PING,
-    PONG,
-    RESET,
-    WINDOW,
-    Frame,
-    Hello,
-    flat,
-    texts_encode,
+    ALL, DRAIN, END, FRAME, HEADERS, MESSAGE, MORE, NOT_RUN, PART, PING, PONG,
+    RESET, WINDOW, Frame, Hello, flat, texts_encode,
 )  # fmt: skip
 from svc_peer import Failure, Server
 from wire_case import (
-    BIN,
-    EXHAUSTED,
-    INVALID,
-    PATIENCE,
-    Service,
-    joined,
-    request,
-)
+    BIN, EXHAUSTED, INVALID, PATIENCE, Service, joined, request,
+)  # fmt: skip
 
 
 def head(*texts):
@@ -256,7 +235,7 @@ class LifeTest(unittest.TestCase):
 
     def test_idle(self):
         with (
-            Service("--idle_timeout=1s") as service,
+            Service("--idle_timeout=1s", "--keepalive=1s") as service,
             service.raw(Hello().encode() + request(1, "Wire.Echo").encode()) as raw,
         ):
             Hello.read(raw.read)

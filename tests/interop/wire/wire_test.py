@@ -16,30 +16,13 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 
 from svc_frames import (
-    ALL,
-    END,
-    FRAME,
-    HEADERS,
-    MESSAGE,
-    PART,
-    RESET,
-    WINDOW,
-    Frame,
-    Hello,
-    texts_decode,
-    texts_encode,
+    ALL, END, FRAME, HEADERS, MESSAGE, PART, RESET, WINDOW, Frame, Hello,
+    texts_decode, texts_encode,
 )  # fmt: skip
 from svc_peer import Failure, Server
 from wire_case import (
-    BIN,
-    DENIED,
-    PAGE,
-    PATIENCE,
-    PRECONDITION,
-    Raw,
-    Service,
-    parts,
-)
+    BIN, DENIED, PAGE, PATIENCE, PRECONDITION, Raw, Service, parts,
+)  # fmt: skip
 
 
 class CallTest(unittest.TestCase):
