@@ -20,7 +20,7 @@ from svc_frames import (
     texts_encode,
 )  # fmt: skip
 
-OK, CANCELLED, UNIMPLEMENTED, UNAVAILABLE = 0, 1, 12, 14
+OK, CANCELLED, EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE = 0, 1, 8, 12, 14
 
 
 class Failure(Exception):
@@ -426,8 +426,10 @@ class Connection:
     def _take_part(self, frame, stream):
         if stream is None and self.listens and frame.stream > self.last:
             self.last = frame.stream
-            if self.refuses or len(self.streams) >= self.hello.max_streams:
-                text, code = b"no more streams", UNAVAILABLE
+            full = len(self.streams) >= self.hello.max_streams
+            if self.refuses or full:
+                code = UNAVAILABLE if self.refuses else EXHAUSTED
+                text = b"no more streams"
                 self.write(Frame(RESET, NOT_RUN, frame.stream, code, body=text))
             else:
                 stream = self.streams[self.last] = Stream(self, self.last)
