@@ -182,10 +182,10 @@ grow_text(struct svc_headers *headers, size_t more, char **old)
 static svc_err
 grow_pairs(struct svc_headers *headers, size_t count)
 {
-	if (count <= headers->pairs_cap)
-		return SVC_OK;
 	if (count > MAX_PAIRS)
 		return SVC_E_EXHAUSTED;
+	if (count <= headers->pairs_cap)
+		return SVC_OK;
 	uint32_t cap =
 	    headers->pairs_cap < OWN_PAIRS ? OWN_PAIRS : 2 * headers->pairs_cap;
 	bool own = headers->pairs == headers->own;

@@ -110,6 +110,34 @@ holds_256_pairs(void **state)
 }
 
 /* A copy has no room to spare, and gets some when it is changed. */
+/* Whatever room a copy has. */
+static void
+copies_hold_256_pairs_too(void **state)
+{
+	(void)state;
+	const int counts[] = {1, 100, 129, 200, 255, 256};
+	char name[16];
+	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+		struct svc_headers *map = svc_headers_create();
+		for (int n = 0; n < counts[i]; n++) {
+			snprintf(name, sizeof(name), "name%d", n);
+			assert_int_equal(
+			    svc_headers_set(map, name, "v"), SVC_OK);
+		}
+		struct svc_headers *copy = svc_headers_copy(map);
+		for (int n = counts[i]; n < 256; n++) {
+			snprintf(name, sizeof(name), "name%d", n);
+			assert_int_equal(
+			    svc_headers_set(copy, name, "v"), SVC_OK);
+		}
+		assert_int_equal(
+		    svc_headers_set(copy, "more", "v"), SVC_E_EXHAUSTED);
+		assert_int_equal(svc_headers_count(copy), 256);
+		svc_headers_destroy(copy);
+		svc_headers_destroy(map);
+	}
+}
+
 static void
 a_copy_can_grow(void **state)
 {
@@ -352,6 +380,7 @@ main(void)
 	    cmocka_unit_test(null_is_an_empty_map),
 	    cmocka_unit_test(refuses_what_is_not_allowed),
 	    cmocka_unit_test(holds_256_pairs),
+	    cmocka_unit_test(copies_hold_256_pairs_too),
 	    cmocka_unit_test(a_copy_can_grow),
 	    cmocka_unit_test(equal_whatever_the_order),
 	    cmocka_unit_test(ordinary_headers_take_one_allocation),

@@ -290,7 +290,7 @@ svc_read(struct svc_call *call, const struct svc_message *req,
 		return svc_fail(call, SVC_E_INVAL,
 		    "svc_read needs a request, a type and a place for the "
 		    "message");
-	const char *content_type = req->content_type != NULL
+	const char *content_type = svc_says_type(req->content_type)
 				       ? req->content_type
 				       : call->service->values.codec;
 	const struct svc_codec_ops *codec;
@@ -320,7 +320,7 @@ svc_write(struct svc_call *call, struct svc_message *rsp,
 		return svc_fail(call, SVC_E_INVAL,
 		    "svc_write needs an answer and a message");
 	const char *content_type =
-	    call->req != NULL && call->req->content_type != NULL
+	    call->req != NULL && svc_says_type(call->req->content_type)
 		? call->req->content_type
 		: call->service->values.codec;
 	const struct svc_codec_ops *codec;

@@ -110,6 +110,36 @@ replies_errors_and_headers_arrive(void **state)
 	svc_free(s);
 }
 
+static svc_err
+no_code_of_ours(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)call, (void)req, (void)rsp;
+	return (svc_err)(*(int *)arg);
+}
+
+/* As over a connection: a number that is none of the list is unknown. */
+static void
+a_number_that_is_no_code_is_unknown(void **state)
+{
+	(void)state;
+	static int numbers[] = {-1, 17, 999};
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+		struct svc_service *s = make("student", NULL);
+		struct svc_error err = {0};
+		svc_handle(s, "Student.Name", no_code_of_ours, &numbers[i],
+		    never_blocks());
+		must_start(s);
+		assert_int_equal(
+		    svc_call(svc_client_of(s), "student", "Student.Name", NULL,
+			NULL, detail(&err), timeout_ms(PATIENCE_MS)),
+		    SVC_E_UNKNOWN);
+		assert_int_equal(err.code, SVC_E_UNKNOWN);
+		assert_string_equal(err.text, "unknown error");
+		svc_free(s);
+	}
+}
+
 /* ----------------------------------------------------------------- wrappers */
 
 static svc_err
@@ -408,6 +438,7 @@ main(void)
 	static const struct CMUnitTest tests[] = {
 	    TEST(they_run_on_their_callers_thread),
 	    TEST(replies_errors_and_headers_arrive),
+	    TEST(a_number_that_is_no_code_is_unknown),
 	    TEST(wrappers_of_both_sides_see_them),
 	    TEST(calls_within_calls_leave_the_stack_in_time),
 	    TEST(a_handler_that_calls_one_keeps_its_loop),

@@ -236,6 +236,8 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 		bool on_loop = svc_pace_begin(&endpoint->pace);
 		code = endpoint->fn(&call, &req, &rsp, endpoint->arg);
 		held = svc_pace_end(&endpoint->pace, on_loop);
+		if (code != SVC_OK)
+			code = svc_err_from_number((uint32_t)code);
 	}
 	if (endpoint->limit != 0)
 		atomic_fetch_sub(&endpoint->running, 1);
@@ -275,8 +277,9 @@ svc_server_serve(struct svc_server *server, struct svc_server_shard *shard,
 	};
 	if (code == SVC_OK) {
 		part.flags |= SVC_PART_MESSAGE;
-		part.content_type = rsp.content_type != NULL ? rsp.content_type
-							     : req.content_type;
+		part.content_type = svc_says_type(rsp.content_type)
+					? rsp.content_type
+					: req.content_type;
 		part.data = rsp.data;
 		part.len = rsp.len;
 	} else {

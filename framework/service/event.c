@@ -309,7 +309,7 @@ svc_publish_detail(struct svc_service *service, const char *topic,
 		struct svc_message sent = {0};
 		if (message != NULL)
 			sent = *message;
-		if (sent.content_type == NULL)
+		if (!svc_says_type(sent.content_type))
 			sent.content_type = service->values.codec;
 		struct svc_publishing event = {topic, &sent, &why};
 		struct publish_step first = {service, 0};

@@ -433,6 +433,62 @@ a_frozen_node_costs_one_call(void **state)
 	svc_free(s);
 }
 
+/* A fresh client, which comes upon the full node in its first calls. */
+static void
+call_beside_a_full_node(void)
+{
+	struct svc_service *c = make("caller", MORE(selector(round_robin)));
+	assert_int_equal(svc_init(c, 0, NULL), SVC_OK);
+	struct svc_client *client = svc_client_of(c);
+	for (int i = 0; i < 2; i++) {
+		struct svc_message rsp;
+		struct svc_error err = {0};
+		svc_err code = svc_call(client, "student", "Student.Name", NULL,
+		    &rsp, timeout_ms(PATIENCE_MS), detail(&err));
+		assert_string_equal(err.text, "");
+		assert_int_equal(code, SVC_OK);
+		assert_string_equal(rsp.data, "roomy");
+		svc_message_free(&rsp);
+	}
+	for (int i = 0; i < 2; i++) {
+		struct svc_message rsp;
+		struct svc_stream *stream =
+		    svc_open(client, "student", "Student.Name");
+		assert_non_null(stream);
+		svc_stream_close_send(stream);
+		assert_int_equal(svc_stream_recv(stream, &rsp), SVC_OK);
+		assert_string_equal(rsp.data, "roomy");
+		svc_stream_free(stream);
+	}
+	svc_free(c);
+}
+
+static void
+a_node_without_room_for_connections_is_passed_over(void **state)
+{
+	(void)state;
+	char program[] = "student", flag[] = "--max_connections=1";
+	char *argv[] = {program, flag, NULL};
+	struct svc_service *full = make("student", MORE(id("full")));
+	assert_int_equal(svc_init(full, 2, argv), SVC_OK);
+	svc_handle(full, "Student.Name", name_of_node, NULL);
+	must_start(full);
+	struct svc_service *first = make("caller", NULL);
+	assert_int_equal(svc_init(first, 0, NULL), SVC_OK);
+	assert_int_equal(
+	    svc_call(svc_client_of(first), "student", "Student.Name", NULL,
+		NULL, timeout_ms(PATIENCE_MS)),
+	    SVC_OK);
+	struct svc_service *roomy = make("student", MORE(id("roomy")));
+	svc_handle(roomy, "Student.Name", name_of_node, NULL);
+	must_start(roomy);
+	for (int i = 0; i < 5; i++)
+		call_beside_a_full_node();
+	svc_free(first);
+	svc_free(roomy);
+	svc_free(full);
+}
+
 int
 main(void)
 {
@@ -449,8 +505,17 @@ main(void)
 	    TEST(a_version_and_a_label_choose),
 	    TEST(a_new_node_at_an_old_address_is_dialled_anew),
 	};
+	/* There are no connections to be counted in one process. */
+	const struct CMUnitTest connected[] = {
+	    TEST(a_node_without_room_for_connections_is_passed_over),
+	};
 	transport_name = "tcp";
 	int failed = cmocka_run_group_tests_name("tcp", tests, NULL, NULL);
+	failed += cmocka_run_group_tests_name("tcp", connected, NULL, NULL);
+	transport_name = "nng";
+	if (has_transport("nng"))
+		failed +=
+		    cmocka_run_group_tests_name("nng", connected, NULL, NULL);
 	transport_name = "memory";
 	return failed +
 	       cmocka_run_group_tests_name("memory", tests, NULL, NULL);

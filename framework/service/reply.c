@@ -152,14 +152,19 @@ too_many(struct svc_reply *reply)
 static void
 on_headers(struct svc_reply *reply, const struct svc_part *part)
 {
+	svc_err code = SVC_OK;
 	/* Those of the first part, and the trailers of the last. */
 	if (svc_headers_get(part->headers, SVC_NOT_RUN_HEADER) != NULL)
 		reply->result.not_run = true;
 	if (reply->headers == NULL)
 		reply->headers = svc_headers_copy(part->headers);
-	else if (svc_headers_merge(reply->headers, part->headers) != SVC_OK)
-		out_of_memory(reply);
-	if (reply->headers == NULL)
+	else
+		code = svc_headers_merge(reply->headers, part->headers);
+	if (code == SVC_E_EXHAUSTED)
+		reply->result.code = svc_error_set(reply->err, code,
+		    "the reply has more headers and trailers than the 256 that "
+		    "a message takes: use svc_open");
+	else if (code != SVC_OK || reply->headers == NULL)
 		out_of_memory(reply);
 }
 

@@ -178,6 +178,34 @@ usage_errors_are_one_line_and_status_2(void **state)
 	}
 }
 
+/* Who looks only at the end still reads what went wrong first. */
+static void
+a_start_after_a_failure_tells_why(void **state)
+{
+	(void)state;
+	char program[] = "student", flag[] = "--registr=etcd";
+	char *argv[] = {program, flag, NULL};
+	struct svc_service *s = svc_new(registry(memory), broker(memory));
+	assert_int_equal(svc_init(s, 2, argv), SVC_E_INVAL);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(svc_start(s), SVC_E_PRECONDITION);
+		assert_string_equal(svc_error_text(s),
+		    "svc_init has failed: unknown flag \"--registr\", did you "
+		    "mean --registry?");
+	}
+	assert_int_equal(svc_run(s), SVC_E_PRECONDITION);
+	svc_free(s);
+	s = svc_new(registry(memory), broker(memory),
+	    address("127.0.0.1:99999"), log_level("off"));
+	assert_int_equal(svc_start(s), SVC_E_INVAL);
+	char why[300];
+	snprintf(
+	    why, sizeof(why), "svc_start has failed: %s", svc_error_text(s));
+	assert_int_equal(svc_start(s), SVC_E_PRECONDITION);
+	assert_string_equal(svc_error_text(s), why);
+	svc_free(s);
+}
+
 static void
 an_address_in_use_is_told(void **state)
 {
@@ -480,6 +508,7 @@ main(void)
 	    TEST(a_signal_that_comes_twice_is_one),
 	    TEST(a_signal_that_comes_twice_is_one_after_the_end_too),
 	    TEST(a_handler_that_hangs_does_not_keep_the_process),
+	    TEST(a_start_after_a_failure_tells_why),
 	    TEST(an_address_in_use_is_told),
 	    TEST(svc_stop_ends_svc_run),
 	    TEST(running_calls_finish_while_new_ones_go_elsewhere),

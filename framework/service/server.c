@@ -304,7 +304,10 @@ static svc_err
 run_wrap(struct svc_call *call, const struct svc_message *req,
     struct svc_message *rsp, void *arg)
 {
+	static const struct svc_message none = {0};
 	const struct svc_handler_link *link = arg;
+	if (req == NULL) /* a wrapper has left it away */
+		req = &none;
 	/* What the functions of a call are asked about is what came here. */
 	const struct svc_message *outer = call->req;
 	call->req = req;

@@ -323,15 +323,17 @@ show_options(struct svc_service *service)
 	};
 }
 
-svc_err
-svc_init(struct svc_service *service, int argc, char *argv[])
+/* What the service cannot go on from, for who asks it to later. */
+static svc_err
+note_failure(struct svc_service *service, const char *function, svc_err code)
 {
-	if (service == NULL)
-		return SVC_E_NOMEM;
-	if (service->state != SVC_SERVICE_NEW)
-		return svc_service_fail(
-		    service, SVC_E_PRECONDITION, "svc_init was called before");
-	service->state = SVC_SERVICE_FAILED;
+	return svc_error_set(&service->failed, code, "%s has failed: %s",
+	    function, service->error.text);
+}
+
+static svc_err
+init(struct svc_service *service, int argc, char *argv[])
+{
 	int given = 0;
 	while (argv != NULL && given < argc && argv[given] != NULL)
 		given++;
@@ -360,6 +362,21 @@ svc_init(struct svc_service *service, int argc, char *argv[])
 	return SVC_OK;
 }
 
+svc_err
+svc_init(struct svc_service *service, int argc, char *argv[])
+{
+	if (service == NULL)
+		return SVC_E_NOMEM;
+	if (service->state != SVC_SERVICE_NEW)
+		return svc_service_fail(
+		    service, SVC_E_PRECONDITION, "svc_init was called before");
+	service->state = SVC_SERVICE_FAILED;
+	svc_err code = init(service, argc, argv);
+	return code == SVC_OK || code == SVC_E_DONE
+		   ? code
+		   : note_failure(service, "svc_init", code);
+}
+
 /* ------------------------------------------------------------------- start */
 
 static svc_err
@@ -386,6 +403,20 @@ start(struct svc_service *service, struct svc_error *err)
 	return svc_registrar_start(&service->registrar, err);
 }
 
+/* Neither init nor start is done twice, and whoever tries is told why the first
+ * one has failed. */
+static svc_err
+may_not_start(struct svc_service *service)
+{
+	const char *why = service->state == SVC_SERVICE_STARTED
+			      ? "the service has been started before"
+			      : "the service has ended; make a new one";
+	if (service->state == SVC_SERVICE_FAILED &&
+	    service->failed.text[0] != '\0')
+		why = service->failed.text;
+	return svc_service_fail(service, SVC_E_PRECONDITION, "%s", why);
+}
+
 svc_err
 svc_start(struct svc_service *service)
 {
@@ -397,10 +428,7 @@ svc_start(struct svc_service *service)
 	if (code != SVC_OK)
 		return code;
 	if (service->state != SVC_SERVICE_READY)
-		return svc_service_fail(service, SVC_E_PRECONDITION, "%s",
-		    service->state == SVC_SERVICE_STARTED
-			? "the service has been started before"
-			: "the service has ended; make a new one");
+		return may_not_start(service);
 	if (service->refused.code != SVC_OK)
 		svc_log(SVC_LOG_WARN, "service.refused",
 		    "the service starts without what it was given: %s",
@@ -412,8 +440,9 @@ svc_start(struct svc_service *service)
 		service->state = SVC_SERVICE_FAILED;
 		svc_registrar_stop(&service->registrar);
 		svc_server_close(service->server);
-		return svc_service_fail(service, code, "%s",
+		svc_service_fail(service, code, "%s",
 		    err.text[0] != '\0' ? err.text : svc_err_text(code));
+		return note_failure(service, "svc_start", code);
 	}
 	service->state = SVC_SERVICE_STARTED;
 	svc_log(SVC_LOG_INFO, "service.started",

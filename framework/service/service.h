@@ -94,6 +94,12 @@ void svc_options_take(
     struct svc_service *service, const struct svc_option *options);
 /* What is allowed, for why a header or metadata was not taken. */
 const char *svc_pair_rule(svc_err code);
+/* Whether this names a content type; an empty one names none. */
+static inline bool
+svc_says_type(const char *type)
+{
+	return type != NULL && type[0] != '\0';
+}
 
 /* -------------------------------------------------------------------- TLS */
 
@@ -502,6 +508,7 @@ struct svc_service {
 	 * who has not looked. */
 	struct svc_error refused;
 	struct svc_error error;     /* what svc_error_text says */
+	struct svc_error failed;    /* why it cannot be started */
 	struct svc_options options; /* what svc_options_of shows */
 	/* Their texts are those of `values`. */
 	bool has_tls, registry_has_tls;

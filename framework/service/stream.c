@@ -556,14 +556,14 @@ static svc_err
 settle_type(struct svc_stream *stream, const char *type, bool *mislabelled)
 {
 	if (stream->sent_type != NULL &&
-	    (type == NULL || strcmp(type, stream->sent_type) == 0))
+	    (!svc_says_type(type) || strcmp(type, stream->sent_type) == 0))
 		return SVC_OK;
 	struct svc_error why;
 	if (svc_content_type_check(type, &why) != SVC_OK)
 		return svc_stream_fail(stream, SVC_E_INVAL, "%s", why.text);
 	if (stream->sent_type == NULL) {
-		stream->sent_type = svc_mem_strdup(
-		    type != NULL && type[0] != '\0' ? type : stream->type);
+		stream->sent_type =
+		    svc_mem_strdup(svc_says_type(type) ? type : stream->type);
 		stream->type_given = true;
 		return stream->sent_type != NULL
 			   ? SVC_OK

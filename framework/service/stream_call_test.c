@@ -184,6 +184,69 @@ a_service_runs_so_many_streams(void **state)
 	svc_free(s);
 }
 
+/* As many headers and trailers as are asked for. */
+static svc_err
+decorates(struct svc_stream *stream, void *arg)
+{
+	(void)arg;
+	struct svc_call *call = svc_stream_call(stream);
+	struct svc_message m;
+	svc_err code = svc_stream_recv(stream, &m);
+	long n = code == SVC_OK ? strtol(m.data, NULL, 10) : 0;
+	for (long i = 0; i < n && code == SVC_OK; i++) {
+		code = svc_stream_set_header(
+		    stream, svc_printf(call, "head-%ld", i), "v");
+		if (code == SVC_OK)
+			code = svc_stream_set_trailer(
+			    stream, svc_printf(call, "trail-%ld", i), "v");
+	}
+	return code == SVC_OK ? send_text(stream, "decorated") : code;
+}
+
+static void
+headers_and_trailers_fit_into_one_reply(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL), *c;
+	svc_handle_stream(s, "Student.Decorate", decorates, NULL);
+	must_start(s);
+	struct svc_client *client = client_of(&c);
+	struct svc_message req = {.data = "128", .len = 3}, rsp;
+	struct svc_error err = {0};
+	assert_int_equal(
+	    svc_call(client, "student", "Student.Decorate", &req, &rsp),
+	    SVC_OK);
+	assert_int_equal(svc_headers_count(rsp.headers), 256);
+	svc_message_free(&rsp);
+	req.data = "129";
+	assert_int_equal(svc_call(client, "student", "Student.Decorate", &req,
+			     &rsp, detail(&err)),
+	    SVC_E_EXHAUSTED);
+	assert_string_equal(err.text,
+	    "the reply has more headers and trailers than the 256 that a "
+	    "message takes: use svc_open");
+	svc_free(c);
+	svc_free(s);
+}
+
+static void
+a_stream_tells_its_headers_itself(void **state)
+{
+	(void)state;
+	struct svc_service *c;
+	struct svc_client *client = client_of(&c);
+	struct svc_headers *headers = svc_headers_create();
+	struct svc_error err = {0};
+	assert_null(svc_open(client, "student", "Student.Echo",
+	    reply_headers(headers), detail(&err)));
+	assert_int_equal(err.code, SVC_E_INVAL);
+	assert_string_equal(err.text,
+	    "reply_headers() is not for a stream: svc_stream_header and "
+	    "svc_stream_trailer read what the handler sent");
+	svc_headers_destroy(headers);
+	svc_free(c);
+}
+
 static void
 the_registry_knows_of_streams(void **state)
 {
@@ -217,6 +280,8 @@ main(void)
 	    TEST(a_handler_forgets_its_memory),
 	    TEST(an_endpoint_has_its_limit),
 	    TEST(a_service_runs_so_many_streams),
+	    TEST(headers_and_trailers_fit_into_one_reply),
+	    TEST(a_stream_tells_its_headers_itself),
 	    TEST(the_registry_knows_of_streams),
 	};
 	int failed = 0;

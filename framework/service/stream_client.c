@@ -418,6 +418,12 @@ open_stream(struct svc_client *of, const char *service, const char *endpoint,
 	}
 	if (svc_call_plan_parse(of, options, &plan, err) != SVC_OK)
 		return NULL;
+	if (plan.reply_headers != NULL) {
+		svc_error_set(err, SVC_E_INVAL,
+		    "reply_headers() is not for a stream: svc_stream_header "
+		    "and svc_stream_trailer read what the handler sent");
+		return NULL;
+	}
 	int64_t timeout_ms = SVC_FOREVER;
 	for (const struct svc_option *o = options;
 	     o != NULL && o->kind != SVC_OPTION_END; o++)
@@ -453,10 +459,12 @@ open_stream(struct svc_client *of, const char *service, const char *endpoint,
 	return &client->base;
 }
 
-/* A stream on its way through the wrappers: which is next. */
+/* A stream on its way through the wrappers: which is next, and where to say why
+ * it is not opened when one of them has left that away. */
 struct open_step {
 	struct svc_client *client;
 	size_t index;
+	struct svc_error *err;
 };
 
 static struct svc_stream *
@@ -466,16 +474,16 @@ run_open_wrap(const struct svc_opening *opening, void *arg)
 	struct svc_client *client = step->client;
 	const struct svc_wraps *wraps =
 	    client != NULL ? &client->service->wraps[SVC_WRAP_OPEN] : NULL;
-	if (wraps == NULL || step->index == wraps->n) {
-		struct svc_error untold;
-		return open_stream(client, opening->service, opening->endpoint,
-		    opening->options,
-		    opening->err != NULL ? opening->err : &untold);
-	}
+	struct svc_opening whole = *opening;
+	if (whole.err == NULL)
+		whole.err = step->err;
+	if (wraps == NULL || step->index == wraps->n)
+		return open_stream(client, whole.service, whole.endpoint,
+		    whole.options, whole.err);
 	const struct svc_wrap *wrap = &wraps->list[step->index];
-	struct open_step next = {client, step->index + 1};
+	struct open_step next = {client, step->index + 1, whole.err};
 	return ((svc_open_wrapper)wrap->fn)(
-	    opening, run_open_wrap, &next, wrap->arg);
+	    &whole, run_open_wrap, &next, wrap->arg);
 }
 
 struct svc_stream *
@@ -485,7 +493,7 @@ svc_open_options(struct svc_client *client, const char *service,
 	struct svc_error err = {0};
 	struct svc_error *detail = svc_call_plan_detail(options);
 	struct svc_opening opening = {service, endpoint, options, &err};
-	struct open_step first = {client, 0};
+	struct open_step first = {client, 0, &err};
 	struct svc_stream *stream = NULL;
 	if (svc_call_is_named(service, endpoint, &err))
 		stream = run_open_wrap(&opening, &first);

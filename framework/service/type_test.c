@@ -192,6 +192,61 @@ of_events(void **state)
 	svc_free(s);
 }
 
+/* Says the type that it was sent, and none itself. */
+static svc_err
+says_type(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)arg;
+	rsp->content_type = "";
+	rsp->data = svc_printf(
+	    call, "%s", req->content_type != NULL ? req->content_type : "none");
+	rsp->len = strlen(rsp->data);
+	return SVC_OK;
+}
+
+static svc_err
+says_stream_type(struct svc_stream *stream, void *arg)
+{
+	(void)arg;
+	struct svc_message m;
+	svc_err code;
+	while ((code = svc_stream_recv(stream, &m)) == SVC_OK) {
+		m.content_type = "";
+		code = svc_stream_send(stream, &m);
+		if (code != SVC_OK)
+			break;
+	}
+	return code;
+}
+
+static void
+an_empty_one_says_nothing(void **state)
+{
+	(void)state;
+	struct svc_service *s =
+	    make("student", MORE(codec("application/octet-stream")));
+	struct svc_message req = {.content_type = ""}, rsp;
+	svc_handle(s, "Student.Type", says_type, NULL);
+	svc_handle_stream(s, "Student.Types", says_stream_type, NULL);
+	must_start(s);
+	struct svc_client *client = svc_client_of(s);
+	assert_int_equal(
+	    svc_call(client, "student", "Student.Type", &req, &rsp), SVC_OK);
+	assert_string_equal(rsp.data, "application/octet-stream");
+	assert_string_equal(rsp.content_type, "application/octet-stream");
+	svc_message_free(&rsp);
+	struct svc_stream *stream = svc_open(
+	    client, "student", "Student.Types", content_type("text/plain"));
+	for (int i = 0; i < 2; i++) {
+		must(stream, svc_stream_send(stream, &req));
+		must(stream, svc_stream_recv(stream, &rsp));
+		assert_string_equal(rsp.content_type, "text/plain");
+	}
+	svc_stream_free(stream);
+	svc_free(s);
+}
+
 static void
 of_a_program(void **state)
 {
@@ -213,6 +268,7 @@ main(void)
 	    TEST(of_replies),
 	    TEST(of_streams),
 	    TEST(of_events),
+	    TEST(an_empty_one_says_nothing),
 	    TEST(of_a_program),
 	};
 	int failed = 0;

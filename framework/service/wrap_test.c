@@ -557,6 +557,68 @@ a_call_that_is_stopped_has_no_headers_of_another(void **state)
 	svc_free(s);
 }
 
+static svc_err
+leaves_request_away(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, svc_handler next, void *next_arg, void *arg)
+{
+	(void)req, (void)arg;
+	return next(call, NULL, rsp, next_arg);
+}
+
+static svc_err
+has_request(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)arg;
+	assert_non_null(req);
+	return svc_reply_text(
+	    call, rsp, NULL, "%zu %d", req->len, req->data != NULL);
+}
+
+static void
+a_handler_has_always_a_request(void **state)
+{
+	(void)state;
+	struct svc_service *s =
+	    make("student", MORE(wrap_handler(leaves_request_away, NULL),
+				wrap_handler(leaves_request_away, NULL)));
+	struct svc_message req = {"text/plain", "Ada", 3, NULL}, rsp;
+	svc_handle(s, "Student.Has", has_request, NULL);
+	must_start(s);
+	assert_int_equal(
+	    svc_call(svc_client_of(s), "student", "Student.Has", &req, &rsp),
+	    SVC_OK);
+	assert_string_equal(rsp.data, "0 0");
+	svc_message_free(&rsp);
+	svc_free(s);
+}
+
+static struct svc_stream *
+leaves_error_away(const struct svc_opening *opening, svc_open_next next,
+    void *next_arg, void *arg)
+{
+	(void)arg;
+	struct svc_opening changed = *opening;
+	changed.err = NULL;
+	return next(&changed, next_arg);
+}
+
+static void
+why_a_stream_is_not_opened_is_told(void **state)
+{
+	(void)state;
+	struct svc_service *c =
+	    make("caller", MORE(wrap_open(leaves_error_away, NULL),
+			       wrap_open(leaves_error_away, NULL)));
+	struct svc_error err = {0};
+	assert_int_equal(svc_init(c, 0, NULL), SVC_OK);
+	assert_null(
+	    svc_open(svc_client_of(c), "nobody", "Student.Echo", detail(&err)));
+	assert_int_equal(err.code, SVC_E_NOT_FOUND);
+	assert_string_equal(err.text, "service not found: nobody");
+	svc_free(c);
+}
+
 static void
 a_wrapper_needs_a_function(void **state)
 {
@@ -595,6 +657,8 @@ main(void)
 	    TEST(a_handler_sees_the_request_that_it_was_handed),
 	    TEST(a_wrapper_may_call_twice),
 	    TEST(a_call_that_is_stopped_has_no_headers_of_another),
+	    TEST(a_handler_has_always_a_request),
+	    TEST(why_a_stream_is_not_opened_is_told),
 	    TEST(a_wrapper_needs_a_function),
 	};
 	static const char *const transports[] = {"memory", "tcp", "nng"};

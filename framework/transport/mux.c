@@ -274,6 +274,14 @@ svc_mux_fail(struct svc_mux *mux, svc_err code, const char *text)
 	svc_biased_lock_leave(&mux->lock);
 }
 
+void
+svc_mux_unheard(struct svc_mux *mux)
+{
+	svc_biased_lock_take(&mux->lock);
+	mux->foreign = true;
+	svc_biased_lock_leave(&mux->lock);
+}
+
 SVC_HOT bool
 svc_mux_failed(struct svc_mux *mux)
 {

@@ -201,6 +201,57 @@ who_has_no_time_left_is_given_up(void **state)
 	}
 }
 
+static bool lingers;
+
+static void
+linger_on(void)
+{
+	lingers = svc_mux_linger(&server.mux);
+}
+
+static void
+drain_and_stop(void)
+{
+	svc_mux_drain(&server.mux);
+	stop();
+}
+
+/* What it has sent meanwhile would be lost with the connection, unless it has
+ * read before that it is left: also where nothing waits to be sent to it. */
+static void
+who_is_left_has_read_so(void **state)
+{
+	(void)state;
+	for (int reads = 0; reads < 2; reads++) {
+		struct seen mine;
+		struct svc_executor *executor;
+		static const struct svc_executor_config config = {.loops = 1};
+		svc_clock_manual();
+		assert_int_equal(
+		    svc_executor_create(&config, &executor, NULL), SVC_OK);
+		pair(&client, &server, NULL);
+		exchange(&client, &server);
+		server.mux.config.loop = svc_executor_loop(executor);
+		on_loop(drain_and_stop);
+		assert_int_equal(
+		    open_with(&client, &mine, &events, SVC_PART_END, NULL, 0),
+		    SVC_OK);
+		on_loop(linger_on);
+		assert_true(lingers);
+		if (reads) {
+			read_some(&client, SIZE_MAX);
+			assert_true(mine.closed);
+			assert_true(mine.not_run);
+			on_loop(serve);
+			on_loop(linger_on);
+			assert_false(lingers);
+		} else { /* little patience with one that is not there */
+			assert_in_range(waits(100), 1, 2);
+		}
+		end(executor, &mine);
+	}
+}
+
 /* A server that does not stop waits for as long as idle_ms. */
 static void
 an_end_that_is_not_read_is_reset(void **state)
@@ -345,6 +396,7 @@ main(void)
 	    cmocka_unit_test(who_says_nothing_is_given_up),
 	    cmocka_unit_test(who_takes_it_too_slowly_is_given_up),
 	    cmocka_unit_test(who_has_no_time_left_is_given_up),
+	    cmocka_unit_test(who_is_left_has_read_so),
 	    cmocka_unit_test(an_end_that_is_not_read_is_reset),
 	    cmocka_unit_test(a_failure_does_not_hold_up_a_stop),
 	    cmocka_unit_test(a_cut_does_not_wait),

@@ -15,6 +15,9 @@
 
 #define TICKS 4 /* in keepalive_ms */
 #define LINGER_MS 500
+/* For a peer to say that it knows that it is left, when it has all answers. It
+ * may have nobody who reads, so this makes a stop so much longer. */
+#define LEAVE_MS 100
 #define MAX_QUIET 10  /* times in a row, without a sign of life */
 #define MAX_LINGER 40 /* times, however alive the peer is */
 #define IDLE_PING 1u  /* value of the PING that follows an idle DRAIN */
@@ -355,7 +358,8 @@ svc_mux_linger(struct svc_mux *mux)
 	if (first)
 		mux_reset_failed(mux);
 	bool unsent = mux->out.len > 0 || mux->flushing || mux->n_lingering > 0;
-	if (first && mux->config.server && mux->draining && !mux->failed)
+	bool told = mux->config.server && mux->draining && !mux->failed;
+	if (first && told)
 		/* What came before this was run or refused; what comes behind
 		 * it never will be. */
 		mux_queue_frame(mux, FRAME_DRAIN, 0, mux->last_id, 0, NULL, 0);
@@ -363,21 +367,25 @@ svc_mux_linger(struct svc_mux *mux)
 	mux->leaving = true;
 	bool able =
 	    mux->config.server && mux->heard && mux->attached && !mux->failed;
-	if (first && able && unsent)
+	if (first && able && (unsent || told))
 		mux->leave_asked = true;
 	if (mux->leave_asked && !mux->leave_pinged && mux->n_lingering == 0) {
 		/* A system may throw away what the peer has not read yet when
-		 * there is something that we have not: so see it answer. */
+		 * there is something that we have not, and a peer that writes
+		 * fails before it reads: so see it answer. */
 		mux->leave_pinged = true;
 		mux_queue_frame(mux, FRAME_PING, 0, 0, LAST_PING, NULL, 0);
 	}
 	bool wait = able && (mux->out.len > 0 || mux->flushing ||
 				mux->n_lingering > 0 || mux->leave_asked);
 	if (first && wait) {
-		mux->seen_sent = mux->sent;
-		mux->quiet = mux->stuck = 0;
+		mux->seen_sent = unsent ? mux->sent : mux->queued;
+		mux->seen_received =
+		    __atomic_load_n(&mux->received, __ATOMIC_RELAXED);
+		mux->stuck = 0;
+		mux->quiet = unsent ? 0 : MAX_QUIET - 1;
 		if (svc_timer_start(mux->config.loop, &mux->timer,
-			svc_deadline(LINGER_MS)) != SVC_OK)
+			svc_deadline(unsent ? LINGER_MS : LEAVE_MS)) != SVC_OK)
 			wait = false;
 	}
 	mux_unlock_and_flush(mux);

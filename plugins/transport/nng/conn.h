@@ -48,6 +48,7 @@ struct conn {
 	bool aborted;
 	bool running;   /* its bytes are being handled */
 	bool receiving; /* nng has the block */
+	bool spoken;    /* of `received`: something has come */
 	bool paused;    /* the peer does not read what we send */
 	int sends;
 	int starting; /* calls that begin an operation on the stream */

@@ -53,10 +53,18 @@ count_conn(struct listener *listener)
 {
 	uint32_t most = listener->self->config.limits.max_connections;
 	lock(listener);
-	bool room = !listener->closing && listener->n_conns < most;
+	bool full = listener->n_conns >= most;
+	bool room = !listener->closing && !full;
 	if (room)
 		listener->n_conns++;
 	unlock(listener);
+	/* The peer sees that it was not heard, and its calls go elsewhere. */
+	static struct svc_log_limit limit;
+	if (full)
+		svc_log_limited(&limit, SVC_LOG_WARN, "nng.connections",
+		    "%s has %u connections and takes no more "
+		    "(--max_connections)",
+		    listener->address, (unsigned)most);
 	return room;
 }
 

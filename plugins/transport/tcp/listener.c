@@ -73,19 +73,31 @@ listener_forget(struct listener *listener, struct conn *conn)
 	pthread_mutex_unlock(&listener->mutex);
 }
 
+/* The peer sees that it was not heard, and its calls go elsewhere. */
+static void
+refuse(const struct listener *listener, uint32_t most)
+{
+	static struct svc_log_limit limit;
+	svc_log_limited(&limit, SVC_LOG_WARN, "tcp.connections",
+	    "%s has %u connections and takes no more (--max_connections)",
+	    listener->address, (unsigned)most);
+}
+
 static void
 take_socket(
     struct listener *listener, int fd, const struct sockaddr_storage *from)
 {
 	pthread_mutex_lock(&listener->mutex);
-	bool room =
-	    !listener->closing &&
-	    listener->n_conns < listener->tcp->config.limits.max_connections;
+	uint32_t most = listener->tcp->config.limits.max_connections;
+	bool full = listener->n_conns >= most,
+	     room = !listener->closing && !full;
 	if (room)
 		listener->n_conns++;
 	pthread_mutex_unlock(&listener->mutex);
 	if (!room) {
 		close(fd);
+		if (full)
+			refuse(listener, most);
 		return;
 	}
 	int on = 1;

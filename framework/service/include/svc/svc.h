@@ -169,11 +169,13 @@ SVC_API svc_err svc_plugin_add(const void *ops);
 /* --------------------------------------------------------------- handlers */
 
 /**
- * Handles a call. `req` lives as long as the call. Fill `rsp` with memory that
+ * Handles a call. `req` lives as long as the call; unlike those of replies and
+ * streams its data have no NUL behind them. Fill `rsp` with memory that
  * lives as long as the call (svc_alloc_in, svc_printf, svc_reply_text) or
- * longer; rsp->content_type NULL means that of the request. rsp->headers is an
- * empty map to fill. Whatever is returned, and the text of svc_fail, is what
- * the caller reads. It may block.
+ * longer; rsp->content_type NULL or "" means that of the request. rsp->headers
+ * is an empty map to fill. Whatever is returned, and the text of svc_fail, is
+ * what the caller reads (SVC_E_UNKNOWN for a number that is no code). It may
+ * block.
  */
 typedef svc_err (*svc_handler)(struct svc_call *call,
     const struct svc_message *req, struct svc_message *rsp, void *arg);
@@ -432,8 +434,8 @@ SVC_API svc_err svc_handle_stream_options(struct svc_service *service,
     const struct svc_option *options);
 
 /**
- * Open a stream to `endpoint` of `service`; options as for svc_call, and they
- * are borrowed for the call, `detail` too.
+ * Open a stream to `endpoint` of `service`; options as for svc_call but for
+ * reply_headers(), and they are borrowed for the call, `detail` too.
  *
  * Returns once the stream was sent on its way, before the other side answered:
  * what fails later is told by svc_stream_send, svc_stream_recv and
