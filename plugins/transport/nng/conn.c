@@ -274,8 +274,7 @@ received(void *arg)
 	int rv = nng_aio_result(conn->recv_aio);
 	size_t n = nng_aio_count(conn->recv_aio);
 	if (rv != 0) {
-		if (conn->tls == NULL && !conn->spoken &&
-		    (rv == NNG_ECONNSHUT || rv == NNG_ECONNRESET))
+		if (conn->tls == NULL && !conn->spoken && rv == NNG_ECONNSHUT)
 			svc_mux_unheard(&conn->mux);
 		conn_lose(conn, rv);
 	} else if (conn->tls == NULL) {

@@ -253,8 +253,7 @@ conn_read(struct conn *conn, bool sleep, bool *ret_drained)
 		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			return 0;
 		int sys = n < 0 ? errno : 0;
-		if (conn->tls == NULL && !conn->mux.greeted &&
-		    (sys == 0 || sys == ECONNRESET))
+		if (conn->tls == NULL && !conn->mux.greeted && sys == 0)
 			svc_mux_unheard(&conn->mux);
 		conn_lose(conn, sys);
 		return -1;

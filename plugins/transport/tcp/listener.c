@@ -95,6 +95,8 @@ take_socket(
 		listener->n_conns++;
 	pthread_mutex_unlock(&listener->mutex);
 	if (!room) {
+		/* What it has sent would make the end a reset. */
+		shutdown(fd, SHUT_WR);
 		close(fd);
 		if (full)
 			refuse(listener, most);

@@ -83,8 +83,8 @@ struct svc_mux {
 	bool close_due; /* whoever unlocks calls close() */
 	bool failed;    /* atomic */
 	bool silent;    /* it failed because the peer said nothing */
-	bool foreign; /* the peer has run nothing: it is no svc service, ... */
-	bool heard;   /* the peer's hello */
+	bool foreign;   /* the peer is no svc service, or has run nothing */
+	bool heard;     /* the peer's hello */
 	struct svc_error failure;
 	uint64_t queued, sent; /* bytes */
 	struct svc_mux_stream **buckets;
@@ -218,9 +218,10 @@ SVC_API size_t svc_mux_backlog(struct svc_mux *mux);
 /** The connection is gone: no stream may be opened, and those that are open
  * are closed by svc_mux_close_streams. The first call's error counts. */
 SVC_API void svc_mux_fail(struct svc_mux *mux, svc_err code, const char *text);
-/** Before that: the peer has closed the connection without a byte of its hello,
- * which goes before all else, so it has run nothing. Not with TLS, where
- * somebody between may take away what it said. */
+/** Before that: the peer has ended its side of the connection without a byte of
+ * its hello, which goes before all else, so it has run nothing. Not after a
+ * reset, which may overtake a hello that was lost on its way, nor with TLS,
+ * where somebody between may take away what it said. */
 SVC_API void svc_mux_unheard(struct svc_mux *mux);
 SVC_API bool svc_mux_failed(struct svc_mux *mux);
 /** Tells every stream that the connection failed. On the loop's thread;
