@@ -41,7 +41,11 @@
 #define AHEAD 2048          /* read beyond the record that is asked for */
 #define KEEP_OUT 4096       /* of `out`, when it is empty */
 #define MAX_DISCARD 1048576 /* of what a refused peer has sent already */
-#define SVC_HELLO 0xf5      /* first byte of a connection without TLS */
+/* Changes of keys and the like cost the one who reads them a hundred times as
+ * much as their bytes: a peer has so many, and one more for so much data. */
+#define MOST_EXTRAS 32
+#define EXTRA_BYTES ((size_t)1 << 20)
+#define SVC_HELLO 0xf5 /* first byte of a connection without TLS */
 
 struct tls {
 	struct tls_files *files;
@@ -56,6 +60,8 @@ struct tls {
 	bool eof, failed;
 	bool refused; /* by an alert of the peer */
 	bool gone;    /* the socket failed, not TLS */
+	int extras;   /* records without data since the handshake */
+	size_t data;  /* bytes that were read and count against those yet */
 	bool more;
 	bool drained; /* the socket had no more in this call */
 	int sys;      /* errno of the socket */
@@ -155,6 +161,10 @@ bio_read(BIO *bio, char *data, int size)
 	struct tls *tls = BIO_get_data(bio);
 	size_t had = tls->ahead_len;
 	BIO_clear_retry_flags(bio);
+	if (tls->extras > MOST_EXTRAS) {
+		tls->sys = EPROTO;
+		return -1;
+	}
 	if (had > 0) { /* OpenSSL asks for the rest by itself */
 		if (had > (size_t)size)
 			had = (size_t)size;
@@ -332,6 +342,13 @@ explain(struct tls *tls)
 	tls->failed = true;
 	if (tls->text[0] != 0)
 		return;
+	if (tls->extras > MOST_EXTRAS) {
+		say(tls,
+		    "%s changes the keys of TLS, or the like, more than %d "
+		    "times without data",
+		    tls->peer, MOST_EXTRAS);
+		return;
+	}
 	if (reason > SSL_AD_REASON_OFFSET) {
 		explain_alert(tls, reason - SSL_AD_REASON_OFFSET);
 	} else if (!tls->shaken && reason == SSL_R_CERTIFICATE_VERIFY_FAILED) {
@@ -377,6 +394,7 @@ tls_reason(struct tls *tls, struct tls_failure *ret)
 	memcpy(ret->text, tls->text, sizeof(ret->text));
 	ret->unheard = tls->refused && !tls->heard;
 	ret->gone = tls->gone;
+	ret->broke = tls->extras > MOST_EXTRAS;
 	leave(tls);
 	return has;
 }
@@ -452,6 +470,31 @@ tls_take(struct tls *tls, struct svc_buf *into)
 	return rc;
 }
 
+/* OpenSSL tells of each record, and of what is in those of TLS 1.3. */
+static void
+watch_records(int written, int version, int type, const void *data, size_t len,
+    SSL *ssl, void *arg)
+{
+	struct tls *tls = arg;
+	(void)version;
+	(void)ssl;
+	if (!written && tls->shaken && len > 0 &&
+	    (type == SSL3_RT_HEADER || type == SSL3_RT_INNER_CONTENT_TYPE) &&
+	    *(const uint8_t *)data != SSL3_RT_APPLICATION_DATA)
+		tls->extras++;
+}
+
+/* Data was read. */
+static void
+count_data(struct tls *tls, size_t n)
+{
+	tls->heard = true;
+	tls->data += n;
+	for (; tls->data >= EXTRA_BYTES; tls->data -= EXTRA_BYTES)
+		if (tls->extras > 0)
+			tls->extras--;
+}
+
 /* With the certificates of this moment. */
 static bool
 start(struct tls *tls)
@@ -468,6 +511,8 @@ start(struct tls *tls)
 	BIO_set_data(bio, tls);
 	BIO_set_init(bio, 1);
 	SSL_set_bio(tls->ssl, bio, bio);
+	SSL_set_msg_callback(tls->ssl, watch_records);
+	SSL_set_msg_callback_arg(tls->ssl, tls);
 	if (tls->server) {
 		int mode = SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
 		if (config->anonymous)
@@ -682,7 +727,7 @@ tls_read(struct tls *tls, void *data, size_t room)
 		if (SSL_read_ex(
 			tls->ssl, (uint8_t *)data + got, room - got, &n) == 1) {
 			got += n;
-			tls->heard = true;
+			count_data(tls, n);
 			tls->more = tls->ahead_len > 0 ||
 				    tls->in.len > tls->in_at ||
 				    SSL_pending(tls->ssl) > 0;
