@@ -60,6 +60,62 @@ addresses_are_checked(void **state)
 }
 
 static void
+it_is_said_what_is_wrong_with_an_address(void **state)
+{
+	(void)state;
+	char longest[200] = "ipc:///tmp/";
+	memset(longest + strlen(longest), 'x', 110);
+	const struct {
+		const char *address, *says;
+	} cases[] = {
+	    {longest, "too long; allowed are 107 bytes"},
+	    {"ipc:///tmp/svc-no-such-folder/socket", "does not exist"},
+	    {"192.0.2.1:0", "no address of this machine"},
+	    {"nobody.invalid:0", "no address of this machine"},
+	};
+	struct end end;
+	start(&end, "nng", NULL, NULL);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct svc_error err = {0};
+		void *made;
+		assert_int_equal(end.ops->listen(end.self, cases[i].address,
+				     echo, NULL, &made, &err),
+		    SVC_E_INVAL);
+		if (strstr(err.text, cases[i].says) == NULL)
+			fail_msg("%s: %s", cases[i].address, err.text);
+	}
+	stop(&end);
+}
+
+/* Who serves a websocket looks at the name that was called. */
+static void
+a_websocket_is_called_as_it_says(void **state)
+{
+	(void)state;
+	static const char *const addresses[] = {
+	    "ws://localhost:0/svc", "ws://127.0.0.1:0/svc", "ws://:0/svc"};
+	for (size_t i = 0; i < sizeof(addresses) / sizeof(*addresses); i++) {
+		struct end end;
+		start(&end, "nng", NULL, addresses[i]);
+		const char *address = end.ops->listener_address(end.listener);
+		struct got got = call_at(&end, address);
+		if (got.code != SVC_OK)
+			fail_msg("%s: %s", address, got.text);
+		stop(&end);
+	}
+	struct end end;
+	start(&end, "nng", NULL, "ws://127.0.0.1:0/svc");
+	char other[80];
+	snprintf(other, sizeof(other), "ws://127.0.0.1%.6s/other",
+	    strrchr(end.ops->listener_address(end.listener), ':'));
+	struct got got = call_at(&end, other);
+	assert_int_not_equal(got.code, SVC_OK);
+	if (strstr(got.text, "at this path") == NULL)
+		fail_msg("%s", got.text);
+	stop(&end);
+}
+
+static void
 a_file_that_is_no_socket_stays(void **state)
 {
 	(void)state;
@@ -135,6 +191,8 @@ main(void)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(addresses_are_checked),
+	    cmocka_unit_test(it_is_said_what_is_wrong_with_an_address),
+	    cmocka_unit_test(a_websocket_is_called_as_it_says),
 	    cmocka_unit_test(a_file_that_is_no_socket_stays),
 	    cmocka_unit_test(every_interface_is_reached),
 	};

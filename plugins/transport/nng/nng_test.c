@@ -125,6 +125,17 @@ strangers_do_not_fill_the_log(void **state)
 	svc_clock_real();
 }
 
+static atomic_int full_lines;
+
+static void
+count_full(const struct svc_log_line *line, void *arg)
+{
+	(void)arg;
+	if (strcmp(line->id, "nng.full") == 0 &&
+	    strstr(line->text, "--max_connections") != NULL)
+		atomic_fetch_add(&full_lines, 1);
+}
+
 static void
 limits_of_a_listener(void **state)
 {
@@ -146,9 +157,14 @@ limits_of_a_listener(void **state)
 	assert_int_equal(
 	    end.ops->dial(end.self, address, 5000, &second, NULL), SVC_OK);
 	assert_int_equal(call(end.ops, second, 1).code, SVC_OK);
-	int fd = connect_raw(&end);
-	assert_true(is_closed(fd));
-	close(fd);
+	svc_log_set_sink(count_full, NULL);
+	for (int i = 0; i < 100; i++) {
+		int fd = connect_raw(&end);
+		assert_true(is_closed(fd));
+		close(fd);
+	}
+	svc_log_set_sink(NULL, NULL);
+	assert_true(full_lines > 0);
 	end.ops->conn_destroy(first);
 	int64_t deadline = svc_deadline(WAIT_MS);
 	svc_err code = SVC_E_UNKNOWN;

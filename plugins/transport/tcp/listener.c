@@ -74,6 +74,16 @@ listener_forget(struct listener *listener, struct conn *conn)
 }
 
 static void
+log_full(const struct listener *listener)
+{
+	static struct svc_log_limit limit;
+	svc_log_limited(&limit, SVC_LOG_WARN, "tcp.full",
+	    "%s has %u connections, which is its limit (--max_connections): "
+	    "further ones are closed",
+	    listener->address, listener->tcp->config.limits.max_connections);
+}
+
+static void
 take_socket(
     struct listener *listener, int fd, const struct sockaddr_storage *from)
 {
@@ -81,10 +91,13 @@ take_socket(
 	bool room =
 	    !listener->closing &&
 	    listener->n_conns < listener->tcp->config.limits.max_connections;
+	bool full = !listener->closing && !room;
 	if (room)
 		listener->n_conns++;
 	pthread_mutex_unlock(&listener->mutex);
 	if (!room) {
+		if (full)
+			log_full(listener);
 		close(fd);
 		return;
 	}
