@@ -415,6 +415,43 @@ keys_are_not_changed_without_end(void **state)
 	tear_down(&pair);
 }
 
+static void
+says(const struct svc_tls_config *config, const char *what)
+{
+	struct tls_files *files;
+	struct svc_error err = {0};
+	assert_int_equal(tls_files_create(config, &files, &err), SVC_E_INVAL);
+	if (strstr(err.text, what) == NULL)
+		fail_msg("\"%s\" does not say \"%s\"", err.text, what);
+}
+
+/* Not in which part of OpenSSL it was found out. */
+static void
+it_is_said_what_a_file_lacks(void **state)
+{
+	(void)state;
+	struct pair pair;
+	char locked[128], command[400];
+	make(&pair);
+	struct svc_tls_config good = *tls_files_config(pair.files[1]);
+	struct svc_tls_config bad = good;
+	bad.cert = good.key;
+	says(&bad, "none is in it");
+	bad = good;
+	bad.key = good.cert;
+	says(&bad, "none is in it");
+	bad.key = pair.pki.dir;
+	says(&bad, "Is a directory");
+	snprintf(locked, sizeof(locked), "%s/locked.key", pair.pki.dir);
+	snprintf(command, sizeof(command),
+	    "openssl pkey -in %s -aes128 -passout pass:word -out %s", good.key,
+	    locked);
+	assert_int_equal(system(command), 0);
+	bad.key = locked;
+	says(&bad, "it has a passphrase");
+	tear_down(&pair);
+}
+
 int
 main(void)
 {
@@ -427,6 +464,7 @@ main(void)
 	    cmocka_unit_test(nothing_else_moves_its_bytes),
 	    cmocka_unit_test(what_is_no_tls_is_told_apart),
 	    cmocka_unit_test(keys_are_not_changed_without_end),
+	    cmocka_unit_test(it_is_said_what_a_file_lacks),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
