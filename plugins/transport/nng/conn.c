@@ -352,61 +352,27 @@ leave_block(struct conn *conn)
 /* --------------------------------------------------------------- the loop */
 
 static void
-dialed(void *arg)
-{
-	struct conn *conn = arg;
-	int rv = nng_aio_result(conn->dial_aio);
-	if (rv == NNG_ETIMEDOUT && conn->layered) {
-		/* nng gives a websocket's handshake 2 s, whatever was asked. */
-		lock(conn);
-		bool again = !conn->closed;
-		unlock(conn);
-		if (again) {
-			nng_stream_dialer_dial(conn->dialer, conn->dial_aio);
-			return;
-		}
-	}
-	if (rv == 0) {
-		lock(conn);
-		conn->stream = nng_aio_get_output(conn->dial_aio, 0);
-		bool late = conn->closed;
-		unlock(conn);
-		if (late)
-			nng_stream_close(conn->stream);
-		if (conn->tls != NULL)
-			secure_shake(conn);
-		else
-			conn_flush(&conn->mux); /* the hello goes first */
-	} else {
-		char text[160];
-		snprintf(text, sizeof(text), "cannot connect to %s: %s",
-		    conn->mux.peer, nng_strerror(rv));
-		svc_mux_fail(&conn->mux, SVC_E_UNAVAILABLE, text);
-	}
-	conn_kick(conn);
-	svc_mux_unref(&conn->mux);
-}
-
-static void
 finish(struct conn *conn)
 {
 	if (conn->finished)
 		return;
 	conn->finished = true;
 	svc_mux_detach(&conn->mux);
+	dial_give_up(conn);
 	svc_source_detach(&conn->source);
 	lock(conn);
 	conn->closed = true;
 	conn->attached = false;
 	bool close = conn->stream != NULL && conn->starting == 0;
+	nng_stream_dialer *dialer = conn->dialer;
 	unlock(conn);
 	/* What nng has under way completes now. */
 	if (close)
 		nng_stream_close(conn->stream);
 	/* A websocket's dialer that is closed may never tell the end of what it
 	 * is about: that ends by itself, in the time it was given. */
-	if (conn->dialer != NULL && !conn->layered)
-		nng_stream_dialer_close(conn->dialer);
+	if (dialer != NULL && !conn->layered)
+		nng_stream_dialer_close(dialer);
 	svc_mux_unref(&conn->mux); /* the loop's; whoever kicked has one more */
 }
 
@@ -490,8 +456,7 @@ free_on_loop(struct svc_task *task)
 	nng_aio_reap(conn->dial_aio);
 	nng_aio_reap(conn->send_aio);
 	nng_aio_reap(conn->recv_aio);
-	nng_stream_dialer_free(
-	    conn->dialer); /* the stream still refers to it */
+	dial_end(conn); /* the stream still refers to it */
 	nng_stream_free(conn->stream);
 	block_unref(conn->block);
 	svc_buf_fini(&conn->output);
@@ -541,8 +506,7 @@ static const struct svc_mux_ops mux_ops = {
     .close = conn_close,
 };
 
-/* Without what it is connected by; with one reference. */
-static struct conn *
+struct conn *
 conn_create(struct nng *self, struct listener *listener,
     const struct address *address, int64_t hello_ms, svc_accept_cb accept,
     void *arg, const char *peer)
@@ -571,10 +535,10 @@ conn_create(struct nng *self, struct listener *listener,
 	if ((address->tls && (conn->tls == NULL || conn->came == NULL)) ||
 	    nng_aio_alloc(&conn->send_aio, sent, conn) != 0 ||
 	    nng_aio_alloc(&conn->recv_aio, received, conn) != 0 ||
-	    (listener == NULL &&
-		nng_aio_alloc(&conn->dial_aio, dialed, conn) != 0) ||
+	    (listener == NULL && dial_init(conn, address) != SVC_OK) ||
 	    svc_mux_init(&conn->mux, &config, peer) != SVC_OK) {
 		nng_aio_free(conn->dial_aio);
+		dial_end(conn);
 		nng_aio_free(conn->recv_aio);
 		nng_aio_free(conn->send_aio);
 		tls_destroy(conn->tls);
@@ -595,8 +559,7 @@ conn_create(struct nng *self, struct listener *listener,
 	return conn;
 }
 
-/* Hands the connection to its loop. */
-static void
+void
 conn_attach(struct conn *conn)
 {
 	svc_mux_ref(&conn->mux); /* of the loop, until finish */
@@ -633,40 +596,4 @@ conn_start(struct conn *conn)
 		conn_flush(&conn->mux); /* our hello goes first */
 	conn_kick(conn);
 	svc_mux_unref(&conn->mux); /* the loop's is left */
-}
-
-svc_err
-conn_dial(struct nng *self, const char *given, int64_t timeout_ms,
-    struct conn **ret_conn, struct svc_error *err)
-{
-	struct address address;
-	svc_err rc =
-	    address_parse(given, false, self->tls != NULL, &address, err);
-	if (rc != SVC_OK)
-		return rc;
-	nng_stream_dialer *dialer;
-	int rv = nng_stream_dialer_alloc(&dialer, address.url);
-	if (rv != 0)
-		return svc_error_set(err, nng_err(rv),
-		    "address \"%s\" cannot be called: %s", given,
-		    nng_strerror(rv));
-	nng_stream_dialer_set_bool(dialer, NNG_OPT_TCP_NODELAY, true);
-	struct conn *conn = conn_create(self, NULL, &address,
-	    timeout_ms > 0 ? timeout_ms : 5000, NULL, NULL, given);
-	if (conn == NULL) {
-		nng_stream_dialer_free(dialer);
-		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
-	}
-	conn->dialer = dialer;
-	/* Only for the websockets, which are not closed: see finish. */
-	int64_t most_ms = conn->mux.config.hello_ms + 1000;
-	nng_aio_set_timeout(conn->dial_aio, most_ms < INT32_MAX
-						? (nng_duration)most_ms
-						: NNG_DURATION_INFINITE);
-	conn_attach(conn);
-	svc_mux_ref(&conn->mux);
-	nng_stream_dialer_dial(dialer, conn->dial_aio);
-	conn_kick(conn); /* starts the timer, which may close the dialer */
-	*ret_conn = conn;
-	return SVC_OK;
 }

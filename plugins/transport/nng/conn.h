@@ -3,14 +3,14 @@
 #define SVC_NNG_CONN_H
 
 /*
- * One connection, between conn.c, which moves its bytes, and secure.c, which
- * has its TLS. nng reads and writes on threads of its own; what has come is
- * handled on the connection's loop, where handlers may block. One read is under
- * way while nothing is being handled, so a peer that sends more than is handled
- * is stopped by the stream. Whoever has bytes to send and finds nobody sending
- * starts a write; its completion starts the next. Until the TLS handshake is
- * done one operation at a time is under way, and its completion makes the next
- * step.
+ * One connection, between conn.c, which moves its bytes, dial.c, which makes a
+ * client's, and secure.c, which has its TLS. nng reads and writes on threads of
+ * its own; what has come is handled on the connection's loop, where handlers
+ * may block. One read is under way while nothing is being handled, so a peer
+ * that sends more than is handled is stopped by the stream. Whoever has bytes
+ * to send and finds nobody sending starts a write; its completion starts the
+ * next. Until the TLS handshake is done one operation at a time is under way,
+ * and its completion makes the next step.
  *
  * mux.lock guards the fields marked so. A reference is held by whoever
  * may still call: the loop, an operation under way, a kick, a stream. The
@@ -37,12 +37,13 @@ struct conn {
 	struct listener *listener; /* of a server's */
 	struct conn_link link;
 	bool layered;
-	nng_stream_dialer *dialer; /* of a client's */
+	struct route *route; /* of a client's; see dial.c */
 	nng_aio *dial_aio, *send_aio, *recv_aio;
 
 	/* under mux.lock */
-	nng_stream *stream; /* NULL until connected */
-	bool shaking;       /* the TLS handshake is not done: no frames yet */
+	nng_stream_dialer *dialer; /* of a client's, the one that is at it */
+	nng_stream *stream;        /* NULL until connected */
+	bool shaking; /* the TLS handshake is not done: no frames yet */
 	bool attached;
 	bool closed; /* no operation is begun any more */
 	bool aborted;
@@ -92,6 +93,12 @@ unlock(struct conn *conn)
 
 /* --------------------------------------------------------------------- conn.c
  */
+/* Without what it is connected by; with one reference. */
+struct conn *conn_create(struct nng *self, struct listener *listener,
+    const struct address *address, int64_t hello_ms, svc_accept_cb accept,
+    void *arg, const char *peer);
+/* Hands the connection to its loop. */
+void conn_attach(struct conn *conn);
 void conn_kick(struct conn *conn);
 void conn_flush(struct svc_mux *mux);
 /* The connection has failed, by an error of nng. */
@@ -102,6 +109,15 @@ void conn_lose(struct conn *conn, int rv);
 bool conn_send(struct conn *conn);
 /* Begins to read so many bytes to there; false: it is closed. */
 bool conn_receive(struct conn *conn, void *data, size_t size);
+
+/* --------------------------------------------------------------------- dial.c
+ */
+/* Makes what a client's connection is dialled with. */
+svc_err dial_init(struct conn *conn, const struct address *address);
+/* Frees it; nothing of it is under way. */
+void dial_end(struct conn *conn);
+/* Whatever it waits for. */
+void dial_give_up(struct conn *conn);
 
 /* ------------------------------------------------------------------- secure.c
  */

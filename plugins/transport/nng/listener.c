@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #define PAUSE_MS 100 /* when there are no descriptors left */
 
@@ -47,24 +48,29 @@ unlock(struct listener *listener)
 	pthread_mutex_unlock(&listener->mutex);
 }
 
+static void
+log_full(const struct listener *listener)
+{
+	static struct svc_log_limit limit;
+	svc_log_limited(&limit, SVC_LOG_WARN, "nng.full",
+	    "%s has %u connections, which is its limit (--max_connections): "
+	    "further ones are closed",
+	    listener->address, listener->self->config.limits.max_connections);
+}
+
 /* Counts one in, if there is room. */
 static bool
 count_conn(struct listener *listener)
 {
 	uint32_t most = listener->self->config.limits.max_connections;
 	lock(listener);
-	bool full = listener->n_conns >= most;
-	bool room = !listener->closing && !full;
+	bool room = !listener->closing && listener->n_conns < most;
+	bool full = !listener->closing && !room;
 	if (room)
 		listener->n_conns++;
 	unlock(listener);
-	/* The peer sees that it was not heard, and its calls go elsewhere. */
-	static struct svc_log_limit limit;
 	if (full)
-		svc_log_limited(&limit, SVC_LOG_WARN, "nng.connections",
-		    "%s has %u connections and takes no more "
-		    "(--max_connections)",
-		    listener->address, (unsigned)most);
+		log_full(listener);
 	return room;
 }
 
@@ -225,10 +231,16 @@ describe(
 		    listener->address, sizeof(listener->address), "%s", real);
 		return;
 	}
-	const char *host = strstr(given, "://") + 3;
-	const char *path = host + strcspn(host, "/?#");
+	const char *begin = strstr(given, "://") + 3, *new = real;
+	const char *path = begin + strcspn(begin, "/?#");
+	/* Whoever calls a websocket by another name is told that there is none.
+	 */
+	if (address->layered && !address->any) {
+		begin = memrchr(begin, ':', (size_t)(path - begin));
+		new = strrchr(real, ':');
+	}
 	snprintf(listener->address, sizeof(listener->address), "%.*s%s%s",
-	    (int)(host - given), given, real, path);
+	    (int)(begin - given), given, new, path);
 }
 
 /* Where a socket cannot be bound nng removes what it cannot connect to, as the
@@ -240,6 +252,34 @@ is_taken_by_a_file(const struct address *address)
 	const char *path = strstr(address->url, "://") + 3;
 	return address->is_path && stat(path, &there) == 0 &&
 	       !S_ISSOCK(there.st_mode);
+}
+
+/* What nng says is in the words of its interface. */
+static svc_err
+explain(int rv, const struct address *address, const char *given,
+    struct svc_error *err)
+{
+	const char *why = nng_strerror(rv);
+	struct sockaddr_un un;
+	if (rv == NNG_EADDRINUSE)
+		return svc_error_set(err, nng_err(rv),
+		    "address \"%s\" is in use by another program; choose "
+		    "another%s (%s)",
+		    given,
+		    address->has_port ? " port, or port 0 for a free one" : "",
+		    why);
+	if (rv == NNG_ENOENT && address->is_path)
+		why = "the folder of its path does not exist";
+	else if (rv == NNG_EADDRINVAL && address->has_port)
+		why = "its host is no address of this machine, nor a name of "
+		      "one; leave it out to listen on all";
+	if (rv == NNG_EADDRINVAL && !address->has_port)
+		return svc_error_set(err, nng_err(rv),
+		    "cannot listen on address \"%.40s...\": it is too long; "
+		    "allowed are %zu bytes behind \"://\"",
+		    given, sizeof(un.sun_path) - 1);
+	return svc_error_set(err, nng_err(rv),
+	    "cannot listen on address \"%s\": %s", given, why);
 }
 
 svc_err
@@ -278,14 +318,7 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
 	if (rv != 0) {
 		nng_aio_free(listener->aio);
 		svc_mem_free(listener);
-		return svc_error_set(err, nng_err(rv),
-		    rv != NNG_EADDRINUSE ? "cannot listen on address \"%s\": %s"
-		    : address.has_port
-			? "address \"%s\" is in use by another program; choose "
-			  "another port, or port 0 for a free one (%s)"
-			: "address \"%s\" is in use by another program; choose "
-			  "another (%s)",
-		    given, nng_strerror(rv));
+		return explain(rv, &address, given, err);
 	}
 	listener->self = self;
 	listener->accept = accept;

@@ -3,8 +3,8 @@
 #define SVC_NNG_PRIVATE_H
 
 /* The parts of the nng transport: nng.c has the ops, address.c the addresses,
- * listener.c accepts, websocket.c ends those of websockets, conn.c moves
- * the frames of one connection, secure.c has its TLS. */
+ * listener.c accepts, websocket.c ends those of websockets, dial.c connects,
+ * conn.c moves the frames of one connection, secure.c has its TLS. */
 
 #include <nng/nng.h>
 #include <nng/supplemental/http/http.h>

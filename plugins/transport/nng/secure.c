@@ -181,6 +181,11 @@ secure_reason(struct conn *conn, char *text, size_t size)
 	if (known && why.unheard) /* then no handler has seen anything */
 		conn->mux.foreign = true;
 	unlock(conn);
+	static struct svc_log_limit limit;
+	if (known && why.broke)
+		svc_log_limited(&limit, SVC_LOG_WARN, "nng.protocol",
+		    "closing the connection of %s: %s", conn->mux.peer,
+		    why.text);
 	if (known)
 		snprintf(text, size, "%s", why.text);
 	else if (shaking)

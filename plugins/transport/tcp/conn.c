@@ -121,6 +121,11 @@ conn_lose(struct conn *conn, int sys)
 		snprintf(why.text, sizeof(why.text),
 		    "connection to %s lost: %s", conn->mux.peer,
 		    sys != 0 ? strerror(sys) : "closed by the peer");
+	static struct svc_log_limit limit;
+	if (why.broke)
+		svc_log_limited(&limit, SVC_LOG_WARN, "tcp.protocol",
+		    "closing the connection of %s: %s", conn->mux.peer,
+		    why.text);
 	if (why.unheard) { /* then no handler has seen anything */
 		lock(conn);
 		conn->mux.foreign = true;

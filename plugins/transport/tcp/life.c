@@ -3,6 +3,7 @@
 #include "conn.h"
 
 #include <errno.h>
+#include <names/names.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -186,7 +187,7 @@ resolve_and_connect(void *arg)
 	int64_t deadline_at_ms = svc_deadline(conn->mux.config.hello_ms);
 	if (tcp_look_up(conn->address, false, false, &found, &err) == SVC_OK) {
 		int sys = 0;
-		int fd = tcp_connect_any(
+		int fd = names_connect_any(
 		    found, deadline_at_ms, &conn->aborted, &sys);
 		freeaddrinfo(found);
 		conn_use(conn, fd, sys);
@@ -224,7 +225,7 @@ conn_dial(struct tcp *tcp, const char *address, int64_t timeout_ms,
 	conn->connecting = true;
 	conn->mux.flushing = true; /* until it is connected */
 	if (found != NULL) {
-		int fd = tcp_connect(found);
+		int fd = names_connect(found);
 		conn_use(conn, fd, fd < 0 ? errno : 0);
 		freeaddrinfo(found);
 	} else {

@@ -73,14 +73,14 @@ listener_forget(struct listener *listener, struct conn *conn)
 	pthread_mutex_unlock(&listener->mutex);
 }
 
-/* The peer sees that it was not heard, and its calls go elsewhere. */
 static void
-refuse(const struct listener *listener, uint32_t most)
+log_full(const struct listener *listener)
 {
 	static struct svc_log_limit limit;
-	svc_log_limited(&limit, SVC_LOG_WARN, "tcp.connections",
-	    "%s has %u connections and takes no more (--max_connections)",
-	    listener->address, (unsigned)most);
+	svc_log_limited(&limit, SVC_LOG_WARN, "tcp.full",
+	    "%s has %u connections, which is its limit (--max_connections): "
+	    "further ones are closed",
+	    listener->address, listener->tcp->config.limits.max_connections);
 }
 
 static void
@@ -88,18 +88,20 @@ take_socket(
     struct listener *listener, int fd, const struct sockaddr_storage *from)
 {
 	pthread_mutex_lock(&listener->mutex);
-	uint32_t most = listener->tcp->config.limits.max_connections;
-	bool full = listener->n_conns >= most,
-	     room = !listener->closing && !full;
+	bool room =
+	    !listener->closing &&
+	    listener->n_conns < listener->tcp->config.limits.max_connections;
+	bool full = !listener->closing && !room;
 	if (room)
 		listener->n_conns++;
 	pthread_mutex_unlock(&listener->mutex);
 	if (!room) {
-		/* What it has sent would make the end a reset. */
+		if (full)
+			log_full(listener);
+		/* What it has sent would make the end a reset, and its calls
+		 * could not go elsewhere. */
 		shutdown(fd, SHUT_WR);
 		close(fd);
-		if (full)
-			refuse(listener, most);
 		return;
 	}
 	int on = 1;

@@ -2,9 +2,9 @@
 #ifndef SVC_TCP_H
 #define SVC_TCP_H
 
-/* The parts of the tcp transport: tcp.c has the ops and addresses, dial.c tries
- * the addresses of a name, listener.c accepts, conn.c moves the frames of one
- * connection, through tls.c when there is TLS. */
+/* The parts of the tcp transport: tcp.c has the ops and addresses, listener.c
+ * accepts, conn.c moves the frames of one connection, through tls.c when there
+ * is TLS. */
 
 #include <netdb.h>
 #include <svc/clock.h>
@@ -36,16 +36,6 @@ extern const struct svc_transport_ops tcp_ops;
  * Errors: SVC_E_INVAL, SVC_E_UNAVAILABLE (the name does not resolve) */
 svc_err tcp_look_up(const char *address, bool passive, bool numeric_only,
     struct addrinfo **ret_found, struct svc_error *err);
-/* A socket that is connected to it or about to be, or -1 and errno. */
-int tcp_connect(const struct addrinfo *to);
-/* A socket that is connected to one of them, whichever answers first, or -1 and
- * *ret_sys: ETIMEDOUT at the deadline, ECANCELED when *given_up (atomic) has
- * become true, else why the last one did not. They are tried in their order,
- * each TCP_STAGGER_MS after the one before or when that has failed (RFC 8305).
- * It blocks. */
-#define TCP_STAGGER_MS 250
-int tcp_connect_any(const struct addrinfo *found, int64_t deadline_at_ms,
-    const bool *given_up, int *ret_sys);
 /* "host:port", "[v6]:port" */
 void tcp_format(const struct sockaddr_storage *address, char *out, size_t size);
 

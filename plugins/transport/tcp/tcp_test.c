@@ -220,6 +220,61 @@ strangers_do_not_fill_the_log(void **state)
 	assert_int_equal(set_up(state), 0);
 }
 
+static atomic_int full_lines;
+
+static void
+count_full(const struct svc_log_line *line, void *arg)
+{
+	(void)arg;
+	if (strcmp(line->id, "tcp.full") == 0 &&
+	    strstr(line->text, "--max_connections") != NULL)
+		atomic_fetch_add(&full_lines, 1);
+}
+
+/* Whether it is greeted; the listener closes those that are too many. */
+static bool
+is_greeted(int fd)
+{
+	char hello[32];
+	return recv(fd, hello, sizeof(hello), MSG_WAITALL) == sizeof(hello);
+}
+
+static void
+connections_beyond_the_limit_are_closed(void **state)
+{
+	(void)state;
+	struct svc_transport_config config = {
+	    .executor = here.executor, .limits.max_connections = 2};
+	void *self, *listener, *before = here.listener;
+	assert_int_equal(here.ops->create(&config, &self, NULL), SVC_OK);
+	assert_int_equal(
+	    here.ops->listen(self, "127.0.0.1:0", echo, NULL, &listener, NULL),
+	    SVC_OK);
+	here.listener = listener;
+	int first = connect_raw(), second = connect_raw();
+	assert_true(is_greeted(first));
+	assert_true(is_greeted(second));
+	svc_log_set_sink(count_full, NULL);
+	for (int i = 0; i < 1000; i++)
+		assert_true(is_closed(connect_raw()));
+	svc_log_set_sink(NULL, NULL);
+	assert_true(full_lines > 0);
+	/* When one has gone there is room for one. */
+	close(first);
+	int64_t deadline = svc_deadline(10000);
+	bool greeted = false;
+	while (!greeted && svc_remaining(deadline) > 0) {
+		int fd = connect_raw();
+		greeted = is_greeted(fd);
+		close(fd);
+	}
+	assert_true(greeted);
+	close(second);
+	here.listener = before;
+	here.ops->listener_destroy(listener);
+	here.ops->destroy(self);
+}
+
 static void
 half_frames_and_sudden_ends_harm_nobody(void **state)
 {
@@ -311,6 +366,7 @@ main(void)
 	    cmocka_unit_test(strangers_lose_only_their_own_connection),
 	    cmocka_unit_test(strangers_do_not_fill_the_log),
 	    cmocka_unit_test(a_peer_without_a_hello_is_dropped),
+	    cmocka_unit_test(connections_beyond_the_limit_are_closed),
 	    cmocka_unit_test(half_frames_and_sudden_ends_harm_nobody),
 	    cmocka_unit_test(who_does_not_read_is_not_read_from),
 	    cmocka_unit_test(a_host_is_dialled_by_its_name),

@@ -21,73 +21,22 @@
  * unchanged (identity) and `more`, which is the reader's. Nothing is called
  * under it. tls->gate is held only to wait for it.
  */
-#include "tls.h"
+#include "session.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <openssl/err.h>
-#include <openssl/ssl.h>
 #include <openssl/x509v3.h>
-#include <pthread.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <svc/base.h>
-#include <svc/buf.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #define CHUNK 81920         /* sent in one piece: a burst is 64 KiB and a bit */
-#define AHEAD 2048          /* read beyond the record that is asked for */
 #define KEEP_OUT 4096       /* of `out`, when it is empty */
 #define MAX_DISCARD 1048576 /* of what a refused peer has sent already */
-#define SVC_HELLO 0xf5      /* first byte of a connection without TLS */
-
-struct tls {
-	struct tls_files *files;
-	pthread_mutex_t gate, mutex;
-	SSL *ssl;
-	int fd; /* -1: there is none */
-	bool server;
-	bool shaken; /* the handshake is done */
-	bool seen;   /* the peer's first byte was looked at */
-	bool bare;   /* it was that of svc frames without TLS */
-	bool heard;  /* something the peer said was read */
-	bool eof, failed;
-	bool refused; /* by an alert of the peer */
-	bool gone;    /* the socket failed, not TLS */
-	bool more;
-	bool drained; /* the socket had no more in this call */
-	int sys;      /* errno of the socket */
-	uint8_t ahead[AHEAD];
-	size_t ahead_at, ahead_len; /* of what is left of it */
-	struct svc_buf out;         /* to be sent, from `sent` on */
-	size_t sent;
-	struct svc_buf in; /* that came, from `in_at` on; without a socket */
-	size_t in_at;
-	size_t taken;      /* bytes of the caller's that were encrypted */
-	bool direct, last; /* a record goes to the socket; no other follows */
-	char *identity;
-	char peer[80];
-	char host[256]; /* that was dialled, or the name asked for */
-	char text[248]; /* why it failed */
-};
-
-/* In turn: without the gate a thread that writes without a pause would have the
- * mutex again before the one that waits for it has woken up. */
-static void
-enter(struct tls *tls)
-{
-	pthread_mutex_lock(&tls->gate);
-	pthread_mutex_lock(&tls->mutex);
-	pthread_mutex_unlock(&tls->gate);
-}
-
-static void
-leave(struct tls *tls)
-{
-	pthread_mutex_unlock(&tls->mutex);
-}
+#define EXTRA_BYTES ((size_t)1 << 20) /* of data, for one of those more */
+#define SVC_HELLO 0xf5 /* first byte of a connection without TLS */
 
 /* ------------------------------------------------------ OpenSSL's way out */
 
@@ -155,6 +104,10 @@ bio_read(BIO *bio, char *data, int size)
 	struct tls *tls = BIO_get_data(bio);
 	size_t had = tls->ahead_len;
 	BIO_clear_retry_flags(bio);
+	if (tls->extras > MOST_EXTRAS) {
+		tls->sys = EPROTO;
+		return -1;
+	}
 	if (had > 0) { /* OpenSSL asks for the rest by itself */
 		if (had > (size_t)size)
 			had = (size_t)size;
@@ -267,120 +220,6 @@ push(struct tls *tls)
 	return 1;
 }
 
-/* -------------------------------------------------------------- reasons */
-
-static void SVC_PRINTF(2, 3) say(struct tls *tls, const char *format, ...)
-{
-	va_list args;
-	va_start(args, format);
-	vsnprintf(tls->text, sizeof(tls->text), format, args);
-	va_end(args);
-}
-
-/* The peer said why it gives up. */
-static void
-explain_alert(struct tls *tls, int alert)
-{
-	const char *what = tls->server ? "service" : "client";
-	tls->refused = true;
-	switch (alert) {
-	case SSL_AD_CERTIFICATE_REQUIRED:
-		say(tls,
-		    "%s demands a certificate of this %s: give --tls_cert "
-		    "and --tls_key",
-		    tls->peer, what);
-		break;
-	case SSL_AD_BAD_CERTIFICATE:
-	case SSL_AD_UNSUPPORTED_CERTIFICATE:
-	case SSL_AD_CERTIFICATE_REVOKED:
-	case SSL_AD_CERTIFICATE_EXPIRED:
-	case SSL_AD_CERTIFICATE_UNKNOWN:
-	case SSL_AD_UNKNOWN_CA:
-	case SSL_AD_ACCESS_DENIED:
-	case SSL_AD_DECRYPT_ERROR:
-		say(tls, "%s refused the certificate of this %s: %s", tls->peer,
-		    what, SSL_alert_desc_string_long(alert));
-		break;
-	default:
-		say(tls, "%s ended the TLS handshake: %s", tls->peer,
-		    SSL_alert_desc_string_long(alert));
-	}
-}
-
-static void
-explain_certificate(struct tls *tls, long verified)
-{
-	if (verified == X509_V_ERR_HOSTNAME_MISMATCH ||
-	    verified == X509_V_ERR_IP_ADDRESS_MISMATCH)
-		say(tls,
-		    "certificate of %s was refused: it is not for \"%s\" (see "
-		    "--tls_name)",
-		    tls->peer, tls->host);
-	else
-		say(tls, "certificate of %s was refused: %s", tls->peer,
-		    X509_verify_cert_error_string(verified));
-}
-
-/* With the mutex: after OpenSSL gave up. */
-static void
-explain(struct tls *tls)
-{
-	unsigned long code = ERR_peek_last_error();
-	int reason =
-	    ERR_GET_LIB(code) == ERR_LIB_SSL ? ERR_GET_REASON(code) : 0;
-	long verified = SSL_get_verify_result(tls->ssl);
-	tls->failed = true;
-	if (tls->text[0] != 0)
-		return;
-	if (reason > SSL_AD_REASON_OFFSET) {
-		explain_alert(tls, reason - SSL_AD_REASON_OFFSET);
-	} else if (!tls->shaken && reason == SSL_R_CERTIFICATE_VERIFY_FAILED) {
-		explain_certificate(tls, verified);
-	} else if (reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE) {
-		say(tls, "%s was refused: it showed no certificate", tls->peer);
-	} else if (tls->sys != 0 || tls->eof) {
-		tls->gone = true;
-		say(tls,
-		    tls->shaken ? "connection to %s lost: %s"
-				: "%s left the TLS handshake: %s",
-		    tls->peer,
-		    tls->sys != 0 ? strerror(tls->sys) : "closed by the peer");
-	} else {
-		const char *why = ERR_reason_error_string(code);
-		say(tls, "TLS with %s failed: %s", tls->peer,
-		    why != NULL ? why : "unknown reason");
-	}
-}
-
-bool
-tls_reason(struct tls *tls, struct tls_failure *ret)
-{
-	char scratch[4096];
-	size_t n;
-	enter(tls);
-	/* Whoever finds the connection broken while writing has not read what
-	 * the peer said before. */
-	if (!tls->failed && tls->ssl != NULL && tls->shaken) {
-		ERR_clear_error();
-		do {
-			tls->drained = false;
-			while (SSL_read_ex(
-				   tls->ssl, scratch, sizeof(scratch), &n) == 1)
-				tls->heard = true;
-		} while (tls->drained && SSL_want_read(tls->ssl));
-		if (SSL_get_error(tls->ssl, 0) == SSL_ERROR_SSL && !tls->eof &&
-		    tls->sys == 0)
-			explain(tls);
-		ERR_clear_error();
-	}
-	bool has = tls->failed && tls->text[0] != 0;
-	memcpy(ret->text, tls->text, sizeof(ret->text));
-	ret->unheard = tls->refused && !tls->heard;
-	ret->gone = tls->gone;
-	leave(tls);
-	return has;
-}
-
 /* ---------------------------------------------------------- making, ending */
 
 struct tls *
@@ -452,6 +291,31 @@ tls_take(struct tls *tls, struct svc_buf *into)
 	return rc;
 }
 
+/* OpenSSL tells of each record, and of what is in those of TLS 1.3. */
+static void
+watch_records(int written, int version, int type, const void *data, size_t len,
+    SSL *ssl, void *arg)
+{
+	struct tls *tls = arg;
+	(void)version;
+	(void)ssl;
+	if (!written && tls->shaken && len > 0 &&
+	    (type == SSL3_RT_HEADER || type == SSL3_RT_INNER_CONTENT_TYPE) &&
+	    *(const uint8_t *)data != SSL3_RT_APPLICATION_DATA)
+		tls->extras++;
+}
+
+/* Data was read. */
+static void
+count_data(struct tls *tls, size_t n)
+{
+	tls->heard = true;
+	tls->data += n;
+	for (; tls->data >= EXTRA_BYTES; tls->data -= EXTRA_BYTES)
+		if (tls->extras > 0)
+			tls->extras--;
+}
+
 /* With the certificates of this moment. */
 static bool
 start(struct tls *tls)
@@ -468,6 +332,8 @@ start(struct tls *tls)
 	BIO_set_data(bio, tls);
 	BIO_set_init(bio, 1);
 	SSL_set_bio(tls->ssl, bio, bio);
+	SSL_set_msg_callback(tls->ssl, watch_records);
+	SSL_set_msg_callback_arg(tls->ssl, tls);
 	if (tls->server) {
 		int mode = SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
 		if (config->anonymous)
@@ -532,13 +398,13 @@ explain_bare(struct tls *tls)
 	if (tls->server) {
 		/* An alert of version 1.2: "protocol version". */
 		static const uint8_t alert[] = {0x15, 3, 3, 0, 2, 2, 70};
-		say(tls,
+		session_say(tls,
 		    "%s was refused: it speaks without TLS, which this "
 		    "service demands",
 		    tls->peer);
 		svc_buf_append(&tls->out, alert, sizeof(alert));
 	} else {
-		say(tls,
+		session_say(tls,
 		    "%s speaks without TLS, which this client demands: "
 		    "give that service --tls_cert and --tls_key",
 		    tls->peer);
@@ -568,7 +434,7 @@ static tls_step
 shake(struct tls *tls)
 {
 	if (tls->ssl == NULL && !start(tls)) {
-		say(tls,
+		session_say(tls,
 		    "cannot begin TLS with %s: out of memory, or \"%s\" "
 		    "is no host",
 		    tls->peer, tls->host);
@@ -580,7 +446,7 @@ shake(struct tls *tls)
 	if (rc != 1 && SSL_get_error(tls->ssl, rc) != SSL_ERROR_WANT_READ) {
 		if (tls->bare)
 			explain_bare(tls);
-		explain(tls);
+		session_explain(tls);
 		ERR_clear_error();
 		return give_up(tls);
 	}
@@ -595,7 +461,7 @@ shake(struct tls *tls)
 	}
 	int pushed = push(tls);
 	if (pushed < 0) {
-		explain(tls);
+		session_explain(tls);
 		return TLS_FAILED;
 	}
 	if (pushed == 0)
@@ -618,7 +484,7 @@ tls_shake(struct tls *tls)
 static int
 break_down(struct tls *tls)
 {
-	explain(tls);
+	session_explain(tls);
 	ERR_clear_error();
 	return tls->sys != 0 ? tls->sys : EPROTO;
 }
@@ -682,7 +548,7 @@ tls_read(struct tls *tls, void *data, size_t room)
 		if (SSL_read_ex(
 			tls->ssl, (uint8_t *)data + got, room - got, &n) == 1) {
 			got += n;
-			tls->heard = true;
+			count_data(tls, n);
 			tls->more = tls->ahead_len > 0 ||
 				    tls->in.len > tls->in_at ||
 				    SSL_pending(tls->ssl) > 0;

@@ -82,6 +82,7 @@ struct tls_failure {
 	bool unheard; /* the peer refused the session: it has not looked at
 		       * what it was sent */
 	bool gone;    /* the peer went away, that was all */
+	bool broke;   /* the peer does what nobody may */
 };
 /* Why it failed; false when it was not TLS's doing. */
 bool tls_reason(struct tls *tls, struct tls_failure *ret);
@@ -103,7 +104,7 @@ void tls_shaker_run(struct tls_shaker *shaker, struct svc_task *step);
 /* ------------------------------------------------------ the module, tls_load.c
  */
 
-#define TLS_ABI SVC_ABI(6, 2)
+#define TLS_ABI SVC_ABI(6, 3)
 /* The functions above that the transport calls. */
 struct tls_ops {
 	uint32_t abi;

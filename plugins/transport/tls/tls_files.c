@@ -66,14 +66,19 @@ same(const struct stamp a[N_STAMPS], const struct stamp b[N_STAMPS])
 
 /* ------------------------------------------------------------- one context */
 
+/* The first error is the cause; those above it say in which part it was met. */
 static const char *
-last_reason(void)
+first_reason(void)
 {
-	unsigned long code = ERR_peek_last_error();
+	unsigned long code = ERR_peek_error();
 	const char *reason = ERR_reason_error_string(code);
-	if (ERR_GET_REASON(code) == PEM_R_NO_START_LINE &&
-	    ERR_GET_LIB(code) == ERR_LIB_PEM)
-		reason = "it is not PEM";
+	int library = ERR_GET_LIB(code), number = ERR_GET_REASON(code);
+	if ((library == ERR_LIB_PEM && number == PEM_R_NO_START_LINE) ||
+	    (library == ERR_LIB_OSSL_DECODER && number == ERR_R_UNSUPPORTED))
+		return "none is in it, in PEM";
+	if (library == ERR_LIB_CRYPTO &&
+	    number == ERR_R_INTERRUPTED_OR_CANCELLED)
+		return "it has a passphrase";
 	return reason != NULL ? reason : "unknown reason";
 }
 
@@ -81,10 +86,14 @@ static svc_err
 check_file(
     const char *path, const char *what, const char *flag, struct svc_error *err)
 {
-	if (access(path, R_OK) == 0)
+	struct stat st;
+	int sys = access(path, R_OK) != 0 ? errno : 0;
+	if (sys == 0 && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+		sys = EISDIR;
+	if (sys == 0)
 		return SVC_OK;
 	return svc_error_set(err, SVC_E_INVAL, "%s \"%s\" (%s): %s", what, path,
-	    flag, strerror(errno));
+	    flag, strerror(sys));
 }
 
 static svc_err
@@ -96,11 +105,13 @@ load_own(SSL_CTX *context, const struct svc_tls_config *config,
 		rc = check_file(config->key, "key", "--tls_key", err);
 	if (rc != SVC_OK)
 		return rc;
+	ERR_clear_error();
 	if (SSL_CTX_use_certificate_chain_file(context, config->cert) != 1)
 		return svc_error_set(err, SVC_E_INVAL,
 		    "certificate \"%s\" (--tls_cert): %s; it must hold PEM "
 		    "certificates, the service's own first",
-		    config->cert, last_reason());
+		    config->cert, first_reason());
+	ERR_clear_error();
 	bool fits = SSL_CTX_use_PrivateKey_file(
 			context, config->key, SSL_FILETYPE_PEM) == 1;
 	if (!fits &&
@@ -108,7 +119,7 @@ load_own(SSL_CTX *context, const struct svc_tls_config *config,
 		return svc_error_set(err, SVC_E_INVAL,
 		    "key \"%s\" (--tls_key): %s; it must be a PEM private key "
 		    "without a passphrase",
-		    config->key, last_reason());
+		    config->key, first_reason());
 	if (!fits || SSL_CTX_check_private_key(context) != 1)
 		return svc_error_set(err, SVC_E_INVAL,
 		    "key \"%s\" (--tls_key) does not belong to certificate "
@@ -135,7 +146,7 @@ load_ca(SSL_CTX *context, const struct svc_tls_config *config,
 		return svc_error_set(err, SVC_E_INVAL,
 		    "CA certificate \"%s\" (--tls_ca): %s; it must hold PEM "
 		    "certificates",
-		    config->ca, last_reason());
+		    config->ca, first_reason());
 	/* Sent to clients, so that they can tell which one to show. */
 	SSL_CTX_set_client_CA_list(context, names);
 	return SVC_OK;
@@ -180,7 +191,7 @@ load(const struct svc_tls_config *config, SSL_CTX **ret_context,
 	SSL_CTX *context = SSL_CTX_new(TLS_method());
 	if (context == NULL)
 		return svc_error_set(err, SVC_E_NOMEM,
-		    "cannot start OpenSSL: %s", last_reason());
+		    "cannot start OpenSSL: %s", first_reason());
 	SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
 	SSL_CTX_set_options(
 	    context, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
@@ -196,7 +207,7 @@ load(const struct svc_tls_config *config, SSL_CTX **ret_context,
 	    SSL_CTX_set_cipher_list(context, "ECDHE+AESGCM:ECDHE+CHACHA20") == 1
 		? SVC_OK
 		: svc_error_set(
-		      err, SVC_E_INTERNAL, "OpenSSL: %s", last_reason());
+		      err, SVC_E_INTERNAL, "OpenSSL: %s", first_reason());
 	if (rc == SVC_OK)
 		rc = load_ca(context, config, err);
 	if (rc == SVC_OK && config->cert != NULL)

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <openssl/crypto.h>
+#include <openssl/ssl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -342,6 +343,117 @@ what_is_no_tls_is_told_apart(void **state)
 	}
 }
 
+/* A client that is OpenSSL alone, with the server of the pair. */
+static SSL *
+stranger(struct pair *pair, int *ret_fd)
+{
+	int fd[2];
+	SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+	SSL *ssl = SSL_new(context);
+	SSL_CTX_free(context);
+	assert_int_equal(
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fd), 0);
+	tls_use_socket(pair->tls[1], fd[1]);
+	assert_int_equal(SSL_set_fd(ssl, fd[0]), 1);
+	tls_step step = TLS_WANT_READ;
+	for (int turn = 0; turn < 100; turn++) {
+		SSL_connect(ssl);
+		if (step != TLS_DONE)
+			step = tls_shake(pair->tls[1]);
+	}
+	assert_int_equal(step, TLS_DONE);
+	pair->fd[0] = fd[0];
+	pair->fd[1] = fd[1];
+	*ret_fd = fd[0];
+	return ssl;
+}
+
+static void
+change_keys(SSL *ssl)
+{
+	assert_int_equal(SSL_key_update(ssl, SSL_KEY_UPDATE_NOT_REQUESTED), 1);
+	assert_int_equal(SSL_do_handshake(ssl), 1);
+}
+
+static void
+keys_are_not_changed_without_end(void **state)
+{
+	(void)state;
+	enum { MOST = 32, LEN = 16384 };
+	static uint8_t bytes[LEN];
+	struct pair pair;
+	struct tls_failure why = {.gone = false};
+	int fd;
+	make(&pair);
+	SSL *ssl = stranger(&pair, &fd);
+	for (int i = 0; i < MOST - 1; i++)
+		change_keys(ssl);
+	assert_int_equal(tls_read(pair.tls[1], bytes, LEN), -1);
+	assert_int_equal(errno, EAGAIN);
+	/* As often as one likes, with data. */
+	for (int i = 0; i < 4; i++) {
+		size_t left = 1 << 20, n;
+		while (left > 0) {
+			ssize_t got;
+			if (SSL_write_ex(ssl, bytes, LEN, &n) == 1)
+				left -= n;
+			while ((got = tls_read(pair.tls[1], bytes, LEN)) > 0)
+				;
+			assert_true(got < 0 && errno == EAGAIN);
+		}
+		change_keys(ssl);
+	}
+	assert_int_equal(tls_read(pair.tls[1], bytes, LEN), -1);
+	assert_int_equal(errno, EAGAIN);
+	/* But not for nothing. */
+	for (int i = 0; i < MOST; i++)
+		change_keys(ssl);
+	assert_int_equal(tls_read(pair.tls[1], bytes, LEN), -1);
+	assert_int_equal(errno, EPROTO);
+	assert_true(tls_reason(pair.tls[1], &why));
+	assert_true(why.broke);
+	assert_non_null(strstr(why.text, "changes the keys"));
+	SSL_free(ssl);
+	tear_down(&pair);
+}
+
+static void
+says(const struct svc_tls_config *config, const char *what)
+{
+	struct tls_files *files;
+	struct svc_error err = {0};
+	assert_int_equal(tls_files_create(config, &files, &err), SVC_E_INVAL);
+	if (strstr(err.text, what) == NULL)
+		fail_msg("\"%s\" does not say \"%s\"", err.text, what);
+}
+
+/* Not in which part of OpenSSL it was found out. */
+static void
+it_is_said_what_a_file_lacks(void **state)
+{
+	(void)state;
+	struct pair pair;
+	char locked[128], command[400];
+	make(&pair);
+	struct svc_tls_config good = *tls_files_config(pair.files[1]);
+	struct svc_tls_config bad = good;
+	bad.cert = good.key;
+	says(&bad, "none is in it");
+	bad = good;
+	bad.key = good.cert;
+	says(&bad, "none is in it");
+	bad.key = pair.pki.dir;
+	says(&bad, "Is a directory");
+	snprintf(locked, sizeof(locked), "%s/locked.key", pair.pki.dir);
+	snprintf(command, sizeof(command),
+	    "openssl pkey -in %s -aes128 -passout pass:word -out %s", good.key,
+	    locked);
+	assert_int_equal(system(command), 0);
+	bad.key = locked;
+	says(&bad, "it has a passphrase");
+	tear_down(&pair);
+}
+
 int
 main(void)
 {
@@ -353,6 +465,8 @@ main(void)
 	    cmocka_unit_test(an_idle_session_keeps_no_buffers),
 	    cmocka_unit_test(nothing_else_moves_its_bytes),
 	    cmocka_unit_test(what_is_no_tls_is_told_apart),
+	    cmocka_unit_test(keys_are_not_changed_without_end),
+	    cmocka_unit_test(it_is_said_what_a_file_lacks),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A name may have many addresses, and some of them may not answer: the next one
  * is tried beside those that have not answered yet. */
-#include "tcp.h"
+#include "names.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <svc/clock.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define MOST 8     /* addresses of a name that are tried */
@@ -21,7 +23,7 @@ struct tries {
 };
 
 int
-tcp_connect(const struct addrinfo *to)
+names_connect(const struct addrinfo *to)
 {
 	int on = 1;
 	int fd = socket(
@@ -44,7 +46,7 @@ begin_next(struct tries *tries)
 {
 	int before = tries->n;
 	while (tries->next != NULL && tries->n == before) {
-		int fd = tcp_connect(tries->next);
+		int fd = names_connect(tries->next);
 		if (fd >= 0)
 			tries->fds[tries->n++] =
 			    (struct pollfd){.fd = fd, .events = POLLOUT};
@@ -79,7 +81,7 @@ take_connected(struct tries *tries)
 }
 
 int
-tcp_connect_any(const struct addrinfo *found, int64_t deadline_at_ms,
+names_connect_any(const struct addrinfo *found, int64_t deadline_at_ms,
     const bool *given_up, int *ret_sys)
 {
 	struct tries tries = {.next = found, .left = MOST};
@@ -88,7 +90,7 @@ tcp_connect_any(const struct addrinfo *found, int64_t deadline_at_ms,
 	for (;;) {
 		if (tries.n == 0 || svc_remaining(next_at_ms) == 0) {
 			begin_next(&tries);
-			next_at_ms = svc_deadline(TCP_STAGGER_MS);
+			next_at_ms = svc_deadline(NAMES_STAGGER_MS);
 		}
 		if (tries.n == 0)
 			break;
