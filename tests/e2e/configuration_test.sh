@@ -69,9 +69,14 @@ while read -r name value; do
 	[0-9-]* | info | text) ;;
 	*) continue ;;
 	esac
+	refused "--$name" '!' "$bin/student" "--$name=!"
+	# One of each kind in the other places too, for each costs a process.
+	case $name in
+	weight | registry_ttl | stream_window | log_level) ;;
+	*) continue ;;
+	esac
 	variable=${name^^}
 	echo "$name: \"!\"" >"$work/bad.yaml"
-	refused "--$name" '!' "$bin/student" "--$name=!"
 	refused "SVC_$variable" '!' env "SVC_$variable=!" "$bin/student"
 	refused "MICRO_$variable" '!' env "MICRO_$variable=!" "$bin/student"
 	refused "bad.yaml line 1: $name" '!' "$bin/student" \
