@@ -73,6 +73,21 @@ put_words(struct svc_buf *out, const char *words, const char *before)
 	}
 }
 
+/* A number below what may be given is the program's sign for "none". */
+static bool
+is_none(const struct setting *setting)
+{
+	switch (setting->is.kind) {
+	case SVC_SETTING_INT:
+	case SVC_SETTING_DURATION:
+	case SVC_SETTING_SIZE:
+		return setting->is.source == SVC_SOURCE_CODE &&
+		       setting->is.min > *(const int64_t *)setting->is.target;
+	default:
+		return false;
+	}
+}
+
 /* "default: 10s", "10s, from the environment"; nothing for what is empty. */
 static void
 put_present(struct svc_buf *out, const struct setting *setting, int *count)
@@ -84,7 +99,8 @@ put_present(struct svc_buf *out, const struct setting *setting, int *count)
 	};
 	struct svc_buf value;
 	svc_buf_init(&value, MAX_TEXT);
-	svc_settings_show(setting, &value);
+	if (!is_none(setting))
+		svc_settings_show(setting, &value);
 	if (value.failed != SVC_OK)
 		out->failed = value.failed;
 	if (value.failed == SVC_OK && value.len > 0) {

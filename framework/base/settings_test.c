@@ -552,6 +552,30 @@ help_shows_everything(void **state)
 	svc_mem_free(help);
 }
 
+/* As --count of the tool svc: 1 and more, or as many as there are. */
+static void
+help_names_no_default_that_cannot_be_given(void **state)
+{
+	struct values *v = *state;
+	int64_t count = 0;
+	const struct svc_setting setting = {
+	    .name = "count",
+	    .kind = SVC_SETTING_INT,
+	    .target = &count,
+	    .help = "End after so many.",
+	    .min = 1,
+	    .max = 9,
+	};
+	assert_int_equal(svc_settings_add(v->settings, &setting, NULL), SVC_OK);
+	char *help = svc_settings_help(v->settings, NULL, NULL);
+	assert_non_null(strstr(help, "End after so many.\n"));
+	svc_mem_free(help);
+	accepts(v, "--count=3");
+	help = svc_settings_help(v->settings, NULL, NULL);
+	assert_non_null(strstr(help, "End after so many. (3, from a flag)\n"));
+	svc_mem_free(help);
+}
+
 static void
 json_shows_everything(void **state)
 {
@@ -695,6 +719,7 @@ main(void)
 	    TEST(layers_are_in_order),
 	    TEST(tables_are_checked),
 	    TEST(help_shows_everything),
+	    TEST(help_names_no_default_that_cannot_be_given),
 	    TEST(json_shows_everything),
 	    TEST(shown_durations_read_back),
 	    cmocka_unit_test(durations),

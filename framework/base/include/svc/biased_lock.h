@@ -43,6 +43,7 @@ struct svc_biased_lock {
 	struct svc_biased_thread *last;
 };
 
+/** Free, and biased to nobody. */
 SVC_API void svc_biased_lock_init(struct svc_biased_lock *lock);
 /** Nobody holds it. */
 SVC_API void svc_biased_lock_destroy(struct svc_biased_lock *lock);

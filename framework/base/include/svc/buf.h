@@ -26,6 +26,7 @@ struct svc_buf {
 	svc_err failed;
 };
 
+/** Empty, and without storage; `max` bytes are the most it will hold. */
 SVC_API void svc_buf_init(struct svc_buf *buf, size_t max);
 /** Frees the storage; the buffer may be initialised again. */
 SVC_API void svc_buf_fini(struct svc_buf *buf);

@@ -72,6 +72,8 @@ SVC_API svc_err svc_err_from_name(const char *name);
 /** The code of a number a peer sent: SVC_E_UNKNOWN when not in the list. */
 SVC_API svc_err svc_err_from_number(uint32_t number);
 
+/** To the status of gRPC and HTTP that is nearest, and from one; what has none
+ * is UNKNOWN, and 500. */
 SVC_API int svc_err_to_grpc(svc_err err);
 SVC_API svc_err svc_err_from_grpc(int status);
 SVC_API int svc_err_to_http(svc_err err);

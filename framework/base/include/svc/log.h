@@ -49,6 +49,7 @@ SVC_API svc_err svc_log_level_parse(const char *text, svc_log_level *ret_level);
 SVC_API void svc_log_to_text(const struct svc_log_line *line, void *arg);
 SVC_API void svc_log_to_json(const struct svc_log_line *line, void *arg);
 
+/** Write one line, if its level is enabled: a short stable id and a text. */
 SVC_API SVC_COLD void svc_log(svc_log_level level, const char *id,
     const char *format, ...) SVC_PRINTF(3, 4);
 

@@ -44,15 +44,20 @@ struct svc_interface {
 /**
  * What a plugin module exports: one function that returns its ops. A module is
  * a shared object called libsvc_<interface>_<name>.so; write
- * `SVC_PLUGIN(my_ops)` once in it.
+ * `SVC_PLUGIN(my_ops)` once in it, in C or C++, outside any namespace.
  */
-#define SVC_PLUGIN(ops)                       \
-	SVC_API const void *svc_plugin(void); \
-	const void *svc_plugin(void)          \
-	{                                     \
-		return &(ops);                \
-	}                                     \
+#define SVC_PLUGIN(ops)                                     \
+	SVC_PLUGIN_C_ SVC_API const void *svc_plugin(void); \
+	SVC_PLUGIN_C_ const void *svc_plugin(void)          \
+	{                                                   \
+		return &(ops);                              \
+	}                                                   \
 	struct svc_plugin_head
+#ifdef __cplusplus
+#define SVC_PLUGIN_C_ extern "C"
+#else
+#define SVC_PLUGIN_C_
+#endif
 
 /** Checks an ops struct against its interface, in release builds too.
  * Errors: SVC_E_ABI, with the plugin, the member and the reason */

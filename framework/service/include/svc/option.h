@@ -31,6 +31,7 @@ struct svc_option {
 	void (*function)(void);
 };
 
+/** What an option says is in `text`, where nothing else stands behind it. */
 enum svc_option_kind {
 	SVC_OPTION_END,
 	SVC_OPTION_NONE, /* the empty list */
@@ -43,47 +44,50 @@ enum svc_option_kind {
 	SVC_OPTION_METADATA, /* text = text2 */
 	SVC_OPTION_REGISTRY, /* plugin text at address text2 */
 	SVC_OPTION_SELECTOR,
-	SVC_OPTION_TRANSPORT,
-	SVC_OPTION_BROKER,
+	SVC_OPTION_TRANSPORT, /* plugin text at address text2 */
+	SVC_OPTION_BROKER,    /* plugin text at address text2 */
 	SVC_OPTION_CODEC,
-	SVC_OPTION_TTL,      /* seconds */
-	SVC_OPTION_INTERVAL, /* seconds */
-	SVC_OPTION_WEIGHT,
-	SVC_OPTION_FLAG_INT, /* name text, help text2, variable pointer */
+	SVC_OPTION_TTL,      /* number: seconds */
+	SVC_OPTION_INTERVAL, /* number: seconds */
+	SVC_OPTION_WEIGHT,   /* number */
+	SVC_OPTION_FLAG_INT, /* name text, help text2, variable pointer; the
+			      * four that follow too */
 	SVC_OPTION_FLAG_INT64,
 	SVC_OPTION_FLAG_BOOL,
 	SVC_OPTION_FLAG_REAL,
 	SVC_OPTION_FLAG_TEXT,
-	SVC_OPTION_WRAP_HANDLER, /* function, argument pointer */
+	SVC_OPTION_WRAP_HANDLER, /* function, argument pointer; the five that
+				  * follow too */
 	SVC_OPTION_WRAP_CALL,
 	SVC_OPTION_WRAP_PUBLISH,
 	SVC_OPTION_WRAP_SUBSCRIBE,
 	SVC_OPTION_WRAP_STREAM_HANDLER,
 	SVC_OPTION_WRAP_OPEN,
-	SVC_OPTION_TLS,
+	SVC_OPTION_TLS, /* certificate text, key text2, CA text3 */
 	SVC_OPTION_LOG_LEVEL,
 	SVC_OPTION_CONFIG,
-	SVC_OPTION_REGISTRY_TLS,
+	SVC_OPTION_REGISTRY_TLS,      /* as SVC_OPTION_TLS */
 	SVC_OPTION_REGISTRY_OPTION,   /* text = text2 */
 	SVC_OPTION_REGISTRY_FALLBACK, /* plugin text at address text2 */
 	SVC_OPTION_REGISTRY_SNAPSHOT,
 	/* of a call */
-	SVC_OPTION_TIMEOUT_MS,
-	SVC_OPTION_RETRIES,
-	SVC_OPTION_HEADER, /* text: text2 */
-	SVC_OPTION_LABEL,  /* text = text2 */
+	SVC_OPTION_TIMEOUT_MS, /* number */
+	SVC_OPTION_RETRIES,    /* number */
+	SVC_OPTION_HEADER,     /* text: text2 */
+	SVC_OPTION_LABEL,      /* text = text2 */
 	SVC_OPTION_NODE,
 	SVC_OPTION_KEY,
 	SVC_OPTION_CONTENT_TYPE,
-	SVC_OPTION_IDEMPOTENT,
+	SVC_OPTION_IDEMPOTENT,    /* nothing */
 	SVC_OPTION_DETAIL,        /* struct svc_error * in pointer */
 	SVC_OPTION_REPLY_HEADERS, /* struct svc_headers * in pointer */
 	SVC_OPTION_WITHIN,        /* struct svc_call * in pointer */
 	/* of a handler or a subscription */
-	SVC_OPTION_LIMIT, /* calls at once */
-	SVC_OPTION_TYPES, /* descriptors of request and response */
+	SVC_OPTION_LIMIT, /* number: calls at once */
+	SVC_OPTION_TYPES, /* descriptors of request, text, and response, text2,
+			   * cast to const char * */
 	SVC_OPTION_QUEUE,
-	SVC_OPTION_NEVER_BLOCKS,
+	SVC_OPTION_NEVER_BLOCKS, /* nothing */
 };
 
 #ifndef __cplusplus

@@ -237,6 +237,7 @@ SVC_API svc_err svc_read(struct svc_call *call, const struct svc_message *req,
 SVC_API svc_err svc_write(struct svc_call *call, struct svc_message *rsp,
     const struct ProtobufCMessage *message);
 
+/** The service that is called, and the endpoint, "Type.Method". */
 SVC_API struct svc_service *svc_call_service(const struct svc_call *call);
 SVC_API const char *svc_call_endpoint(const struct svc_call *call);
 /** A header of the request, or NULL. */
@@ -578,8 +579,9 @@ typedef struct svc_stream *(*svc_open_wrapper)(
 
 /** SVC_OK acknowledges; anything else asks for redelivery. It may block. */
 typedef svc_err (*svc_event_handler)(struct svc_event *event, void *arg);
+/** What it was published on, what was published, and a header of that (NULL
+ * when there is none of the name); all live as long as the event. */
 SVC_API const char *svc_event_topic(const struct svc_event *event);
-/** Lives as long as the event. */
 SVC_API const struct svc_message *svc_event_message(
     const struct svc_event *event);
 SVC_API const char *svc_event_header(
