@@ -166,11 +166,12 @@ test_unknown_names_are_bounded(void **state)
 				&target, NULL),
 			    SVC_E_NOT_FOUND);
 		if (i == 0)
-			assert_null(svc_selector_pick_any(
-			    selector, "nobody-0", NULL, &memo));
+			assert_null(svc_selector_pick_at_once(
+			    selector, "nobody-0", NULL, NULL, &memo));
 	}
 	assert_non_null(memo.found);
-	assert_null(svc_selector_pick_any(selector, "nobody-0", NULL, &memo));
+	assert_null(
+	    svc_selector_pick_at_once(selector, "nobody-0", NULL, NULL, &memo));
 	assert_null(memo.found);
 	assert_in_range(hand_watches(), 2, 257);
 	target = must_pick(selector, &pick);

@@ -49,24 +49,24 @@ fits_but_for_node(
 	       has_labels(target->seen.node, pick);
 }
 
-/* The node of this id, or NULL. */
-static struct svc_held_target *
+/* The number of the node of this id; that of all nodes when it is not there. */
+static SVC_APART size_t
 find_id(const struct svc_snapshot *snapshot, const char *id)
 {
 	size_t from = 0, to = snapshot->n;
 
 	while (from < to) {
 		size_t middle = from + (to - from) / 2;
-		struct svc_held_target *target = snapshot->targets[middle];
-		int order = strcmp(target->seen.node->id, id);
+		int order =
+		    strcmp(snapshot->targets[middle]->seen.node->id, id);
 		if (order == 0)
-			return target;
+			return middle;
 		if (order < 0)
 			from = middle + 1;
 		else
 			to = middle;
 	}
-	return NULL;
+	return snapshot->n;
 }
 
 /* Those that fit; when none does, `err` says which wish was not met. */
@@ -74,14 +74,15 @@ static svc_err
 fit(const struct svc_snapshot *snapshot, const struct svc_pick *pick,
     struct svc_held_target **found, size_t *ret_n, struct svc_error *err)
 {
-	size_t n = 0, n_version = 0, n_label = 0;
-	struct svc_held_target *named;
+	size_t n = 0, n_version = 0, n_label = 0, named = snapshot->n;
 	char text[128];
 
 	/* A node that is named by its id need not be looked for. */
-	named = pick->node != NULL ? find_id(snapshot, pick->node) : NULL;
-	if (named != NULL && fits_but_for_node(named, pick)) {
-		found[0] = named;
+	if (pick->node != NULL)
+		named = find_id(snapshot, pick->node);
+	if (named < snapshot->n &&
+	    fits_but_for_node(snapshot->targets[named], pick)) {
+		found[0] = snapshot->targets[named];
 		*ret_n = 1;
 		return SVC_OK;
 	}
@@ -307,11 +308,12 @@ choose_any(
 	    &any);
 }
 
-/* The choice for a pick without wishes, which nearly all are, if it takes no
- * waiting and no thinking; else NULL, and nothing has happened. */
+/* The choice for a pick of any node or of one by its id, which nearly all are,
+ * if it takes no waiting and no thinking; else NULL, and nothing has happened.
+ */
 static inline struct svc_target *
-pick_any(struct svc_selector *selector, const char *service, const char *key,
-    struct svc_pick_memo *memo)
+pick_at_once(struct svc_selector *selector, const char *service,
+    const char *node, const char *key, struct svc_pick_memo *memo)
 {
 	struct svc_reader *reader = svc_reader_enter();
 	struct svc_held_target *target = NULL;
@@ -326,7 +328,9 @@ pick_any(struct svc_selector *selector, const char *service, const char *key,
 	    !atomic_load_explicit(&entry->attention, memory_order_relaxed) &&
 	    atomic_load_explicit(&entry->n_out, memory_order_relaxed) == 0)
 		snapshot = atomic_load(&entry->snapshot);
-	if (snapshot != NULL && snapshot->n > 1)
+	if (snapshot != NULL && node != NULL)
+		at = find_id(snapshot, node);
+	else if (snapshot != NULL && snapshot->n > 1)
 		at = choose_any(snapshot, service, key);
 	if (snapshot != NULL && at < snapshot->n) {
 		target = snapshot->targets[at];
@@ -337,10 +341,10 @@ pick_any(struct svc_selector *selector, const char *service, const char *key,
 }
 
 SVC_HOT struct svc_target *
-svc_selector_pick_any(struct svc_selector *selector, const char *service,
-    const char *key, struct svc_pick_memo *memo)
+svc_selector_pick_at_once(struct svc_selector *selector, const char *service,
+    const char *node, const char *key, struct svc_pick_memo *memo)
 {
-	return pick_any(selector, service, key, memo);
+	return pick_at_once(selector, service, node, key, memo);
 }
 
 /* A choice that has something to think about. Errors: as svc_selector_pick */
@@ -390,7 +394,8 @@ svc_selector_pick(struct svc_selector *selector, const struct svc_pick *pick,
 		return svc_error_set(err, SVC_E_INVAL, "no service was named");
 	if (has_no_wish(pick)) {
 		struct svc_pick_memo none = {.found = NULL};
-		target = pick_any(selector, pick->service, pick->key, &none);
+		target = pick_at_once(
+		    selector, pick->service, NULL, pick->key, &none);
 		if (target != NULL) {
 			*ret_target = target;
 			return SVC_OK;

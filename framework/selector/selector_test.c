@@ -526,6 +526,7 @@ test_pick_any(void **state)
 	    .name = "seeing",
 	    .pick = seeing_pick,
 	};
+	static const char *const ids[] = {"a-0000", "a-0001", "a-0002"};
 	struct svc_registry *registry = make_registry();
 	struct svc_selector *selector;
 	struct svc_pick pick = {.service = "a"};
@@ -536,12 +537,14 @@ test_pick_any(void **state)
 	assert_int_equal(
 	    svc_catalogue_add(&svc_strategy_interface, &seeing, NULL), SVC_OK);
 	selector = make_selector(registry, "seeing");
-	assert_null(svc_selector_pick_any(selector, "a", NULL, &memo));
+	assert_null(
+	    svc_selector_pick_at_once(selector, "a", NULL, NULL, &memo));
 	open_service(selector, "a", 3);
 	svc_target_done(must_pick(selector, &pick), SVC_OUTCOME_OK);
 	for (int i = 0; i < 2; i++) {
 		const char *key = i == 0 ? NULL : "k";
-		target = svc_selector_pick_any(selector, "a", key, &memo);
+		target =
+		    svc_selector_pick_at_once(selector, "a", NULL, key, &memo);
 		assert_non_null(target);
 		assert_int_equal(number_of(target), 1);
 		svc_target_done(target, SVC_OUTCOME_OK);
@@ -552,6 +555,18 @@ test_pick_any(void **state)
 		assert_int_equal(seen_pick.n_labels, 0);
 		assert_int_equal(seen_pick.n_avoid, 0);
 	}
+	/* One that is named needs no strategy. */
+	for (size_t i = 0; i < 3; i++) {
+		seen_pick.service = NULL;
+		target = svc_selector_pick_at_once(
+		    selector, "a", ids[i], NULL, &memo);
+		assert_non_null(target);
+		assert_string_equal(target->node->id, ids[i]);
+		svc_target_done(target, SVC_OUTCOME_OK);
+		assert_null(seen_pick.service);
+	}
+	assert_null(
+	    svc_selector_pick_at_once(selector, "a", "nobody", NULL, &memo));
 	svc_selector_destroy(selector);
 	svc_registry_destroy(registry);
 }

@@ -84,7 +84,7 @@ pack_request(struct svc_async_call *call)
 }
 
 /* Whether the packed head of the call before is that of this one too, with room
- * for its message. */
+ * for `len` bytes behind it. */
 static bool
 has_head(const struct svc_async_call *call, const char *service,
     const char *endpoint, const char *type, size_t len)
@@ -97,8 +97,17 @@ has_head(const struct svc_async_call *call, const char *service,
 	       (type == call->type || strcmp(type, space + call->type_at) == 0);
 }
 
+/* What the node's id takes. */
+static size_t
+id_size(const struct svc_call_plan *plan)
+{
+	return plan->node != NULL ? strlen(plan->node) + 1 : 0;
+}
+
+/* The message and the node's id, behind the head. */
 static void
-put_message(struct svc_async_call *call, const void *data, size_t len)
+put_behind_head(
+    struct svc_async_call *call, const void *data, size_t len, size_t id_len)
 {
 	struct svc_part *first = &call->at.first;
 	char *place = call->space + call->head_len;
@@ -106,6 +115,9 @@ put_message(struct svc_async_call *call, const void *data, size_t len)
 		memcpy(place, data, len);
 	first->data = place;
 	first->len = len;
+	if (id_len > 0)
+		call->at.plan.node =
+		    memcpy(place + len, call->at.plan.node, id_len);
 }
 
 /* With the head of the call before, if that is the same; false: it is not. */
@@ -115,12 +127,12 @@ pack_behind_head(struct svc_async_call *call)
 	struct svc_part *first = &call->at.first;
 	const struct svc_call_plan *plan = &call->at.plan;
 	char *space = call->space;
-	if (plan->version != NULL || plan->node != NULL || plan->key != NULL ||
-	    plan->n_labels != 0 ||
+	size_t id_len = id_size(plan);
+	if (plan->described || plan->key != NULL ||
 	    !has_head(call, first->service, first->endpoint,
-		first->content_type, first->len))
+		first->content_type, first->len + id_len))
 		return false;
-	put_message(call, first->data, first->len);
+	put_behind_head(call, first->data, first->len, id_len);
 	first->service = space + SERVICE_AT;
 	first->endpoint = space + call->endpoint_at;
 	first->content_type = space + call->type_at;
@@ -147,24 +159,25 @@ own_request(struct svc_async_call *call)
 	return true;
 }
 
-/* Nothing but the message differs from the call before; false: something does,
- * and nothing has happened. */
+/* Nothing differs from the call before but the message and what may in a plain
+ * plan; false: something does, and nothing has happened. */
 static bool
 begin_again(struct svc_async_call *call, const struct svc_call_plan *plan,
     const struct svc_outgoing *out, int64_t now_ms, int64_t deadline_at_ms)
 {
 	const struct svc_message *req = out->req;
-	if (!call->plain || !plan->plain || req->headers != NULL ||
-	    out->service == NULL || out->endpoint == NULL)
+	if (!call->plain || !plan->plain || req->headers != NULL)
 		return false;
 	const struct svc_values *values = &call->at.client->service->values;
 	const char *type =
 	    req->content_type != NULL ? req->content_type : values->codec;
+	size_t id_len = id_size(plan);
 	if (req->len > (uint64_t)values->max_message_size ||
-	    !has_head(call, out->service, out->endpoint, type, req->len))
+	    !has_head(
+		call, out->service, out->endpoint, type, req->len + id_len))
 		return false;
-	put_message(call, req->data, req->len);
-	svc_attempts_begin_again(&call->at, now_ms, deadline_at_ms);
+	svc_attempts_begin_again(&call->at, plan, now_ms, deadline_at_ms);
+	put_behind_head(call, req->data, req->len, id_len);
 	return true;
 }
 
@@ -432,7 +445,7 @@ is_answer(const struct svc_async_call *call, const struct svc_part *part,
 	if ((part->flags & whole) != whole || part->status != SVC_OK ||
 	    part->headers != NULL || call->at.plan.reply_headers != NULL ||
 	    reply->block != NULL || reply->result.code != SVC_OK ||
-	    call->cap <= kept || len >= call->cap - kept)
+	    kept + len >= call->cap)
 		return false;
 	char *data = call->space + kept;
 	if (len > 0)

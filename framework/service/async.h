@@ -74,7 +74,7 @@ struct svc_async_call {
 	size_t cap;
 	uint32_t head_len, endpoint_at, type_at;
 	const char *type; /* the client's default, if the head has that */
-	/* The call before had neither options nor headers, so `at` can serve
+	/* The call before had a plain plan and no headers, so `at` can serve
 	 * another one to the same endpoint; see svc_attempts_begin_again. */
 	bool plain;
 	/* These two are empty when the call begins: whoever tells its end

@@ -388,6 +388,71 @@ calls_go_to_another_node(void **state)
 	svc_free(s);
 }
 
+/* One after the other, with requests and ids of several sizes. */
+static void
+calls_go_to_the_node_they_name(void **state)
+{
+	static const char *const ids[] = {"a", "node-b", "a-node-called-c"};
+	static const char text[] = "of some length or none at all";
+	struct svc_service *nodes[3];
+	(void)state;
+	for (size_t i = 0; i < 3; i++) {
+		nodes[i] = make("student", MORE(id(ids[i])));
+		svc_handle(nodes[i], "Student.Name", name_of_node, NULL);
+		must_start(nodes[i]);
+	}
+	struct svc_service *c = make_client();
+	char address[64];
+	dead_address(address);
+	announce(c, "student", "dead", address, false);
+	struct ends ends;
+	ends_init(&ends);
+	for (int i = 0; i < 120; i++) {
+		const char *id = ids[(size_t)i % 3];
+		char given[32];
+		struct svc_message req = {
+		    .data = text, .len = (size_t)i % sizeof(text)};
+		snprintf(given, sizeof(given), "%s", id);
+		assert_int_equal(
+		    svc_call_async(svc_client_of(c), "student", "Student.Name",
+			&req, on_end, &ends, node(given),
+			timeout_ms(i % 2 ? PATIENCE_MS : SVC_FOREVER)),
+		    SVC_OK);
+		/* It is the call's own from now on. */
+		memset(given, 'x', sizeof(given) - 1);
+		gate_wait(&ends.gate, i + 1);
+		assert_string_equal(ends.text, "");
+		assert_string_equal(ends.data, id);
+	}
+	/* Other tries are made at the same node, and any call after it may go
+	 * to any. */
+	char given[] = "dead";
+	assert_int_equal(svc_call_async(svc_client_of(c), "student",
+			     "Student.Name", NULL, on_end, &ends, node(given),
+			     retries(2), timeout_ms(PATIENCE_MS)),
+	    SVC_OK);
+	memset(given, 'x', sizeof(given) - 1);
+	gate_wait(&ends.gate, 121);
+	assert_int_equal(ends.code, SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(ends.text, address));
+	assert_int_equal(
+	    svc_call_async(svc_client_of(c), "student", "Student.Name", NULL,
+		on_end, &ends, node("nobody"), timeout_ms(PATIENCE_MS)),
+	    SVC_OK);
+	gate_wait(&ends.gate, 122);
+	assert_int_equal(ends.code, SVC_E_UNAVAILABLE);
+	assert_non_null(strstr(ends.text, "\"nobody\""));
+	assert_int_equal(
+	    svc_call_async(svc_client_of(c), "student", "Student.Name", NULL,
+		on_end, &ends, timeout_ms(PATIENCE_MS)),
+	    SVC_OK);
+	gate_wait(&ends.gate, 123);
+	assert_string_equal(ends.text, "");
+	svc_free(c);
+	for (size_t i = 0; i < 3; i++)
+		svc_free(nodes[i]);
+}
+
 /* Started before all else, since threads do not follow a fork. */
 static struct child {
 	pid_t pid;
@@ -549,6 +614,7 @@ main(void)
 	    TEST(calls_wait_for_the_first_view_together),
 	    TEST(done_may_block),
 	    TEST(calls_go_to_another_node),
+	    TEST(calls_go_to_the_node_they_name),
 	    TEST(open_calls_end_with_their_client),
 	    TEST(a_client_ends_amid_calls),
 	};

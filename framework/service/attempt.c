@@ -149,14 +149,15 @@ svc_call_plan_parse(const struct svc_client *client,
 	plan->idempotent = false;
 	plan->has_headers = false;
 	plan->n_labels = 0;
-	plan->plain = svc_call_is_plain(option);
 	svc_err code = SVC_OK;
 	for (;
 	     option != NULL && option->kind != SVC_OPTION_END && code == SVC_OK;
 	     option++)
 		code = take_option(plan, option, err);
-	plan->any_node =
-	    plan->version == NULL && plan->node == NULL && plan->n_labels == 0;
+	plan->described = plan->version != NULL || plan->n_labels > 0;
+	plan->plain = !plan->described && plan->key == NULL &&
+		      plan->content_type == NULL && plan->detail == NULL &&
+		      plan->reply_headers == NULL && plan->within == NULL;
 	return code;
 }
 
@@ -228,11 +229,11 @@ check_within(const struct svc_call *outer, struct svc_error *err)
 }
 
 void
-svc_attempts_begin_again(
-    struct svc_attempts *at, int64_t now_ms, int64_t deadline_at_ms)
+svc_attempts_begin_again(struct svc_attempts *at,
+    const struct svc_call_plan *plan, int64_t now_ms, int64_t deadline_at_ms)
 {
+	memcpy(&at->plan, plan, offsetof(struct svc_call_plan, plain));
 	at->retry = 0;
-	at->idempotent = false;
 	at->last = (struct svc_exchange){0};
 	at->target = NULL;
 	at->n_tried = 0;
@@ -272,8 +273,7 @@ svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
 	if (plan->n_labels > 0)
 		memcpy(at->plan.labels, plan->labels,
 		    plan->n_labels * sizeof(plan->labels[0]));
-	svc_attempts_begin_again(at, now_ms, deadline_at_ms);
-	at->idempotent = plan->idempotent;
+	svc_attempts_begin_again(at, plan, now_ms, deadline_at_ms);
 	at->left = NULL;
 	at->memo.found = NULL;
 	const char *type = plan->content_type;
@@ -407,14 +407,16 @@ link_of(
 	return svc_attempt_end(at);
 }
 
-/* Nearly always any node will do, and the choice is made at once. */
+/* Nearly always any node will do, or one that is named by its id, and the
+ * choice is made at once. */
 static inline bool
-pick_any(struct svc_attempts *at)
+pick_at_once(struct svc_attempts *at)
 {
-	if (!at->plan.any_node || at->retry > 0)
+	const struct svc_call_plan *plan = &at->plan;
+	if (plan->described || at->retry > 0)
 		return false;
-	at->target = svc_selector_pick_any(
-	    at->client->selector, at->first.service, at->plan.key, &at->memo);
+	at->target = svc_selector_pick_at_once(at->client->selector,
+	    at->first.service, plan->node, plan->key, &at->memo);
 	return at->target != NULL;
 }
 
@@ -422,7 +424,7 @@ SVC_TAKEN_IN svc_err
 svc_attempt_aim(struct svc_attempts *at, bool dont_wait,
     struct svc_link **ret_link, struct svc_error *err)
 {
-	if (!pick_any(at)) {
+	if (!pick_at_once(at)) {
 		svc_err code = pick(at, dont_wait, err);
 		if (code != SVC_OK)
 			return code;
@@ -481,8 +483,8 @@ static SVC_COLD svc_outcome
 end_failed(struct svc_attempts *at)
 {
 	struct svc_target *target = at->target;
-	at->idempotent =
-	    at->idempotent || is_idempotent(target, at->first.endpoint);
+	at->plan.idempotent =
+	    at->plan.idempotent || is_idempotent(target, at->first.endpoint);
 	if (at->n_tried < SVC_MAX_AVOID) {
 		svc_target_hold(target);
 		at->tried[at->n_tried++] = target;
@@ -520,15 +522,15 @@ may_retry(const struct svc_attempts *at, bool idempotent)
 bool
 svc_attempt_is_final(const struct svc_attempts *at)
 {
-	return !may_retry(at,
-	    at->idempotent || is_idempotent(at->target, at->first.endpoint));
+	return !may_retry(at, at->plan.idempotent || is_idempotent(at->target,
+							 at->first.endpoint));
 }
 
 bool
 svc_attempts_more(struct svc_attempts *at, int64_t *ret_until_ms)
 {
 	if (at->retry >= at->plan.retries || at->n_tried == 0 ||
-	    !may_retry(at, at->idempotent) ||
+	    !may_retry(at, at->plan.idempotent) ||
 	    svc_remaining(at->deadline_at_ms) == 0 || has_left(at))
 		return false;
 	if (!budget_take(at->client)) {

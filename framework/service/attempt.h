@@ -23,17 +23,20 @@
 
 /* What the options of a call said. */
 struct svc_call_plan {
+	/* These may differ from call to call of plain plans. */
 	int64_t timeout_ms;
 	int64_t retries;
-	const char *version, *node, *key, *content_type;
+	const char *node;
+	bool idempotent; /* while it is tried also: by a node's record */
+	/* To here; see svc_attempts_begin_again. */
+	bool plain; /* no option but for these and for the request's headers */
+	bool described; /* the node is, by a version or labels */
+	bool has_headers;
+	uint8_t n_labels;
+	const char *version, *key, *content_type;
 	struct svc_error *detail;
 	struct svc_headers *reply_headers;
 	struct svc_call *within;
-	bool plain;    /* without any option */
-	bool any_node; /* with none that names or describes one */
-	bool idempotent;
-	bool has_headers;
-	uint8_t n_labels;
 	struct svc_label labels[SVC_MAX_LABELS]; /* last: the rest is unset */
 };
 
@@ -45,7 +48,6 @@ struct svc_attempts {
 	int64_t now_ms; /* when the last try was aimed, or the call began */
 	int64_t retry;  /* how many there were */
 	struct svc_dial_time dial_time; /* of the try that was aimed */
-	bool idempotent; /* said by the caller or by a node's record */
 	/* Set by another thread once nobody wants the call any more; or NULL.
 	 * While `plan.within` is set, its caller's leaving says so too. */
 	const atomic_bool *left;
@@ -83,11 +85,11 @@ svc_err svc_call_plan_headers(const struct svc_option *option,
 svc_err svc_attempts_begin(struct svc_attempts *at, struct svc_client *client,
     const struct svc_call_plan *plan, const struct svc_outgoing *out,
     int64_t now_ms, int64_t deadline_at_ms, struct svc_error *err);
-/* The same for a call without options by the same client, to the endpoint of
- * the call that `at` was used for before, which had none either: what is the
+/* The same for a call with a plain plan by the same client, to the endpoint of
+ * the call that `at` was used for before, whose plan was plain too: what is the
  * same stays. The request's message is at->first's. */
-void svc_attempts_begin_again(
-    struct svc_attempts *at, int64_t now_ms, int64_t deadline_at_ms);
+void svc_attempts_begin_again(struct svc_attempts *at,
+    const struct svc_call_plan *plan, int64_t now_ms, int64_t deadline_at_ms);
 /* When a call that begins now is to have ended. */
 int64_t svc_call_plan_deadline(
     const struct svc_call_plan *plan, int64_t now_ms);

@@ -117,7 +117,7 @@ lacks_data(const struct svc_outgoing *out)
 	return true;
 }
 
-/* With options or wrapped; see call_plainly for the others. */
+/* Wrapped or with headers by options; see is_simple for the others. */
 static SVC_APART svc_err
 call_async(struct svc_client *client, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
@@ -148,7 +148,8 @@ run_wrapped(struct svc_client *client, const struct svc_outgoing *out)
 		whole.rsp = &unwanted;
 	if (whole.err == NULL)
 		whole.err = &untold;
-	if (lacks_data(&whole))
+	if (!svc_call_is_named(whole.service, whole.endpoint, whole.err) ||
+	    lacks_data(&whole))
 		return SVC_E_INVAL;
 	svc_err code =
 	    svc_call_plan_parse(client, whole.options, &plan, whole.err);
@@ -254,15 +255,40 @@ svc_call_options(struct svc_client *client, const char *service,
 	return code;
 }
 
-/* What nearly every asynchronous call is: without options, and nobody wraps it.
- */
-static inline svc_err
-call_plainly(struct svc_client *client, const struct svc_outgoing *out)
+/* Whatever it has. */
+static SVC_APART svc_err
+begin_async(struct svc_client *client, struct svc_outgoing *out)
 {
-	if (!svc_call_is_named(out->service, out->endpoint, out->err) ||
-	    lacks_data(out))
-		return SVC_E_INVAL;
-	return svc_async_call(client->async, client->plain, out);
+	struct svc_message scratch = {0}, request = {0};
+	if (out->req != NULL)
+		request = *out->req;
+	out->req = &request;
+	out->rsp = &scratch;
+	svc_err code =
+	    out->done != NULL
+		? start(client, out, &request)
+		: svc_error_set(out->err, SVC_E_INVAL,
+		      "svc_call_async needs a function that is told the end");
+	svc_message_free(&scratch);
+	return code;
+}
+
+/* What nearly every asynchronous call is: nobody wraps it, and its options say
+ * nothing of headers. False: it is not like that, and nothing has happened. */
+static inline bool
+is_simple(const struct svc_client *client, const struct svc_outgoing *out,
+    struct svc_call_plan *parsed, const struct svc_call_plan **ret_plan)
+{
+	if (client == NULL || client->wraps->n > 0 || out->req == NULL ||
+	    out->done == NULL)
+		return false;
+	*ret_plan = client->plain;
+	if (svc_call_is_plain(out->options))
+		return true;
+	*ret_plan = parsed;
+	return svc_call_plan_parse(client, out->options, parsed, out->err) ==
+		   SVC_OK &&
+	       !parsed->has_headers && parsed->reply_headers == NULL;
 }
 
 SVC_HOT svc_err
@@ -270,6 +296,8 @@ svc_call_async_options(struct svc_client *client, const char *service,
     const char *endpoint, const struct svc_message *req, svc_done_cb done,
     void *arg, const struct svc_option *options)
 {
+	struct svc_call_plan parsed;
+	const struct svc_call_plan *plan;
 	struct svc_error err;
 	err.code = SVC_OK;
 	err.sys = 0;
@@ -283,20 +311,12 @@ svc_call_async_options(struct svc_client *client, const char *service,
 	    .done = done,
 	    .done_arg = arg,
 	};
-	if (client != NULL && client->wraps->n == 0 && req != NULL &&
-	    done != NULL && svc_call_is_plain(options))
-		return call_plainly(client, &out);
-	struct svc_message scratch = {0}, request = {0};
-	if (req != NULL)
-		request = *req;
-	out.req = &request;
-	out.rsp = &scratch;
-	svc_err code =
-	    done != NULL
-		? start(client, &out, &request)
-		: svc_error_set(&err, SVC_E_INVAL,
-		      "svc_call_async needs a function that is told the end");
-	svc_message_free(&scratch);
+	svc_err code = SVC_E_INVAL;
+	if (!is_simple(client, &out, &parsed, &plan))
+		code = begin_async(client, &out);
+	else if (svc_call_is_named(service, endpoint, &err) &&
+		 !lacks_data(&out))
+		code = svc_async_call(client->async, plan, &out);
 	if (code != SVC_OK)
 		tell_detail(options, code, &err);
 	return code;

@@ -58,8 +58,8 @@ svc_mux_init(
 		mux->config.hello_ms = mux->config.limits.handshake_ms;
 	mux->refs = 1;
 	mux->next_id = 1;
-	mux->peer_streams = UINT32_MAX;
-	mux->peer_message = mux->config.limits.max_message;
+	mux->most_streams = mux->config.limits.max_streams;
+	mux->most_message = mux->config.limits.max_message;
 	mux->piece = PIECE_MIN;
 	mux->window = mux->config.limits.conn_window;
 	mux->first_window = FIRST_WINDOW;
@@ -187,7 +187,7 @@ mux_unlock_and_flush(struct svc_mux *mux)
 SVC_HOT bool
 svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 {
-	svc_biased_lock_take(&mux->lock);
+	svc_biased_lock_take_hot(&mux->lock);
 	bool begin = false;
 	if (!mux->flushing) {
 		mux_pump(mux);
@@ -205,7 +205,7 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 	bool unref = mux->unref_due;
 	mux->close_due = false;
 	mux->unref_due = false;
-	svc_biased_lock_leave(&mux->lock);
+	svc_biased_lock_leave_hot(&mux->lock);
 	if (close)
 		mux->config.ops->close(mux);
 	if (unref) /* not the last: whoever flushes has one */
@@ -216,7 +216,7 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 SVC_HOT bool
 svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 {
-	svc_biased_lock_take(&mux->lock);
+	svc_biased_lock_take_hot(&mux->lock);
 	mux->sent += sent;
 	mux->flushing = false;
 	bool more = has_output(mux);
@@ -231,7 +231,7 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 	}
 	bool close = mux->close_due || (mux->leaving && !more);
 	mux->close_due = false;
-	svc_biased_lock_leave(&mux->lock);
+	svc_biased_lock_leave_hot(&mux->lock);
 	if (close)
 		mux->config.ops->close(mux);
 	return more;
@@ -415,9 +415,8 @@ give_message(struct svc_mux_stream *stream, const struct svc_part *part)
 	struct svc_buf *out = &mux->out;
 	if (part->flags != SVC_PART_MESSAGE || stream->sent_end ||
 	    !stream->listed || mux->failed || stream->pending != NULL ||
-	    part->len > mux->piece ||
-	    (int64_t)part->len > mux->config.limits.max_message ||
-	    (int64_t)part->len > mux->peer_message || out->len > BACKLOG ||
+	    part->len > mux->piece || (int64_t)part->len > mux->most_message ||
+	    out->len > BACKLOG ||
 	    out->cap - out->len <= FRAME_SIZE + part->len ||
 	    mux->pending > mux_pending_limit(mux) ||
 	    !mux_may_send(stream, part->flags))

@@ -645,9 +645,9 @@ svc_mux_input(struct svc_mux *mux, const uint8_t *data, size_t len,
 		return result;
 	}
 	if (here && mux->returned != NULL) {
-		svc_biased_lock_take(&mux->lock);
+		svc_biased_lock_take_hot(&mux->lock);
 		mux_take_back(mux);
-		mux_unlock_and_flush(mux);
+		mux_unlock_in_batch(mux);
 	}
 	if (here)
 		mux_batch = NULL;

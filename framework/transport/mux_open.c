@@ -2,61 +2,61 @@
 /* Streams that are opened here. */
 #include "mux_private.h"
 
-static inline int64_t
-size_limit(const struct svc_mux *mux)
-{
-	return mux->config.limits.max_message < mux->peer_message
-		   ? mux->config.limits.max_message
-		   : mux->peer_message;
-}
-
 svc_err
 mux_check_size(const struct svc_mux *mux, const struct svc_part *part,
     struct svc_error *err)
 {
-	int64_t limit = size_limit(mux);
-	if ((part->flags & SVC_PART_MESSAGE) && (int64_t)part->len > limit)
+	if ((part->flags & SVC_PART_MESSAGE) &&
+	    (int64_t)part->len > mux->most_message)
 		return svc_error_set(err, SVC_E_EXHAUSTED,
 		    "message of %zu bytes exceeds the limit of %lld "
 		    "(--max_message_size)",
-		    part->len, (long long)limit);
+		    part->len, (long long)mux->most_message);
 	return SVC_OK;
 }
 
-/* Whether a stream may be opened; mostly so. */
 static inline bool
-may_open(const struct svc_mux *mux, const struct svc_part *first)
+is_over(const struct svc_mux *mux)
 {
-	return !mux->failed && !mux->draining && mux->next_id != 0 &&
-	       mux->out.len <= BACKLOG &&
-	       mux->pending <= mux_pending_limit(mux) &&
-	       mux->n_streams < mux->config.limits.max_streams &&
-	       mux->n_streams < mux->peer_streams &&
-	       (!(first->flags & SVC_PART_MESSAGE) ||
-		   (int64_t)first->len <= size_limit(mux));
+	return mux->failed || mux->draining || mux->next_id == 0;
 }
 
-/* Why it may not. */
-static SVC_COLD svc_err
-not_open(const struct svc_mux *mux, const struct svc_part *first,
-    struct svc_error *err)
+static inline bool
+is_choked(const struct svc_mux *mux)
 {
-	if (mux->failed || mux->draining || mux->next_id == 0)
+	return mux->out.len > BACKLOG || mux->pending > mux_pending_limit(mux);
+}
+
+static inline bool
+is_full(const struct svc_mux *mux)
+{
+	return mux->n_streams >= mux->most_streams;
+}
+
+/* Why no stream may be opened. */
+static SVC_COLD svc_err
+not_open(const struct svc_mux *mux, struct svc_error *err)
+{
+	if (is_over(mux))
 		return svc_error_set(err, SVC_E_CLOSED, "%s",
 		    mux->failed ? mux->failure.text : "the peer is stopping");
-	if (mux->out.len > BACKLOG || mux->pending > mux_pending_limit(mux))
+	if (is_choked(mux))
 		return svc_error_set(err, SVC_E_AGAIN,
 		    "%llu bytes are waiting to be sent to %s",
 		    (unsigned long long)mux->out.len + mux->pending, mux->peer);
-	if (mux->n_streams >= mux->config.limits.max_streams ||
-	    mux->n_streams >= mux->peer_streams)
-		return svc_error_set(err, SVC_E_EXHAUSTED,
-		    "%u calls are open on the connection to %s, %u are allowed "
-		    "(--max_streams)",
-		    mux->n_streams, mux->peer,
-		    mux->peer_streams < mux->config.limits.max_streams
-			? mux->peer_streams
-			: mux->config.limits.max_streams);
+	return svc_error_set(err, SVC_E_EXHAUSTED,
+	    "%u calls are open on the connection to %s, %u are allowed "
+	    "(--max_streams)",
+	    mux->n_streams, mux->peer, mux->most_streams);
+}
+
+/* Whether a stream may be opened; mostly so. */
+static inline svc_err
+check_open(const struct svc_mux *mux, const struct svc_part *first,
+    struct svc_error *err)
+{
+	if (is_over(mux) || is_choked(mux) || is_full(mux))
+		return not_open(mux, err);
 	return mux_check_size(mux, first, err);
 }
 
@@ -112,12 +112,11 @@ svc_mux_open(struct svc_mux *mux, const struct svc_part *first, unsigned flags,
     struct svc_stream_handle **ret_stream, struct svc_error *err)
 {
 	svc_biased_lock_take_hot(&mux->lock);
-	if (!may_open(mux, first)) {
-		svc_err why = not_open(mux, first, err);
+	svc_err rc = check_open(mux, first, err);
+	if (rc != SVC_OK) {
 		mux_unlock_and_flush(mux);
-		return why;
+		return rc;
 	}
-	svc_err rc;
 	struct svc_mux_stream *stream = mux_stream_create(
 	    mux, mux->next_id, (flags & SVC_OPEN_WAIT) ? mux_self() : 0);
 	if (stream == NULL || mux_list(mux, stream) != SVC_OK) {

@@ -283,6 +283,16 @@ SVC_COLD void mux_fail(struct svc_mux *mux, svc_err code, const char *text);
  * stream was forgotten the connection may be gone. */
 void mux_unlock_and_flush(struct svc_mux *mux);
 
+/* The same in a batch, by the loop's thread: at its end what waits is sent. */
+static inline void
+mux_unlock_in_batch(struct svc_mux *mux)
+{
+	if (mux->close_due || mux->unref_due)
+		mux_unlock_and_flush(mux);
+	else
+		svc_biased_lock_leave_hot(&mux->lock);
+}
+
 /* The part to the output if it can go in one frame and `at_once`, else to what
  * is pending. */
 svc_err mux_give_part(struct svc_mux_stream *stream,

@@ -43,10 +43,7 @@ mux_input_reply(struct svc_mux *mux, struct svc_mux_stream **place,
 	}
 	mux_set_runner(stream, mux_self());
 	mux_take_back(mux);
-	if (mux->close_due || mux->unref_due)
-		mux_unlock_and_flush(mux);
-	else
-		svc_biased_lock_leave_hot(&mux->lock);
+	mux_unlock_in_batch(mux);
 	return mux_deliver_last(stream, part);
 }
 

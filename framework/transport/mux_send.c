@@ -249,8 +249,10 @@ void
 mux_greet(struct svc_mux *mux, const struct hello *hello)
 {
 	mux->heard = true;
-	mux->peer_streams = hello->max_streams;
-	mux->peer_message = hello->max_message;
+	if (mux->most_streams > hello->max_streams)
+		mux->most_streams = hello->max_streams;
+	if (mux->most_message > hello->max_message)
+		mux->most_message = hello->max_message;
 	mux->peer_window = hello->stream_window;
 	mux->credit += hello->conn_window;
 	mux->piece = hello->piece < PIECE ? hello->piece : PIECE;

@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -501,20 +502,41 @@ flush_on_loop(struct conn *conn)
 	}
 }
 
-/* A server's bare connection has bytes to read and nothing else is to be done:
- * only its loop reads it. False when there is more to it. */
+/* The loop becomes the reader if that needs no thought. Only it reads a
+ * server's connection. */
+static inline bool
+begin_reading(struct conn *conn)
+{
+	if (conn->listener != NULL)
+		return true;
+	lock(conn);
+	bool may =
+	    conn->reader == READER_LOOP && !conn->connecting && !conn->aborted;
+	if (may)
+		conn->reader = READER_RUNNING;
+	unlock(conn);
+	return may;
+}
+
+/* A bare connection has bytes to read and nothing else is to be done. False
+ * when there is more to it. */
 static SVC_HOT bool
 read_plainly(struct conn *conn, unsigned events)
 {
-	if (events != SVC_IO_READ || conn->listener == NULL ||
-	    conn->tls != NULL || !conn->timed || conn->finished ||
-	    conn->shares || conn->paused || svc_mux_failed(&conn->mux))
+	if (events != SVC_IO_READ || conn->tls != NULL || !conn->timed ||
+	    conn->finished || conn->shares || conn->paused ||
+	    svc_mux_failed(&conn->mux) || !begin_reading(conn))
 		return false;
 	if (!read_on_loop(conn))
 		return true;
-	conn_flush(&conn->mux);
+	flush_on_loop(conn);
 	if (conn->shares || conn->paused || svc_mux_failed(&conn->mux))
 		after_reading(conn, true, false);
+	else if (conn->listener == NULL)
+		/* Nobody else touches it while it is RUNNING, and the loop
+		 * watched for bytes before. */
+		atomic_store_explicit(
+		    &conn->reader, READER_LOOP, memory_order_release);
 	return true;
 }
 

@@ -120,13 +120,14 @@ struct svc_pick_memo {
 };
 
 /**
- * The same without any wish, if that takes no waiting and no thinking: all
- * nodes will do, and none has failed of late. Else NULL, and nothing has
+ * The same if that takes no waiting and no thinking: all nodes will do, or that
+ * with the id `node`, and none has failed of late. Else NULL, and nothing has
  * happened. `key` is for strategies that hash; NULL: none.
  * Threads: any; the memo is used by one at a time
  */
-SVC_API struct svc_target *svc_selector_pick_any(struct svc_selector *selector,
-    const char *service, const char *key, struct svc_pick_memo *memo);
+SVC_API struct svc_target *svc_selector_pick_at_once(
+    struct svc_selector *selector, const char *service, const char *node,
+    const char *key, struct svc_pick_memo *memo);
 
 typedef enum svc_outcome {
 	SVC_OUTCOME_OK,

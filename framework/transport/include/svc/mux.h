@@ -99,8 +99,9 @@ struct svc_mux {
 	 * whose callback runs, while nobody else knows of it. */
 	struct svc_mux_stream *returned, *handy, *current;
 	uint32_t next_id, last_id, drained_id;
-	uint32_t peer_streams, peer_window;
-	int64_t peer_message;
+	uint32_t most_streams; /* that both sides allow, as of messages */
+	int64_t most_message;
+	uint32_t peer_window;
 	pthread_cond_t changed;
 	char peer[64];
 	/* What is sent in pieces, or waits for credit. */
