@@ -285,23 +285,33 @@ try_ref(struct svc_mux *mux)
 	return false;
 }
 
+/* The first from this one on that is not about to go, with a reference. */
+static struct conn *
+first_alive(struct conn *conn)
+{
+	while (conn != NULL && !try_ref(conn_mux(conn)))
+		conn = conn_link(conn)->next;
+	return conn;
+}
+
+/* Takes no memory: the end of a listener may not fail. */
 static void
 each_conn(struct listener *listener, void (*act)(struct conn *conn))
 {
 	pthread_mutex_lock(&listener->mutex);
-	size_t n = 0;
-	struct conn **conns = svc_mem_calloc(
-	    (size_t)listener->n_conns + 1, sizeof(struct conn *));
-	for (struct conn *conn = listener->conns; conn != NULL && conns != NULL;
-	     conn = conn_link(conn)->next)
-		if (try_ref(conn_mux(conn)))
-			conns[n++] = conn;
-	pthread_mutex_unlock(&listener->mutex);
-	while (n > 0) {
-		act(conns[--n]);
-		svc_mux_unref(conn_mux(conns[n]));
+	struct conn *conn = first_alive(listener->conns), *next;
+	while (conn != NULL) {
+		pthread_mutex_unlock(&listener->mutex);
+		act(conn);
+		pthread_mutex_lock(&listener->mutex);
+		/* The reference keeps this one in the list. */
+		next = first_alive(conn_link(conn)->next);
+		pthread_mutex_unlock(&listener->mutex);
+		svc_mux_unref(conn_mux(conn));
+		pthread_mutex_lock(&listener->mutex);
+		conn = next;
 	}
-	svc_mem_free(conns);
+	pthread_mutex_unlock(&listener->mutex);
 }
 
 static void

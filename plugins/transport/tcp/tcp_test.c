@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "conformance/transport.h"
 
+#include <support/scarce.h>
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -275,6 +277,25 @@ connections_beyond_the_limit_are_closed(void **state)
 	here.ops->destroy(self);
 }
 
+/* It ends its connections, which would stay else, and waits for them. */
+static void
+a_listener_ends_without_memory(void **state)
+{
+	tear_down(state); /* no threads while the hook is set */
+	scarce_begin();
+	assert_int_equal(set_up(state), 0);
+	assert_true(good_client_is_served());
+	scarce_at(0);
+	here.ops->listener_destroy(here.listener);
+	scarce_at(-1);
+	assert_false(good_client_is_served());
+	here.ops->conn_destroy(here.conn);
+	here.ops->destroy(here.self);
+	svc_executor_destroy(here.executor);
+	scarce_end();
+	assert_int_equal(set_up(state), 0);
+}
+
 static void
 half_frames_and_sudden_ends_harm_nobody(void **state)
 {
@@ -367,6 +388,7 @@ main(void)
 	    cmocka_unit_test(strangers_do_not_fill_the_log),
 	    cmocka_unit_test(a_peer_without_a_hello_is_dropped),
 	    cmocka_unit_test(connections_beyond_the_limit_are_closed),
+	    cmocka_unit_test(a_listener_ends_without_memory),
 	    cmocka_unit_test(half_frames_and_sudden_ends_harm_nobody),
 	    cmocka_unit_test(who_does_not_read_is_not_read_from),
 	    cmocka_unit_test(a_host_is_dialled_by_its_name),
