@@ -58,8 +58,8 @@ struct conn {
 	bool connecting; /* until frames may move */
 	bool sleeps;     /* since then: its socket may be read by sleeping */
 	bool write_blocked;
-	bool paused; /* the peer does not read what we send; set by the loop */
-	bool aborted;
+	bool paused;  /* the peer does not read what we send; set by the loop */
+	bool aborted; /* who dials a name reads it without the lock */
 	_Atomic bool hung_up; /* the loop was told so */
 
 	/* of the flusher */

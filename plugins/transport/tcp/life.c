@@ -46,7 +46,7 @@ void
 conn_abort(struct conn *conn)
 {
 	lock(conn);
-	conn->aborted = true;
+	__atomic_store_n(&conn->aborted, true, __ATOMIC_RELAXED);
 	unlock(conn);
 	conn_kick(conn);
 }
