@@ -248,6 +248,9 @@ class LifeTest(unittest.TestCase):
             raw.send(joined(Frame(PONG, 0, ping.stream, ping.value)))
             last = raw.frame()
             self.assertEqual((last.type, last.stream), (DRAIN, 2))
+            ping = raw.frame()
+            self.assertEqual((ping.type, ping.value), (PING, 2))
+            raw.send(joined(Frame(PONG, 0, ping.stream, ping.value)))
             with self.assertRaises(ConnectionError):
                 raw.frame()
 
