@@ -257,17 +257,18 @@ svc_call_options(struct svc_client *client, const char *service,
 
 /* Whatever it has. */
 static SVC_APART svc_err
-begin_async(struct svc_client *client, struct svc_outgoing *out)
+begin_async(struct svc_client *client, const struct svc_outgoing *given)
 {
 	struct svc_message scratch = {0}, request = {0};
-	if (out->req != NULL)
-		request = *out->req;
-	out->req = &request;
-	out->rsp = &scratch;
+	struct svc_outgoing out = *given;
+	if (given->req != NULL)
+		request = *given->req;
+	out.req = &request;
+	out.rsp = &scratch;
 	svc_err code =
-	    out->done != NULL
-		? start(client, out, &request)
-		: svc_error_set(out->err, SVC_E_INVAL,
+	    out.done != NULL
+		? start(client, &out, &request)
+		: svc_error_set(out.err, SVC_E_INVAL,
 		      "svc_call_async needs a function that is told the end");
 	svc_message_free(&scratch);
 	return code;
