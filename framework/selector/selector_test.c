@@ -518,7 +518,7 @@ seeing_pick(void *strategy, const struct svc_target *const *candidates,
 
 /* A pick without any wish but the key. */
 static void
-test_pick_any(void **state)
+test_pick_at_once(void **state)
 {
 	static const struct svc_strategy_ops seeing = {
 	    .abi = SVC_STRATEGY_ABI,
@@ -669,7 +669,7 @@ main(void)
 	    cmocka_unit_test(test_round_robin_is_exact),
 	    cmocka_unit_test(test_round_robin_goes_on),
 	    cmocka_unit_test(test_own_strategy),
-	    cmocka_unit_test(test_pick_any),
+	    cmocka_unit_test(test_pick_at_once),
 	    cmocka_unit_test(test_each_and_resync),
 	    cmocka_unit_test(test_memory_registry),
 	};
