@@ -190,6 +190,6 @@ svc_codecs_find(const struct svc_codecs *codecs, const char *content_type,
 		at += need;
 	}
 	return svc_error_set(err, SVC_E_UNIMPLEMENTED,
-	    "content type %s: no codec; there are %s",
+	    "content type %s: no codec; allowed: %s",
 	    svc_log_quote(type, len, quoted, sizeof(quoted)), list);
 }
