@@ -247,7 +247,9 @@ test_nobody(void **state)
 	    "svc: service not found: nobody\n");
 	expect(WORDS("call", "nobody", "A.B"), NULL, 1, "",
 	    "svc: service not found: nobody\n");
-	expect(WORDS("call", "nobody", "A.B", "--json"), NULL, 1, "",
+	expect(WORDS("call", "nobody", "A.B", "--json"), NULL, 1,
+	    "{\"error\":\"service not found: nobody\","
+	    "\"code\":\"SVC_E_NOT_FOUND\"}\n",
 	    "svc: service not found: nobody\n");
 	expect(WORDS("stream", "nobody", "A.B", "1"), NULL, 1, "",
 	    "svc: service not found: nobody\n");

@@ -32,8 +32,9 @@ tool_explain_endpoint(
 	}
 	svc_record_list_fini(&list);
 	if (!has)
-		out_error("%s has no endpoint %s; it has %s%s", service,
-		    endpoint, names.len > 0 ? (const char *)names.data : "none",
+		out_error(SVC_E_UNIMPLEMENTED,
+		    "%s has no endpoint %s; it has %s%s", service, endpoint,
+		    names.len > 0 ? (const char *)names.data : "none",
 		    names.failed != SVC_OK ? ", ..." : "");
 	svc_buf_fini(&names);
 	return !has;
@@ -58,8 +59,9 @@ tool_print_message(const struct tool *tool, const struct svc_message *reply)
 		json_format(&line, reply->data, reply->len, true);
 	} else if (out_is_terminal() && !out_is_text(reply->data, reply->len)) {
 		svc_buf_fini(&line);
-		out_error("%zu bytes of %s came, not printed on a "
-			  "terminal; use --json or redirect it",
+		fprintf(stderr,
+		    "svc: %zu bytes of %s came, not printed on a "
+		    "terminal; use --json or redirect it\n",
 		    reply->len, type[0] != '\0' ? type : "an unknown type");
 		return EXIT_OK;
 	} else if (!json && !out_is_text(reply->data, reply->len)) {
