@@ -222,6 +222,10 @@ test_usage(void **state)
 	expect_part(WORDS("watch", "--count=many"), 2, "", "count");
 	expect_part(WORDS("list", "--registry=no_such"), 2, "", "no_such");
 	expect_part(WORDS("get", "a/b"), 2, "", "a/b");
+	expect_part(WORDS("call", "a/b", "A.B"), 2, "", "a/b");
+	expect_part(WORDS("stream", "a/b", "A.B", "1"), 2, "", "a/b");
+	expect(WORDS("call", "a", ""), NULL, 2, "",
+	    "svc: the name of the endpoint is empty\n");
 	expect(WORDS("call", "a", "A.B", "{\"id\":7,}"), NULL, 2, "",
 	    "svc: the JSON is not JSON: line 1, column 9: expected a name in "
 	    "\"\"\n");

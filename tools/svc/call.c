@@ -75,6 +75,20 @@ tool_print_message(const struct tool *tool, const struct svc_message *reply)
 	return tool_print_line(&line);
 }
 
+bool
+tool_names_fit(const struct tool *tool)
+{
+	struct svc_error err = {.text = ""};
+
+	if (svc_service_name_check(tool->words[0], &err) == SVC_OK &&
+	    tool->words[1][0] == '\0')
+		svc_error_set(
+		    &err, SVC_E_INVAL, "the name of the endpoint is empty");
+	if (err.code != SVC_OK)
+		tool_failed(err.code, &err);
+	return err.code == SVC_OK;
+}
+
 struct svc_option *
 tool_call_options(const struct tool *tool, struct svc_error *err)
 {
@@ -110,6 +124,8 @@ run_call(struct tool *tool)
 	int status;
 	svc_err rc;
 
+	if (!tool_names_fit(tool))
+		return EXIT_USAGE;
 	body = tool_body(tool, 2, &request.len, &status);
 	if (body == NULL)
 		return status;

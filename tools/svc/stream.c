@@ -198,6 +198,8 @@ run_stream(struct tool *tool)
 	struct svc_option *options;
 	int status;
 
+	if (!tool_names_fit(tool))
+		return EXIT_USAGE;
 	for (int i = 2; i < tool->n_words; i++)
 		if (!is_json("a message", tool->words[i],
 			strlen(tool->words[i]), &err)) {
