@@ -73,6 +73,10 @@ static const struct {
 	"allowed: PLUGIN or PLUGIN:ADDRESS"},
     {"codec", "text/plane", "content type \"text/plane\": no codec; ",
 	"allowed: "},
+    {"codec", "json",
+	"content type \"json\": no codec, did you mean "
+	"\"application/json\"? ",
+	"Allowed: "},
     {"codec", "a b", "content type \"a b\"", ""},
     {"log_level", "inf", "\"inf\" is not possible, did you mean \"info\"? ",
 	"Allowed: trace, debug, info, warn, error, off"},

@@ -200,6 +200,8 @@ test_usage(void **state)
 	expect_part(WORDS("help", "call"), 0,
 	    "Usage: svc call NAME ENDPOINT [JSON]", "");
 	expect_part(WORDS("call", "--help"), 0, "--timeout", "");
+	expect_part(
+	    WORDS("call", "a", "A.B", "--help=yes"), 0, "--timeout", "");
 	expect_part(WORDS("help", "cal"), 2, "", "did you mean \"call\"?");
 	expect(WORDS("lst"), NULL, 2, "",
 	    "svc: there is no command \"lst\"; did you mean \"list\"?\n");
