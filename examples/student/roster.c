@@ -132,10 +132,15 @@ roster_load(struct roster *roster, const char *path, struct svc_error *err)
 	struct svc_codecs *codecs = NULL;
 	const struct svc_codec_ops *json;
 	*roster = (struct roster){0};
+	if (path[0] == '\0')
+		return svc_error_set(err, SVC_E_INVAL,
+		    "--roster is empty; it needs the name of a file");
 	FILE *f = fopen(path, "re");
+	/* To name a file that is not there is bad usage, as of --config. */
 	if (f == NULL)
-		return svc_error_sys(
-		    err, SVC_OK, errno, "roster %s cannot be opened", path);
+		return svc_error_sys(err,
+		    errno == ENOENT ? SVC_E_INVAL : SVC_OK, errno,
+		    "roster %s cannot be opened", path);
 	svc_err code = svc_codecs_create(&codecs, err);
 	if (code == SVC_OK)
 		code = svc_codecs_find(codecs, "application/json", &json, err);

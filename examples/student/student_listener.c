@@ -94,6 +94,10 @@ main(int argc, char *argv[])
 		&listener.count));
 	listener.service = s;
 	svc_err err = svc_init(s, argc, argv);
+	if (err == SVC_OK && listener.count < 0)
+		err = svc_error_set(&why, SVC_E_INVAL,
+		    "--count=%d must be 0 (until a signal) or more",
+		    listener.count);
 	if (err == SVC_OK)
 		err = svc_codecs_create(&codecs, &why);
 	if (err == SVC_OK)

@@ -376,19 +376,24 @@ static svc_err
 not_found(const struct svc_interface *interface, const char *name,
     const struct svc_buf *folders, struct svc_error *err)
 {
+	svc_err code = name_ok(name) ? SVC_E_NOT_FOUND : SVC_E_INVAL;
 	struct names names;
 	struct svc_buf text;
+	char quoted[64] = "NULL";
+	if (name != NULL)
+		svc_log_quote(name, strlen(name), quoted, sizeof(quoted));
 	svc_buf_init(&text, 64 * 1024);
 	names_gather(&names, interface, folders);
 	const char *near = NULL;
 	size_t best = 0;
-	for (size_t i = 0; i < names.count; i++)
+	for (size_t i = 0; name != NULL && i < names.count; i++)
 		if (svc_text_nearer(name, names.list[i], &best))
 			near = names.list[i];
 	if (near != NULL)
-		svc_buf_printf(&text, ", did you mean \"%s\"?", near);
-	svc_buf_puts(
-	    &text, names.count > 0 ? " There are: " : " There is none");
+		svc_buf_printf(&text, ", did you mean \"%s\"? Allowed: ", near);
+	else
+		svc_buf_puts(
+		    &text, names.count > 0 ? "; allowed: " : "; there is none");
 	for (size_t i = 0; i < names.count; i++)
 		svc_buf_printf(&text, "%s%s", i > 0 ? ", " : "", names.list[i]);
 	const char *folder = NULL;
@@ -397,12 +402,11 @@ not_found(const struct svc_interface *interface, const char *name,
 		svc_buf_printf(&text, "%s%s", before, folder);
 		before = ", ";
 	}
-	svc_error_set(err, SVC_E_NOT_FOUND, "no %s plugin \"%s\"%s%s",
-	    interface->name, name, near != NULL ? "" : ".",
+	svc_error_set(err, code, "no %s %s%s", interface->name, quoted,
 	    text.data != NULL ? (const char *)text.data : "");
 	svc_buf_fini(&text);
 	svc_mem_free(names.list);
-	return SVC_E_NOT_FOUND;
+	return code;
 }
 
 static svc_err
@@ -416,7 +420,8 @@ find_module(const struct svc_interface *interface, const char *name,
 	const char *folder = NULL;
 	if (list_folders(&folders) != SVC_OK)
 		goto out_of_memory;
-	while ((folder = next_folder(&folders, folder)) != NULL) {
+	while (
+	    name_ok(name) && (folder = next_folder(&folders, folder)) != NULL) {
 		svc_buf_clear(&file);
 		svc_buf_printf(&file, "%s/" MODULE_PREFIX "%s_%s" MODULE_SUFFIX,
 		    folder, interface->name, name);
@@ -442,16 +447,8 @@ svc_err
 svc_catalogue_find(const struct svc_interface *interface, const char *name,
     const void **ret_ops, struct svc_error *err)
 {
-	if (!name_ok(name)) {
-		char quoted[64];
-		return svc_error_set(err, SVC_E_INVAL,
-		    "%s is no name of a %s plugin: a letter, then letters, "
-		    "digits and _, all lower case, at most %d",
-		    name != NULL ? svc_log_quote(name, strlen(name), quoted,
-				       sizeof(quoted))
-				 : "NULL",
-		    interface->name, MAX_NAME);
-	}
+	if (!name_ok(name)) /* only to be told what there is */
+		return find_module(interface, name, ret_ops, err);
 	pthread_mutex_lock(&lock);
 	const struct entry *added = find_entry(interface->name, name, false);
 	const struct entry *loaded = find_entry(interface->name, name, true);

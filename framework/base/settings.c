@@ -403,6 +403,37 @@ read_variable(const struct setting *setting, char variable[MAX_VARIABLE])
 	return NULL;
 }
 
+bool
+svc_settings_place(const struct svc_settings *settings, const char *name,
+    char *ret_place, size_t size)
+{
+	const struct setting *setting = svc_settings_find(settings, name);
+	const struct setting *config = svc_settings_find(settings, "config");
+	char variable[MAX_VARIABLE];
+	struct svc_buf path;
+	switch (svc_settings_source(settings, name)) {
+	case SVC_SOURCE_FLAG:
+		snprintf(ret_place, size, "--%s", setting->is.name);
+		return true;
+	case SVC_SOURCE_ENVIRONMENT:
+		read_variable(setting, variable);
+		snprintf(ret_place, size, "%s", variable);
+		return true;
+	case SVC_SOURCE_FILE:
+		svc_buf_init(&path, MAX_FILE);
+		svc_settings_show(config, &path);
+		snprintf(ret_place, size, "%s line %zu: %s",
+		    path.failed == SVC_OK ? (const char *)path.data
+					  : "the config file",
+		    setting->line, setting->is.name);
+		svc_buf_fini(&path);
+		return true;
+	case SVC_SOURCE_CODE:
+		break;
+	}
+	return false;
+}
+
 /* Pairs are the one kind of which a variable can hold several. */
 static svc_err
 assign_pairs(struct svc_settings *settings, struct setting *setting,

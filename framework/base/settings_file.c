@@ -126,6 +126,10 @@ claim(struct reader *reader, struct setting *setting)
 		    setting->is.name, setting->line);
 		return refuse(reader, why);
 	}
+	/* Nobody would read it. */
+	if (strcmp(setting->is.name, "config") == 0)
+		return refuse(
+		    reader, "config: a config file cannot name another");
 	setting->line = line_of(reader);
 	return SVC_OK;
 }

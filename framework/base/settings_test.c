@@ -267,6 +267,9 @@ bad_flags_are_explained(void **state)
 	refuses(v, "--log_level=loud",
 	    "--log_level: \"loud\" is not possible; allowed: debug, "
 	    "info, warn");
+	refuses(v, "--log_level=inf",
+	    "--log_level: \"inf\" is not possible, did you mean \"info\"? "
+	    "Allowed: debug, info, warn");
 	refuses(v, "--verbose=maybe",
 	    "--verbose: \"maybe\" is neither yes nor no; allowed: "
 	    "true, false, yes, no, on, off, 1, 0");
@@ -275,6 +278,9 @@ bad_flags_are_explained(void **state)
 	refuses(v, "--max-students=2147483648",
 	    "--max-students: \"2147483648\" is out of range; allowed: "
 	    "-2147483648 to 2147483647");
+	refuses(v, "--registry_password=god",
+	    "--registry_password: its value is not possible; allowed: "
+	    "good, better");
 	refuses(v, "--registry_password=swordfish",
 	    "--registry_password: its value is not possible; allowed: "
 	    "good, better");

@@ -238,19 +238,25 @@ is_secret(const struct setting *setting)
 	return names_secret(setting->is.name);
 }
 
-/* `allowed` ends the line, or NULL. */
 static svc_err
-refuse(const struct setting *setting, const char *text, const char *problem,
-    const char *allowed, struct svc_error *err)
+refuse_with(const struct setting *setting, const char *text,
+    const char *problem, const char *between, const char *allowed,
+    struct svc_error *err)
 {
 	char quoted[64];
 	if (is_secret(setting))
 		snprintf(quoted, sizeof(quoted), "its value");
 	else
 		svc_log_quote(text, strlen(text), quoted, sizeof(quoted));
-	return svc_error_set(err, SVC_E_INVAL, "%s %s%s%s", quoted, problem,
-	    allowed != NULL ? "; allowed: " : "",
-	    allowed != NULL ? allowed : "");
+	return svc_error_set(
+	    err, SVC_E_INVAL, "%s %s%s%s", quoted, problem, between, allowed);
+}
+
+static svc_err
+refuse(const struct setting *setting, const char *text, const char *problem,
+    const char *allowed, struct svc_error *err)
+{
+	return refuse_with(setting, text, problem, "; allowed: ", allowed, err);
 }
 
 static svc_err
@@ -264,21 +270,31 @@ check_choice(
     const struct setting *setting, const char *text, struct svc_error *err)
 {
 	const char *word, *at = setting->is.choices;
-	size_t len;
+	char choice[64], problem[128] = "is not possible";
+	size_t len, best = 0;
+	bool near = false;
 	if (at == NULL)
 		return SVC_OK;
 	struct svc_buf allowed;
 	svc_buf_init(&allowed, sizeof(err->text));
 	while ((word = svc_settings_word(&at, &len)) != NULL) {
-		if (strlen(text) == len && memcmp(text, word, len) == 0) {
+		snprintf(choice, sizeof(choice), "%.*s", (int)len, word);
+		if (strcmp(text, choice) == 0) {
 			svc_buf_fini(&allowed);
 			return SVC_OK;
 		}
-		svc_buf_printf(&allowed, "%s%.*s", allowed.len > 0 ? ", " : "",
-		    (int)len, word);
+		svc_buf_printf(
+		    &allowed, "%s%s", allowed.len > 0 ? ", " : "", choice);
+		/* What is near a secret is one. */
+		if (is_secret(setting) || !svc_text_nearer(text, choice, &best))
+			continue;
+		snprintf(problem, sizeof(problem),
+		    "is not possible, did you mean \"%s\"?", choice);
+		near = true;
 	}
-	svc_err failed = refuse(
-	    setting, text, "is not possible", (const char *)allowed.data, err);
+	svc_err failed = refuse_with(setting, text, problem,
+	    near ? " Allowed: " : "; allowed: ", (const char *)allowed.data,
+	    err);
 	svc_buf_fini(&allowed);
 	return failed;
 }

@@ -2,7 +2,9 @@
 #include <svc/codec.h>
 #include <svc/log.h>
 
+#include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 static const struct svc_required required[] = {
     SVC_REQUIRED(struct svc_codec_ops, content_types),
@@ -160,6 +162,46 @@ svc_codecs_destroy(struct svc_codecs *codecs)
 	svc_mem_free(codecs);
 }
 
+/* As "json" of "application/json". */
+static bool
+is_second_half(const char *type, size_t len, const char *of)
+{
+	const char *slash = strchr(of, '/');
+	return slash != NULL && strlen(slash + 1) == len &&
+	       strncasecmp(slash + 1, type, len) == 0;
+}
+
+/* With as many of those there are as fit. */
+static svc_err
+no_codec(const struct svc_codecs *codecs, const char *type, size_t len,
+    struct svc_error *err)
+{
+	if (err == NULL)
+		return SVC_E_UNIMPLEMENTED;
+	char quoted[72], list[160], near[96] = "; allowed";
+	size_t at = 0;
+	list[0] = '\0';
+	for (size_t i = 0; i < codecs->n; i++) {
+		const char *have = codecs->entries[i].content_type;
+		size_t need = strlen(have) + (at > 0 ? 2 : 0);
+		if (is_second_half(type, len, have))
+			snprintf(near, sizeof(near),
+			    ", did you mean \"%.48s\"? Allowed", have);
+		if (need >= sizeof(list) - at)
+			continue;
+		if (at > 0) {
+			memcpy(list + at, ", ", 2);
+			at += 2;
+			need -= 2;
+		}
+		memcpy(list + at, have, need + 1);
+		at += need;
+	}
+	return svc_error_set(err, SVC_E_UNIMPLEMENTED,
+	    "content type %s: no codec%s: %s",
+	    svc_log_quote(type, len, quoted, sizeof(quoted)), near, list);
+}
+
 svc_err
 svc_codecs_find(const struct svc_codecs *codecs, const char *content_type,
     const struct svc_codec_ops **ret_codec, struct svc_error *err)
@@ -171,25 +213,5 @@ svc_codecs_find(const struct svc_codecs *codecs, const char *content_type,
 		*ret_codec = entry->ops;
 		return SVC_OK;
 	}
-	if (err == NULL)
-		return SVC_E_UNIMPLEMENTED;
-	char quoted[72], list[160];
-	size_t at = 0;
-	list[0] = '\0';
-	for (size_t i = 0; i < codecs->n; i++) {
-		const char *have = codecs->entries[i].content_type;
-		size_t need = strlen(have) + (at > 0 ? 2 : 0);
-		if (need >= sizeof(list) - at)
-			break;
-		if (at > 0) {
-			memcpy(list + at, ", ", 2);
-			at += 2;
-			need -= 2;
-		}
-		memcpy(list + at, have, need + 1);
-		at += need;
-	}
-	return svc_error_set(err, SVC_E_UNIMPLEMENTED,
-	    "content type %s: no codec; there are %s",
-	    svc_log_quote(type, len, quoted, sizeof(quoted)), list);
+	return no_codec(codecs, type, len, err);
 }

@@ -25,21 +25,6 @@ has_labels(const struct svc_node *node, const struct svc_pick *pick)
 	return true;
 }
 
-static const char *
-labels_text(const struct svc_pick *pick, char *out, size_t size)
-{
-	size_t at = 0;
-
-	for (size_t i = 0; i < pick->n_labels && at < size; i++) {
-		const struct svc_label *label = &pick->labels[i];
-		int n =
-		    snprintf(out + at, size - at, "%s%s=%s", i > 0 ? ", " : "",
-			label->name, label->value != NULL ? label->value : "*");
-		at += n > 0 ? (size_t)n : 0;
-	}
-	return out;
-}
-
 static bool
 fits_but_for_node(
     const struct svc_held_target *target, const struct svc_pick *pick)
@@ -69,13 +54,92 @@ find_id(const struct svc_snapshot *snapshot, const char *id)
 	return snapshot->n;
 }
 
+static bool
+is_named(const struct svc_node *node, const char *name)
+{
+	return strcmp(node->id, name) == 0 || strcmp(node->address, name) == 0;
+}
+
+/* `version "1", zone=north`: what is asked for, or, with a node, what that has
+ * of it. Cut where `out` ends. */
+static const char *
+wishes_text(const struct svc_pick *pick, const struct svc_held_target *target,
+    char *out, size_t size)
+{
+	size_t at = 0;
+
+	out[0] = '\0';
+	if (pick->version != NULL)
+		at += (size_t)snprintf(out, size, "version \"%s\"",
+		    target != NULL ? target->seen.record->version
+				   : pick->version);
+	for (size_t i = 0; i < pick->n_labels && at < size; i++) {
+		const struct svc_label *label = &pick->labels[i];
+		const char *value =
+		    target != NULL
+			? svc_headers_get(
+			      target->seen.node->metadata, label->name)
+		    : label->value != NULL ? label->value
+					   : "*";
+		at += (size_t)snprintf(out + at, size - at, "%s%s%s%s%s",
+		    at > 0 ? ", " : "", value == NULL ? "no " : "", label->name,
+		    value == NULL ? "" : "=", value == NULL ? "" : value);
+	}
+	return out;
+}
+
+/* Which wish was not met, when no node fits, and what there is. */
+static SVC_COLD svc_err
+no_fit(const struct svc_snapshot *snapshot, const struct svc_pick *pick,
+    struct svc_error *err)
+{
+	const struct svc_held_target *named = NULL;
+	struct svc_pick labels = *pick;
+	size_t n_version = 0;
+	char asked[100], has[100];
+
+	for (size_t i = 0; i < snapshot->n; i++) {
+		const struct svc_held_target *target = snapshot->targets[i];
+
+		if (named == NULL && pick->node != NULL &&
+		    is_named(target->seen.node, pick->node))
+			named = target;
+		if (pick->version == NULL ||
+		    strcmp(target->seen.record->version, pick->version) == 0)
+			n_version++;
+	}
+	if (named != NULL)
+		return svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "node \"%s\" of service \"%s\" has %s; the call asks for "
+		    "%s",
+		    pick->node, pick->service,
+		    wishes_text(pick, named, has, sizeof(has)),
+		    wishes_text(pick, NULL, asked, sizeof(asked)));
+	if (pick->node != NULL)
+		return svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "service \"%s\" has no node with the id or address "
+		    "\"%s\" (%zu others)",
+		    pick->service, pick->node, snapshot->n);
+	if (n_version == 0)
+		return svc_error_set(err, SVC_E_UNAVAILABLE,
+		    "service \"%s\" has no node of version \"%s\" (%zu of "
+		    "other versions)",
+		    pick->service, pick->version, snapshot->n);
+	labels.version = NULL;
+	return svc_error_set(err, SVC_E_UNAVAILABLE,
+	    "service \"%s\" has no node%s%s%s with label %s (%zu without)",
+	    pick->service, pick->version != NULL ? " of version \"" : "",
+	    pick->version != NULL ? pick->version : "",
+	    pick->version != NULL ? "\"" : "",
+	    wishes_text(&labels, NULL, asked, sizeof(asked)), n_version);
+}
+
 /* Those that fit; when none does, `err` says which wish was not met. */
 static svc_err
 fit(const struct svc_snapshot *snapshot, const struct svc_pick *pick,
     struct svc_held_target **found, size_t *ret_n, struct svc_error *err)
 {
-	size_t n = 0, n_version = 0, n_label = 0, named = snapshot->n;
-	char text[128];
+	size_t n = 0, named = snapshot->n;
 
 	/* A node that is named by its id need not be looked for. */
 	if (pick->node != NULL)
@@ -88,36 +152,14 @@ fit(const struct svc_snapshot *snapshot, const struct svc_pick *pick,
 	}
 	for (size_t i = 0; i < snapshot->n; i++) {
 		struct svc_held_target *target = snapshot->targets[i];
-		const struct svc_node *node = target->seen.node;
 
-		if (pick->version != NULL &&
-		    strcmp(target->seen.record->version, pick->version) != 0)
-			continue;
-		n_version++;
-		if (!has_labels(node, pick))
-			continue;
-		n_label++;
-		if (pick->node != NULL && strcmp(node->id, pick->node) != 0 &&
-		    strcmp(node->address, pick->node) != 0)
-			continue;
-		found[n++] = target;
+		if (fits_but_for_node(target, pick) &&
+		    (pick->node == NULL ||
+			is_named(target->seen.node, pick->node)))
+			found[n++] = target;
 	}
-	if (n == 0 && n_version == 0)
-		return svc_error_set(err, SVC_E_UNAVAILABLE,
-		    "service \"%s\" has no node of version \"%s\" (%zu of "
-		    "other versions)",
-		    pick->service, pick->version, snapshot->n);
-	if (n == 0 && n_label == 0)
-		return svc_error_set(err, SVC_E_UNAVAILABLE,
-		    "service \"%s\" has no node with label %s (%zu "
-		    "without)",
-		    pick->service, labels_text(pick, text, sizeof(text)),
-		    n_version);
 	if (n == 0)
-		return svc_error_set(err, SVC_E_UNAVAILABLE,
-		    "service \"%s\" has no node with the id or address "
-		    "\"%s\" (%zu others)",
-		    pick->service, pick->node, n_label);
+		return no_fit(snapshot, pick, err);
 	*ret_n = n;
 	return SVC_OK;
 }

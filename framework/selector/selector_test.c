@@ -282,7 +282,8 @@ test_filters(void **state)
 	pick.n_labels = 1;
 	pick.version = "2";
 	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
-	    "service \"a\" has no node with label zone=south (1 without)");
+	    "service \"a\" has no node of version \"2\" with label zone=south "
+	    "(1 without)");
 	pick = (struct svc_pick){.service = "a", .node = "h2:1"};
 	target = must_pick(selector, &pick);
 	assert_string_equal(target->node->id, "a-2");
@@ -296,9 +297,25 @@ test_filters(void **state)
 	}
 	pick.version = "1"; /* which that node does not have */
 	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
-	    "service \"a\" has no node with the id or address \"a-2\" (2 "
-	    "others)");
+	    "node \"a-2\" of service \"a\" has version \"2\"; the call asks "
+	    "for version \"1\"");
+	/* Others have the label; this one has another value, and no rack. */
+	pick.labels = labels;
+	pick.n_labels = 2;
+	pick.node = "h0:1";
+	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
+	    "node \"h0:1\" of service \"a\" has version \"1\", zone=north, no "
+	    "rack; the call asks for version \"1\", zone=south, rack=7");
+	pick.n_labels = 1;
 	pick.version = NULL;
+	pick.node = "a-2";
+	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
+	    "node \"a-2\" of service \"a\" has no zone; the call asks for "
+	    "zone=south");
+	pick.node = "a-1";
+	target = must_pick(selector, &pick);
+	assert_string_equal(target->node->id, "a-1");
+	svc_target_done(target, SVC_OUTCOME_OK);
 	pick.node = "a-9";
 	must_fail(selector, &pick, SVC_E_UNAVAILABLE,
 	    "service \"a\" has no node with the id or address \"a-9\" (3 "

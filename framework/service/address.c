@@ -241,6 +241,17 @@ static svc_err SVC_PRINTF(3, 4)
 	    quoted, text);
 }
 
+static svc_err
+bad_address(struct svc_error *err, const char *bound, const char *why)
+{
+	char quoted[80];
+	svc_log_quote(bound, strlen(bound), quoted, sizeof(quoted));
+	return svc_error_set(err, SVC_E_INVAL,
+	    "address %s %s: give --advertise=HOST, INTERFACE or another IP "
+	    "address, or another --address",
+	    quoted, why);
+}
+
 static bool
 is_host_name(const char *host)
 {
@@ -344,8 +355,10 @@ svc_advertise_address(const char *bound, const char *wanted, char **ret_address,
 	const char *text = wanted != NULL ? wanted : bound;
 	const char *never =
 	    read_place(text, &there) ? why_never(there.host) : NULL;
-	if (never != NULL)
+	if (never != NULL && wanted != NULL)
 		return bad_wish(err, text, "%s", never);
+	if (never != NULL)
+		return bad_address(err, bound, never);
 	return copy(text, ret_address);
 }
 

@@ -121,7 +121,14 @@ what_is_listened_on_may_be_for_nobody(void **state)
 	    svc_advertise_address("[fe80::1]:4000", NULL, &got, &err),
 	    SVC_E_INVAL);
 	assert_non_null(strstr(err.text,
-	    "advertise \"[fe80::1]:4000\" is a link-local IPv6 address"));
+	    "address \"[fe80::1]:4000\" is a link-local IPv6 address"));
+	assert_non_null(strstr(err.text, ": give --advertise="));
+	assert_int_equal(
+	    svc_advertise_address("[fe80::1%eth0]:4000", NULL, &got, &err),
+	    SVC_E_INVAL);
+	assert_non_null(strstr(err.text,
+	    "address \"[fe80::1%eth0]:4000\" is a link-local IPv6 address"));
+	expect("[fe80::1%eth0]:4000", "2001:db8::7", "[2001:db8::7]:4000");
 	expect("[fe80::1]:4000", "2001:db8::7", "[2001:db8::7]:4000");
 }
 

@@ -5,16 +5,13 @@
 #include <poll.h>
 
 static void
-calls_go_on_beside_a_dead_node(void **state)
+calls_go_on_beside(const char *address)
 {
-	(void)state;
 	struct svc_service *s = make("student", MORE(id("alive")));
 	svc_handle(s, "Student.Name", name_of_node, NULL);
 	must_start(s);
 	struct svc_service *c = make("caller", NULL);
 	assert_int_equal(svc_init(c, 0, NULL), SVC_OK);
-	char address[64];
-	dead_address(address);
 	/* Not idempotent: that it did not run is certain all the same. */
 	announce(c, "student", "dead", address, false);
 	for (int i = 0; i < 50; i++) {
@@ -37,6 +34,29 @@ calls_go_on_beside_a_dead_node(void **state)
 	assert_non_null(strstr(err.text, address));
 	svc_free(c);
 	svc_free(s);
+}
+
+static void
+calls_go_on_beside_a_dead_node(void **state)
+{
+	(void)state;
+	char address[64];
+	dead_address(address);
+	calls_go_on_beside(address);
+}
+
+/* Somebody else has written it: it is not the call that is bad. */
+static void
+calls_go_on_beside_an_address_that_is_none(void **state)
+{
+	(void)state;
+	static const char *const addresses[] = {
+	    "nowhere", "127.0.0.1:0", ":80", "[fe80::1]:80", "x://y"};
+	/* Within a process any text is an address. */
+	if (strcmp(transport_name, "memory") == 0)
+		return;
+	for (size_t i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++)
+		calls_go_on_beside(addresses[i]);
 }
 
 static void
@@ -498,6 +518,7 @@ main(void)
 	    TEST(only_what_is_idempotent_runs_twice),
 	    TEST(a_frozen_node_costs_one_call),
 	    TEST(calls_go_on_beside_a_dead_node),
+	    TEST(calls_go_on_beside_an_address_that_is_none),
 	    TEST(a_node_of_another_service_is_passed_over),
 	    TEST(what_a_handler_answers_is_not_tried_again),
 	    TEST(retries_are_limited_to_a_tenth),

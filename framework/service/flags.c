@@ -220,6 +220,22 @@ svc_flags_add(struct svc_settings *settings, struct svc_values *values,
 
 /* ------------------------------------------------------- help and version */
 
+/* The settings that name a plugin. */
+static const struct {
+	const char *setting;
+	const struct svc_interface *interface;
+	size_t target; /* offset in struct svc_values */
+} plugins[] = {
+    {"registry", &svc_registry_interface,
+	offsetof(struct svc_values, registry)},
+    {"transport", &svc_transport_interface,
+	offsetof(struct svc_values, transport)},
+    {"selector", &svc_strategy_interface,
+	offsetof(struct svc_values, selector)},
+    {"broker", &svc_broker_interface, offsetof(struct svc_values, broker)},
+};
+#define N_PLUGINS (sizeof(plugins) / sizeof(plugins[0]))
+
 static void
 print_plugin(const char *name, void *arg)
 {
@@ -228,22 +244,8 @@ print_plugin(const char *name, void *arg)
 }
 
 static void
-print_help(struct svc_service *service, int argc, char *argv[])
+print_help(struct svc_service *service)
 {
-	/* So that the values shown are those in effect. What is wrong with
-	 * them is no reason to refuse the help that may tell what is right. */
-	char **copy = svc_mem_calloc((size_t)argc + 1, sizeof(*copy));
-	if (copy != NULL) {
-		int n = 0;
-		for (int i = 0; i < argc; i++) {
-			if (i == 0 || (strcmp(argv[i], "--help") != 0 &&
-					  strcmp(argv[i], "-h") != 0))
-				copy[n++] = argv[i];
-		}
-		int rest = 0;
-		svc_settings_load(service->settings, n, copy, &rest, NULL);
-		svc_mem_free(copy);
-	}
 	char usage[160];
 	snprintf(usage, sizeof(usage), "%s [--flag=value ...]",
 	    program_invocation_short_name);
@@ -252,32 +254,44 @@ print_help(struct svc_service *service, int argc, char *argv[])
 		return;
 	fputs(help, stdout);
 	svc_mem_free(help);
-
-	const struct {
-		const char *flag;
-		const struct svc_interface *interface;
-	} plugins[] = {
-	    {"--registry", &svc_registry_interface},
-	    {"--transport", &svc_transport_interface},
-	    {"--selector", &svc_strategy_interface},
-	    {"--broker", &svc_broker_interface},
-	};
 	printf("\nPlugins:\n");
-	for (size_t i = 0; i < sizeof(plugins) / sizeof(plugins[0]); i++) {
-		printf("  %-12s", plugins[i].flag);
+	for (size_t i = 0; i < N_PLUGINS; i++) {
+		printf("  --%-10s", plugins[i].setting);
 		svc_catalogue_list(plugins[i].interface, print_plugin, NULL);
 		printf("\n");
 	}
 	fflush(stdout);
 }
 
+static bool
+is_help(const char *arg)
+{
+	return strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0;
+}
+
+/* So that the values shown are those in effect. What is wrong with them is no
+ * reason to refuse the help that may tell what is right. */
+static void
+load_what_is_right(struct svc_service *service, int argc, char *argv[])
+{
+	char **copy = svc_mem_calloc((size_t)argc + 1, sizeof(*copy));
+	if (copy == NULL)
+		return;
+	int n = 0, rest = 0;
+	for (int i = 0; i < argc; i++)
+		if (i == 0 || !is_help(argv[i]))
+			copy[n++] = argv[i];
+	svc_settings_load(service->settings, n, copy, &rest, NULL);
+	svc_mem_free(copy);
+}
+
 svc_err
 svc_flags_answer(struct svc_service *service, int argc, char *argv[])
 {
 	for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
-		if (strcmp(argv[i], "--help") == 0 ||
-		    strcmp(argv[i], "-h") == 0) {
-			print_help(service, argc, argv);
+		if (is_help(argv[i])) {
+			load_what_is_right(service, argc, argv);
+			print_help(service);
 			return SVC_E_DONE;
 		}
 		/* With a value it sets the version of the service. */
@@ -292,7 +306,67 @@ svc_flags_answer(struct svc_service *service, int argc, char *argv[])
 	return SVC_OK;
 }
 
+svc_err
+svc_flags_help(struct svc_service *service)
+{
+	if (!service->values.help)
+		return SVC_OK;
+	print_help(service);
+	return SVC_E_DONE;
+}
+
 /* ----------------------------------------------------------------- checks */
+
+svc_err
+svc_setting_refuse(const struct svc_service *service, const char *setting,
+    const char *value, const struct svc_error *why, struct svc_error *err)
+{
+	char place[sizeof(err->text)];
+	if (!svc_settings_place(
+		service->settings, setting, place, sizeof(place)))
+		snprintf(place, sizeof(place), "option %s(%s)", setting, value);
+	return svc_error_set(err, why->code, "%s: %s", place, why->text);
+}
+
+/* "PLUGIN" or "PLUGIN:ADDRESS". */
+static svc_err
+check_fallback(const char *fallback, struct svc_error *why)
+{
+	char plugin[64], quoted[64];
+	const void *ops;
+	if (fallback == NULL || fallback[0] == '\0')
+		return SVC_OK;
+	snprintf(plugin, sizeof(plugin), "%.*s", (int)strcspn(fallback, ":"),
+	    fallback);
+	if (plugin[0] == '\0')
+		return svc_error_set(why, SVC_E_INVAL,
+		    "%s has no plugin; allowed: PLUGIN or PLUGIN:ADDRESS, as "
+		    "static:nodes.yaml",
+		    svc_log_quote(
+			fallback, strlen(fallback), quoted, sizeof(quoted)));
+	return svc_catalogue_find(&svc_registry_interface, plugin, &ops, why);
+}
+
+static svc_err
+check_plugins(struct svc_service *service, struct svc_error *err)
+{
+	const struct svc_values *v = &service->values;
+	struct svc_error why = {0};
+	const void *ops;
+	for (size_t i = 0; i < N_PLUGINS; i++) {
+		const char *name =
+		    *(char *const *)((const char *)v + plugins[i].target);
+		svc_err code =
+		    svc_catalogue_find(plugins[i].interface, name, &ops, &why);
+		if (code != SVC_OK)
+			return svc_setting_refuse(
+			    service, plugins[i].setting, name, &why, err);
+	}
+	if (check_fallback(v->registry_fallback, &why) != SVC_OK)
+		return svc_setting_refuse(service, "registry_fallback",
+		    v->registry_fallback, &why, err);
+	return SVC_OK;
+}
 
 static svc_err
 settle_times(struct svc_service *service, struct svc_error *err)
@@ -352,6 +426,35 @@ settle_id(struct svc_values *v)
 	return SVC_OK;
 }
 
+/* That what this service is called can be registered. */
+static svc_err
+check_texts(struct svc_service *service, struct svc_error *err)
+{
+	const struct svc_values *v = &service->values;
+	struct svc_error why = {0};
+	struct svc_node node = {.id = "id", .address = "localhost:1"};
+	struct svc_record record = {
+	    .name = "name", .version = v->version, .nodes = &node};
+	record.n_nodes = 1;
+	if (svc_service_name_check(v->name, &why) != SVC_OK)
+		return svc_setting_refuse(service, "name", v->name, &why, err);
+	if (svc_record_check(&record, &why) != SVC_OK)
+		return svc_setting_refuse(
+		    service, "version", v->version, &why, err);
+	node.id = v->id;
+	if (svc_record_check(&record, &why) != SVC_OK)
+		return svc_setting_refuse(service, "id", v->id, &why, err);
+	svc_log_level level;
+	if (svc_log_level_parse(v->log_level, &level) == SVC_OK)
+		return SVC_OK;
+	svc_error_set(&why, SVC_E_INVAL,
+	    "\"%s\" is not possible; allowed: trace, debug, info, warn, "
+	    "error, off",
+	    v->log_level);
+	return svc_setting_refuse(
+	    service, "log_level", v->log_level, &why, err);
+}
+
 svc_err
 svc_values_settle(struct svc_service *service, struct svc_error *err)
 {
@@ -362,24 +465,8 @@ svc_values_settle(struct svc_service *service, struct svc_error *err)
 	code = settle_limits(v, err);
 	if (code != SVC_OK)
 		return code;
-	code = svc_service_name_check(v->name, err);
-	if (code != SVC_OK)
-		return code;
 	if (settle_id(v) != SVC_OK)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
-	struct svc_node node = {.id = v->id, .address = "localhost:1"};
-	struct svc_record record = {.name = v->name,
-	    .version = v->version,
-	    .nodes = &node,
-	    .n_nodes = 1};
-	code = svc_record_check(&record, err);
-	if (code != SVC_OK)
-		return code;
-	svc_log_level level;
-	if (svc_log_level_parse(v->log_level, &level) != SVC_OK)
-		return svc_error_set(err, SVC_E_INVAL,
-		    "log_level \"%s\" is none of trace, debug, info, warn, "
-		    "error, off",
-		    v->log_level);
-	return SVC_OK;
+	code = check_texts(service, err);
+	return code == SVC_OK ? check_plugins(service, err) : code;
 }

@@ -106,7 +106,12 @@ dial(struct svc_link *link, int64_t timeout_ms, struct svc_error *err)
 	    link->use->self, link->address, timeout_ms, &conn->handle, err);
 	if (code != SVC_OK)
 		svc_mem_free(conn);
-	else if (!atomic_compare_exchange_strong(&link->current, &none, conn))
+	/* Of the node, which somebody has registered so, and not of the call:
+	 * others may serve it. */
+	if (code == SVC_E_INVAL)
+		err->code = SVC_E_UNAVAILABLE;
+	if (code == SVC_OK &&
+	    !atomic_compare_exchange_strong(&link->current, &none, conn))
 		conn_free(&conn->retired); /* another thread was faster */
 	return code;
 }

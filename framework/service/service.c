@@ -191,6 +191,8 @@ load(struct svc_service *service, int argc, char *argv[], struct svc_error *err)
 		goto out;
 	svc_headers_clear(v->registry_options);
 	code = svc_settings_load(service->settings, argc, argv, NULL, err);
+	if (code == SVC_OK)
+		code = svc_flags_help(service);
 	if (code != SVC_OK)
 		goto out;
 	if (strcmp(registry, v->registry) != 0)
@@ -221,15 +223,17 @@ check_codec(struct svc_service *service, struct svc_error *err)
 	const struct svc_codec_ops *ops;
 	struct svc_error why = {0};
 	svc_err code = svc_content_type_check(type, &why);
-	if (code != SVC_OK)
-		return svc_error_set(err, code, "codec: %s", why.text);
-	code = svc_service_codecs(service, &codecs, err);
-	if (code != SVC_OK)
-		return code;
-	code = svc_codecs_find(codecs, type, &ops, &why);
+	if (code == SVC_OK) {
+		code = svc_service_codecs(service, &codecs, err);
+		if (code != SVC_OK)
+			return code;
+		code = svc_codecs_find(codecs, type, &ops, &why);
+	}
+	if (code == SVC_OK)
+		return SVC_OK;
 	if (code == SVC_E_UNIMPLEMENTED)
-		return svc_error_set(err, SVC_E_INVAL, "codec: %s", why.text);
-	return code;
+		why.code = SVC_E_INVAL;
+	return svc_setting_refuse(service, "codec", type, &why, err);
 }
 
 static svc_err
@@ -347,6 +351,8 @@ init(struct svc_service *service, int argc, char *argv[])
 		return code;
 	struct svc_error err = {0};
 	code = load(service, argc, argv, &err);
+	if (code == SVC_E_DONE)
+		return code;
 	if (code == SVC_OK) {
 		start_log(service);
 		code = make(service, &err);

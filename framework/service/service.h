@@ -53,7 +53,7 @@ struct svc_values {
 	int64_t queue_timeout_ms;
 	char *log_level, *log_format;
 	char *config;
-	bool help; /* only to be listed: flags are searched for it first */
+	bool help; /* by --help it is given before the rest is read */
 	/* Said in code; what settings say, they know themselves. */
 	bool ttl_given, interval_given, log_level_given;
 };
@@ -66,9 +66,15 @@ svc_err svc_flags_add(struct svc_settings *settings, struct svc_values *values,
 /* Answers --help and --version on standard output: SVC_E_DONE, or SVC_OK when
  * neither was asked for. */
 svc_err svc_flags_answer(struct svc_service *service, int argc, char *argv[]);
+/* The same for help that another layer asks for, once all have been read. */
+svc_err svc_flags_help(struct svc_service *service);
 /* Checks the values once all layers have been read, and fills in what follows
  * from others. */
 svc_err svc_values_settle(struct svc_service *service, struct svc_error *err);
+/* Fails as `why` does, and names where the value of the setting stood. */
+svc_err svc_setting_refuse(const struct svc_service *service,
+    const char *setting, const char *value, const struct svc_error *why,
+    struct svc_error *err);
 
 /* Wrappers of one kind, the outermost first. `fn` is of the kind's type. */
 struct svc_wrap {

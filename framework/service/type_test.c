@@ -256,7 +256,7 @@ of_a_program(void **state)
 	struct svc_service *s = make("student", NULL);
 	assert_int_equal(svc_init(s, 2, argv), SVC_E_INVAL);
 	assert_string_equal(svc_error_text(s),
-	    "codec: content type \"application/json;\\x0ax: y\"" RULE);
+	    "--codec: content type \"application/json;\\x0ax: y\"" RULE);
 	svc_free(s);
 }
 

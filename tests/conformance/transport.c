@@ -382,5 +382,6 @@ svc_conformance_transport(const struct svc_conformance_transport *with)
 	return failed + svc_conformance_transport_end(with) +
 	       svc_conformance_transport_flow(with) +
 	       svc_conformance_transport_silent(with) +
+	       svc_conformance_transport_address(with) +
 	       svc_conformance_transport_call(with);
 }

@@ -29,6 +29,9 @@ int svc_conformance_transport_flow(
  * still to say. */
 int svc_conformance_transport_silent(
     const struct svc_conformance_transport *setup);
+/* Which addresses of the host a listener takes. */
+int svc_conformance_transport_address(
+    const struct svc_conformance_transport *setup);
 /* And what a call on its caller's thread promises. */
 int svc_conformance_transport_call(
     const struct svc_conformance_transport *setup);

@@ -109,6 +109,23 @@ a_name_is_taken_for_the_host(void **state)
 	tls_end_stop(&server);
 }
 
+/* Of an address of a link the interface is the caller's own matter. */
+static void
+an_interface_is_not_in_a_certificate(void **state)
+{
+	(void)state;
+	struct tls_end server, client;
+	struct svc_tls_config tls = tls_of("link", NULL);
+	tls_end_serve(&server, &tls);
+	tls = tls_of(NULL, "ca");
+	tls.name = "fe80::1%eth0";
+	tls_end_start(&client, &tls);
+	struct tls_got got = tls_call(&client, &server);
+	assert_answered(&got);
+	tls_end_stop(&client);
+	tls_end_stop(&server);
+}
+
 static void
 a_client_that_cannot_prove_itself_is_refused(void **state)
 {
@@ -367,6 +384,7 @@ make_certificates(void)
 	    {.name = "plain", .issuer = "ca", .cn = "common name"},
 	    {.name = "other_client", .issuer = "other_ca"},
 	    {.name = "stranger", .issuer = "ca", .san = "DNS:student.far"},
+	    {.name = "link", .issuer = "ca", .san = "IP:fe80::1"},
 	    {.name = "expired",
 		.issuer = "ca",
 		.san = here,
@@ -408,6 +426,7 @@ svc_conformance_tls(const struct svc_conformance_tls *with)
 	    cmocka_unit_test(both_sides_are_verified_and_known),
 	    cmocka_unit_test(a_server_that_cannot_prove_itself_is_refused),
 	    cmocka_unit_test(a_name_is_taken_for_the_host),
+	    cmocka_unit_test(an_interface_is_not_in_a_certificate),
 	    cmocka_unit_test(a_client_that_cannot_prove_itself_is_refused),
 	    cmocka_unit_test(with_and_without_tls_part_at_once),
 	    cmocka_unit_test(wrong_files_are_named),

@@ -200,6 +200,8 @@ test_usage(void **state)
 	expect_part(WORDS("help", "call"), 0,
 	    "Usage: svc call NAME ENDPOINT [JSON]", "");
 	expect_part(WORDS("call", "--help"), 0, "--timeout", "");
+	expect_part(
+	    WORDS("call", "a", "A.B", "--help=yes"), 0, "--timeout", "");
 	expect_part(WORDS("help", "cal"), 2, "", "did you mean \"call\"?");
 	expect(WORDS("lst"), NULL, 2, "",
 	    "svc: there is no command \"lst\"; did you mean \"list\"?\n");
@@ -222,6 +224,10 @@ test_usage(void **state)
 	expect_part(WORDS("watch", "--count=many"), 2, "", "count");
 	expect_part(WORDS("list", "--registry=no_such"), 2, "", "no_such");
 	expect_part(WORDS("get", "a/b"), 2, "", "a/b");
+	expect_part(WORDS("call", "a/b", "A.B"), 2, "", "a/b");
+	expect_part(WORDS("stream", "a/b", "A.B", "1"), 2, "", "a/b");
+	expect(WORDS("call", "a", ""), NULL, 2, "",
+	    "svc: the name of the endpoint is empty\n");
 	expect(WORDS("call", "a", "A.B", "{\"id\":7,}"), NULL, 2, "",
 	    "svc: the JSON is not JSON: line 1, column 9: expected a name in "
 	    "\"\"\n");
@@ -247,7 +253,9 @@ test_nobody(void **state)
 	    "svc: service not found: nobody\n");
 	expect(WORDS("call", "nobody", "A.B"), NULL, 1, "",
 	    "svc: service not found: nobody\n");
-	expect(WORDS("call", "nobody", "A.B", "--json"), NULL, 1, "",
+	expect(WORDS("call", "nobody", "A.B", "--json"), NULL, 1,
+	    "{\"error\":\"service not found: nobody\","
+	    "\"code\":\"SVC_E_NOT_FOUND\"}\n",
 	    "svc: service not found: nobody\n");
 	expect(WORDS("stream", "nobody", "A.B", "1"), NULL, 1, "",
 	    "svc: service not found: nobody\n");

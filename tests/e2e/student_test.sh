@@ -93,8 +93,18 @@ refused 2 "twice.jsonl has $name twice" \
 	"$bin/student" --roster="$work/twice.jsonl"
 refused 2 'empty.jsonl has no students' \
 	"$bin/student" --roster="$work/empty.jsonl"
-refused 1 'none.jsonl cannot be opened' \
-	"$bin/student" --roster="$work/none.jsonl"
+for program in student student_etcd student_client; do
+	refused 2 'none.jsonl cannot be opened' \
+		"$bin/$program" --roster="$work/none.jsonl"
+	refused 2 '--roster is empty' "$bin/$program" --roster=
+done
+refused 2 'cannot be read: Is a directory' "$bin/student" --roster="$work"
+for program in student student_etcd student_client student_listener; do
+	refused 2 'unexpected argument "stray"' "$bin/$program" stray
+	refused 2 '--registry: no registry "nosuch"' \
+		"$bin/$program" --registry=nosuch
+done
+refused 2 '--count=-1 must be 0' "$bin/student_listener" --count=-1
 refused 2 '--workers=0 must be from 1 to 64' "$bin/student_client" --workers=0
 refused 2 'did you mean --roster?' "$bin/student" --rooster=x
 echo "JSON, protobuf, a kill and what is refused: fine"

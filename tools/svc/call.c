@@ -32,8 +32,9 @@ tool_explain_endpoint(
 	}
 	svc_record_list_fini(&list);
 	if (!has)
-		out_error("%s has no endpoint %s; it has %s%s", service,
-		    endpoint, names.len > 0 ? (const char *)names.data : "none",
+		out_error(SVC_E_UNIMPLEMENTED,
+		    "%s has no endpoint %s; it has %s%s", service, endpoint,
+		    names.len > 0 ? (const char *)names.data : "none",
 		    names.failed != SVC_OK ? ", ..." : "");
 	svc_buf_fini(&names);
 	return !has;
@@ -58,8 +59,9 @@ tool_print_message(const struct tool *tool, const struct svc_message *reply)
 		json_format(&line, reply->data, reply->len, true);
 	} else if (out_is_terminal() && !out_is_text(reply->data, reply->len)) {
 		svc_buf_fini(&line);
-		out_error("%zu bytes of %s came, not printed on a "
-			  "terminal; use --json or redirect it",
+		fprintf(stderr,
+		    "svc: %zu bytes of %s came, not printed on a "
+		    "terminal; use --json or redirect it\n",
 		    reply->len, type[0] != '\0' ? type : "an unknown type");
 		return EXIT_OK;
 	} else if (!json && !out_is_text(reply->data, reply->len)) {
@@ -71,6 +73,20 @@ tool_print_message(const struct tool *tool, const struct svc_message *reply)
 		svc_buf_append(&line, reply->data, reply->len);
 	}
 	return tool_print_line(&line);
+}
+
+bool
+tool_names_fit(const struct tool *tool)
+{
+	struct svc_error err = {.text = ""};
+
+	if (svc_service_name_check(tool->words[0], &err) == SVC_OK &&
+	    tool->words[1][0] == '\0')
+		svc_error_set(
+		    &err, SVC_E_INVAL, "the name of the endpoint is empty");
+	if (err.code != SVC_OK)
+		tool_failed(err.code, &err);
+	return err.code == SVC_OK;
 }
 
 struct svc_option *
@@ -108,6 +124,8 @@ run_call(struct tool *tool)
 	int status;
 	svc_err rc;
 
+	if (!tool_names_fit(tool))
+		return EXIT_USAGE;
 	body = tool_body(tool, 2, &request.len, &status);
 	if (body == NULL)
 		return status;

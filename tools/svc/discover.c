@@ -315,7 +315,8 @@ print_change(struct watching *watching, svc_change change,
 		out_text(OUT_PLAIN, record->nodes[0].address);
 		putchar('\n');
 		if (!out_flush()) {
-			out_error("cannot write to standard output");
+			out_error(
+			    SVC_E_INTERNAL, "cannot write to standard output");
 			status = EXIT_FAILED;
 		}
 	}

@@ -650,14 +650,16 @@ run_doctor(struct tool *tool)
 		    "%s", tool->unfit);
 	else
 		examine(&doctor);
-	svc_buf_printf(&doctor.json, "],\"warnings\":%d,\"failed\":%d}",
-	    doctor.n_warnings, doctor.n_failed);
+	svc_buf_printf(&doctor.json, "],\"warnings\":%d,\"failed\":%d%s}",
+	    doctor.n_warnings, doctor.n_failed,
+	    interrupted ? ",\"interrupted\":true" : "");
 	if (tool->json)
 		status = tool_print_line(&doctor.json);
 	else
 		svc_buf_fini(&doctor.json);
 	if (interrupted)
-		out_error("interrupted; what was announced is withdrawn");
+		fprintf(stderr,
+		    "svc: interrupted; what was announced is withdrawn\n");
 	return status == EXIT_OK && (doctor.n_failed > 0 || interrupted)
 		   ? EXIT_FAILED
 		   : status;

@@ -148,7 +148,7 @@ run_subscribe(struct tool *tool)
 	}
 	catch_signals(NULL);
 	if (rc != SVC_OK) {
-		out_error("%s", svc_error_text(tool->service));
+		out_error(rc, "%s", svc_error_text(tool->service));
 		return svc_exit_status(rc);
 	}
 	/* The handlers have ended with svc_run. */

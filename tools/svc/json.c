@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "json.h"
 
+#include <svc/codec.h>
+
 #include <string.h>
 
 #define MAX_DEPTH 512
@@ -209,10 +211,16 @@ json_check(const char *text, size_t len, struct svc_error *err)
 	size_t line = 1, column = 1;
 
 	if (read_value(&r)) {
+		size_t good = svc_utf8_span(text, len);
+
 		skip_space(&r);
-		if (r.at == r.end)
+		if (r.at == r.end && good == len)
 			return SVC_OK;
 		refuse(&r, "something follows the value");
+		if (good < len) {
+			r.at = text + good;
+			refuse(&r, "bytes that are not UTF-8");
+		}
 	}
 	for (const char *c = r.start; c < r.at; c++) {
 		if (*c == '\n') {

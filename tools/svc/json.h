@@ -5,7 +5,8 @@
 #include <svc/buf.h>
 
 /**
- * Checks that the text is one JSON value (RFC 8259), at most 512 deep.
+ * Checks that the text is one JSON value (RFC 8259) in UTF-8, at most 512
+ * deep.
  * Errors: SVC_E_INVAL "line 1, column 7: ..."
  */
 svc_err json_check(const char *text, size_t len, struct svc_error *err);

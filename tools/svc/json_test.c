@@ -51,6 +51,9 @@ test_bad(void **state)
 			  "digits"},
 	    {"\"\t\"", "line 1, column 2: a control character in a text; "
 		       "write \\n or \\u0000"},
+	    {"[\n\"\xc3\xa9\xff\"]",
+		"line 2, column 3: bytes that are not UTF-8"},
+	    {"\"\xed\xa0\x80\"", "line 1, column 2: bytes that are not UTF-8"},
 	    {"{} x", "line 1, column 4: something follows the value"},
 	    {"nul", "line 1, column 1: expected a value: a text in \"\", a "
 		    "number, {, [, true, false or null"},

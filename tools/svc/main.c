@@ -52,7 +52,8 @@ static const struct command {
     {"publish", "TOPIC [JSON]", "Publish an event", "json header", 1, 2,
 	run_publish,
 	"JSON is the body, {} when left out; - reads it from standard input."
-	"\nIt ends when the broker has the event.\n\n"
+	"\nIt ends when the broker has the event. With --json {\"topic\", "
+	"\"bytes\"}.\n\n"
 	"  svc publish student.created '{\"id\":7}' --header trace=abc"},
     {"subscribe", "TOPIC", "Print the events of a topic as they come",
 	"json count queue", 1, 1, run_subscribe,
@@ -104,7 +105,8 @@ static const struct flag {
 int
 tool_failed(svc_err code, const struct svc_error *err)
 {
-	out_error("%s", err->text[0] != '\0' ? err->text : svc_err_text(code));
+	out_error(
+	    code, "%s", err->text[0] != '\0' ? err->text : svc_err_text(code));
 	return EXIT_FAILED;
 }
 
@@ -114,7 +116,7 @@ tool_registry_failed(svc_err code, const struct svc_error *err)
 	if (code == SVC_E_NOT_FOUND || code == SVC_E_INVAL ||
 	    code == SVC_E_NOMEM)
 		return tool_failed(code, err);
-	out_error("%s; `svc doctor` with the same flags says what to do",
+	out_error(code, "%s; `svc doctor` with the same flags says what to do",
 	    err->text[0] != '\0' ? err->text : svc_err_text(code));
 	return EXIT_FAILED;
 }
@@ -122,7 +124,7 @@ tool_registry_failed(svc_err code, const struct svc_error *err)
 int
 tool_no_memory(void)
 {
-	out_error("%s", svc_err_text(SVC_E_NOMEM));
+	out_error(SVC_E_NOMEM, "%s", svc_err_text(SVC_E_NOMEM));
 	return EXIT_FAILED;
 }
 
@@ -137,7 +139,8 @@ tool_print_line(struct svc_buf *line)
 	} else {
 		fwrite(line->data, 1, line->len, stdout);
 		if (!out_flush()) {
-			out_error("cannot write to standard output: %s",
+			out_error(SVC_E_INTERNAL,
+			    "cannot write to standard output: %s",
 			    strerror(errno));
 			status = EXIT_FAILED;
 		}
@@ -182,8 +185,9 @@ tool_body(const struct tool *tool, int at, size_t *ret_len, int *ret_status)
 	}
 	*ret_status = EXIT_FAILED;
 	if (rc == SVC_E_EXHAUSTED) {
-		out_error("%s is longer than %lld bytes; raise "
-			  "--max_message_size",
+		out_error(SVC_E_EXHAUSTED,
+		    "%s is longer than %lld bytes; raise "
+		    "--max_message_size",
 		    from, (long long)max);
 	} else if (rc != SVC_OK) {
 		svc_error_set(&err, rc, "%s",
@@ -191,7 +195,7 @@ tool_body(const struct tool *tool, int at, size_t *ret_len, int *ret_status)
 		tool_failed(rc, &err);
 	} else if (json_check(body.data != NULL ? (const char *)body.data : "",
 		       body.len, &err) != SVC_OK) {
-		out_error("%s is not JSON: %s", from, err.text);
+		out_error(SVC_E_INVAL, "%s is not JSON: %s", from, err.text);
 		*ret_status = EXIT_USAGE;
 	} else {
 		text = svc_buf_take(&body, ret_len);
@@ -249,7 +253,10 @@ print_command_help(const struct command *command)
 		printf("  %-20s %s\n", flag, flags[i].help);
 	}
 	printf("\nThe flags of every service too, as --registry, "
-	       "--registry_address and --broker:\n`svc help` lists them.\n");
+	       "--registry_address and --broker:\n`svc help` lists them.\n\n"
+	       "A failure is one line on standard error and the status 1, bad "
+	       "usage 2. With --json\n{\"error\", \"code\"} is the last "
+	       "line of standard output then.\n");
 }
 
 static const struct command *
@@ -306,11 +313,13 @@ unknown_command(const char *name)
 	}
 	svc_log_quote(name, strlen(name), quoted, sizeof(quoted));
 	if (best <= 2 && best < strlen(commands[nearest].name))
-		out_error("there is no command %s; did you mean \"%s\"?",
-		    quoted, commands[nearest].name);
+		out_error(SVC_E_INVAL,
+		    "there is no command %s; did you mean \"%s\"?", quoted,
+		    commands[nearest].name);
 	else
-		out_error("there is no command %s; there are %s and help",
-		    quoted, all);
+		out_error(SVC_E_INVAL,
+		    "there is no command %s; there are %s and help", quoted,
+		    all);
 	return EXIT_USAGE;
 }
 
@@ -365,8 +374,9 @@ flags_fit(const struct command *command, struct svc_settings *settings)
 			SVC_SOURCE_FLAG ||
 		    takes(command, flags[i].name))
 			continue;
-		out_error("`svc %s` takes no --%s; see `svc help %s`",
-		    command->name, flags[i].name, command->name);
+		out_error(SVC_E_INVAL,
+		    "`svc %s` takes no --%s; see `svc help %s`", command->name,
+		    flags[i].name, command->name);
 		return false;
 	}
 	return true;
@@ -379,7 +389,8 @@ read_words(int argc, char *argv[], int *ret_status)
 
 	*ret_status = EXIT_USAGE;
 	if (argc < 2) {
-		print_usage(stderr);
+		out_error(
+		    SVC_E_INVAL, "a command is missing; `svc help` lists them");
 		return NULL;
 	}
 	command = find_command(argv[1]);
@@ -388,15 +399,15 @@ read_words(int argc, char *argv[], int *ret_status)
 		return NULL;
 	}
 	if (argc - 2 < command->min_words) {
-		out_error("something is missing: svc %s %s", command->name,
-		    command->words);
+		out_error(SVC_E_INVAL, "something is missing: svc %s %s",
+		    command->name, command->words);
 		return NULL;
 	}
 	if (argc - 2 > command->max_words) {
 		char quoted[80];
 		const char *word = argv[2 + command->max_words];
 
-		out_error("%s is one too many: svc %s%s%s",
+		out_error(SVC_E_INVAL, "%s is one too many: svc %s%s%s",
 		    svc_log_quote(word, strlen(word), quoted, sizeof(quoted)),
 		    command->name, command->words[0] != '\0' ? " " : "",
 		    command->words);
@@ -469,12 +480,15 @@ run(struct tool *tool, int argc, char *argv[], char *words[])
 		return tool_failed(err.code, &err);
 	if (has_flag(argc, argv, "--help", "-h"))
 		return help(argc, argv, settings);
+	/* Also of what is wrong with the flags. */
+	out_errors_in_json(has_flag(argc, argv, "--json", "--json=true"));
 	memcpy(words, argv, ((size_t)argc + 1) * sizeof(*words));
 	rc = svc_settings_load(settings, argc, words, &n_words, &err);
 	if (rc != SVC_OK) {
 		tool_failed(rc, &err);
 		return svc_exit_status(rc);
 	}
+	out_errors_in_json(tool->json);
 	if (n_words > 1 && strcmp(words[1], "help") == 0) {
 		if (n_words > 2 && find_command(words[2]) == NULL)
 			return unknown_command(words[2]);
@@ -487,8 +501,10 @@ run(struct tool *tool, int argc, char *argv[], char *words[])
 		return EXIT_USAGE;
 	argc = take_words_out(argc, argv, words, n_words);
 	rc = svc_init(tool->service, argc, argv);
+	if (rc == SVC_E_DONE) /* help, by another way than its flag */
+		return EXIT_OK;
 	if (rc != SVC_OK && command->run != run_doctor) {
-		out_error("%s", svc_error_text(tool->service));
+		out_error(rc, "%s", svc_error_text(tool->service));
 		return svc_exit_status(rc);
 	}
 	if (rc != SVC_OK)
@@ -498,8 +514,8 @@ run(struct tool *tool, int argc, char *argv[], char *words[])
 	tool->n_words = n_words - 2;
 	status = command->run(tool);
 	if (!out_flush() && status == EXIT_OK) {
-		out_error(
-		    "cannot write to standard output: %s", strerror(errno));
+		out_error(SVC_E_INTERNAL, "cannot write to standard output: %s",
+		    strerror(errno));
 		status = EXIT_FAILED;
 	}
 	return status;

@@ -2,6 +2,8 @@
 #include "out.h"
 #include "json.h"
 
+#include <svc/codec.h>
+
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -72,8 +74,31 @@ out_flush(void)
 	return fflush(stdout) == 0 && ferror(stdout) == 0;
 }
 
+static bool errors_in_json;
+
 void
-out_error(const char *format, ...)
+out_errors_in_json(bool on)
+{
+	errors_in_json = on;
+}
+
+/* By one write, so that no other line gets in between. */
+static void
+put_json_error(svc_err code, const char *text)
+{
+	struct svc_buf line;
+
+	svc_buf_init(&line, SIZE_MAX);
+	svc_buf_puts(&line, "{\"error\":");
+	out_json_text(&line, text);
+	svc_buf_printf(&line, ",\"code\":\"%s\"}\n", svc_err_name(code));
+	if (line.failed == SVC_OK)
+		fwrite(line.data, 1, line.len, stdout);
+	svc_buf_fini(&line);
+}
+
+void
+out_error(svc_err code, const char *format, ...)
 {
 	char text[1024];
 	va_list args;
@@ -81,6 +106,8 @@ out_error(const char *format, ...)
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
+	if (errors_in_json)
+		put_json_error(code, text);
 	fflush(stdout);
 	/* Lines of the settings name the program themselves. */
 	if (strncmp(text, "svc: ", 5) == 0)
@@ -203,23 +230,13 @@ out_json_pairs(struct svc_buf *out, const struct svc_headers *headers)
 bool
 out_is_text(const void *data, size_t len)
 {
-	const unsigned char *at = data, *end = at + len;
+	const unsigned char *at = data;
 
-	while (at < end) {
-		size_t more = *at < 0x80                  ? 0
-			      : *at >= 0xc2 && *at < 0xe0 ? 1
-			      : *at >= 0xe0 && *at < 0xf0 ? 2
-			      : *at >= 0xf0 && *at < 0xf5 ? 3
-							  : 4;
-
-		if (more == 4 || (size_t)(end - at) <= more ||
-		    (*at < 0x20 && *at != '\n' && *at != '\t' && *at != '\r'))
+	for (size_t i = 0; i < len; i++)
+		if (at[i] < 0x20 && at[i] != '\n' && at[i] != '\t' &&
+		    at[i] != '\r')
 			return false;
-		for (at++; more > 0; more--, at++)
-			if ((*at & 0xc0) != 0x80)
-				return false;
-	}
-	return true;
+	return svc_utf8_span(data, len) == len;
 }
 
 static void

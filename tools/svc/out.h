@@ -18,8 +18,10 @@ bool out_is_terminal(void);
 void out_text(enum out_style style, const char *text);
 /** Flushes; false once standard output cannot be written. */
 bool out_flush(void);
-/** One line on standard error, "svc: ..." */
-void out_error(const char *format, ...) SVC_PRINTF(1, 2);
+/** One line on standard error, "svc: ...", and for programs, as with --json,
+ * {"error", "code"} on standard output. The last that is said. */
+void out_error(svc_err code, const char *format, ...) SVC_PRINTF(2, 3);
+void out_errors_in_json(bool on);
 
 /** Rows of text whose columns line up. */
 struct out_table {

@@ -15,7 +15,8 @@ struct streaming {
 	const struct tool *tool;
 	struct svc_stream *stream;
 	int ended_fd; /* readable once nothing more is to be sent */
-	int status;   /* of the sender, read when it has ended */
+	/* Of the sender; told when it has ended, for nothing follows then. */
+	struct svc_error failed;
 	pthread_t sender;
 };
 
@@ -30,13 +31,13 @@ send_text(struct streaming *streaming, const char *text, size_t len)
 }
 
 static bool
-is_json(const char *from, const char *text, size_t len)
+is_json(const char *from, const char *text, size_t len, struct svc_error *err)
 {
-	struct svc_error err = {.text = ""};
+	struct svc_error why = {.text = ""};
 
-	if (json_check(text, len, &err) == SVC_OK)
+	if (json_check(text, len, &why) == SVC_OK)
 		return true;
-	out_error("%s is not JSON: %s", from, err.text);
+	svc_error_set(err, SVC_E_INVAL, "%s is not JSON: %s", from, why.text);
 	return false;
 }
 
@@ -47,10 +48,8 @@ send_line(struct streaming *streaming, const char *line, size_t len)
 		len--;
 	if (len == 0)
 		return true;
-	if (!is_json("a line of standard input", line, len)) {
-		streaming->status = EXIT_USAGE;
+	if (!is_json("a line of standard input", line, len, &streaming->failed))
 		return false;
-	}
 	return send_text(streaming, line, len);
 }
 
@@ -108,15 +107,14 @@ send_input(struct streaming *streaming)
 			good = send_lines(streaming, &input);
 			continue;
 		}
-		out_error("a line of standard input is longer than %lld "
-			  "bytes; raise --max_message_size",
+		svc_error_set(&streaming->failed, SVC_E_EXHAUSTED,
+		    "a line of standard input is longer than %lld bytes; "
+		    "raise --max_message_size",
 		    (long long)max);
-		streaming->status = EXIT_FAILED;
 	}
-	if (n < 0) {
-		out_error("cannot read standard input: %s", strerror(errno));
-		streaming->status = EXIT_FAILED;
-	}
+	if (n < 0)
+		svc_error_sys(&streaming->failed, SVC_OK, errno,
+		    "cannot read standard input");
 	/* The last line may lack its end. */
 	if (good && input.len > 0)
 		send_line(streaming, (const char *)input.data, input.len);
@@ -135,7 +133,7 @@ send_all(void *arg)
 		    streaming, tool->words[i], strlen(tool->words[i]));
 	if (tool->n_words == 2 && !isatty(STDIN_FILENO))
 		send_input(streaming);
-	if (streaming->status == EXIT_OK)
+	if (streaming->failed.code == SVC_OK)
 		svc_stream_close_send(streaming->stream);
 	else
 		svc_stream_cancel(streaming->stream);
@@ -180,8 +178,10 @@ converse(struct streaming *streaming)
 		status = EXIT_FAILED;
 	svc_stream_cancel(streaming->stream);
 	svc_thread_join(streaming->sender);
-	if (streaming->status != EXIT_OK)
-		return streaming->status;
+	if (streaming->failed.code != SVC_OK) {
+		tool_failed(streaming->failed.code, &streaming->failed);
+		return svc_exit_status(streaming->failed.code);
+	}
 	if (rc == SVC_E_EOF)
 		return status;
 	if (rc == SVC_E_UNIMPLEMENTED &&
@@ -198,10 +198,14 @@ run_stream(struct tool *tool)
 	struct svc_option *options;
 	int status;
 
+	if (!tool_names_fit(tool))
+		return EXIT_USAGE;
 	for (int i = 2; i < tool->n_words; i++)
-		if (!is_json(
-			"a message", tool->words[i], strlen(tool->words[i])))
+		if (!is_json("a message", tool->words[i],
+			strlen(tool->words[i]), &err)) {
+			tool_failed(SVC_E_INVAL, &err);
 			return EXIT_USAGE;
+		}
 	options = tool_call_options(tool, &err);
 	if (options == NULL)
 		return tool_no_memory();

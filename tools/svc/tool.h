@@ -39,6 +39,8 @@ int tool_print_line(struct svc_buf *line);
 /** Prints what a call or stream answered; returns the exit status. */
 int tool_print_message(
     const struct tool *tool, const struct svc_message *message);
+/** Whether the first words can be a service and an endpoint; prints why not. */
+bool tool_names_fit(const struct tool *tool);
 /** What the flags say of a call, with `err` for its detail. To be freed with
  * svc_mem_free; NULL when memory ran out. */
 struct svc_option *tool_call_options(

@@ -3,11 +3,16 @@
  * is tried beside those that have not answered yet. */
 #include "names.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <stdio.h>
+#include <string.h>
 #include <svc/clock.h>
+#include <svc/log.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -21,6 +26,67 @@ struct tries {
 	const struct addrinfo *next; /* NULL: all were begun */
 	int left;                    /* of MOST */
 };
+
+static void
+format_v6(const struct sockaddr_in6 *in6, char *out, size_t size)
+{
+	char host[INET6_ADDRSTRLEN] = "", link[IF_NAMESIZE + 1] = "";
+	unsigned port = ntohs(in6->sin6_port);
+	if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
+		inet_ntop(
+		    AF_INET, &in6->sin6_addr.s6_addr[12], host, sizeof(host));
+		snprintf(out, size, "%s:%u", host, port);
+		return;
+	}
+	inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
+	if (IN6_IS_ADDR_LINKLOCAL(&in6->sin6_addr) && in6->sin6_scope_id != 0) {
+		link[0] = '%';
+		if (if_indextoname(in6->sin6_scope_id, link + 1) == NULL)
+			snprintf(link + 1, sizeof(link) - 1, "%u",
+			    (unsigned)in6->sin6_scope_id);
+	}
+	snprintf(out, size, "[%s%s]:%u", host, link, port);
+}
+
+void
+names_format(const struct sockaddr_storage *address, char *out, size_t size)
+{
+	char host[INET_ADDRSTRLEN] = "";
+	struct sockaddr_in in;
+	struct sockaddr_in6 in6;
+	out[0] = '\0';
+	if (address->ss_family == AF_INET6) {
+		memcpy(&in6, address, sizeof(in6));
+		format_v6(&in6, out, size);
+	} else if (address->ss_family == AF_INET) {
+		memcpy(&in, address, sizeof(in));
+		inet_ntop(AF_INET, &in.sin_addr, host, sizeof(host));
+		snprintf(
+		    out, size, "%s:%u", host, (unsigned)ntohs(in.sin_port));
+	}
+}
+
+bool
+names_every(const char *host)
+{
+	return host[0] == '\0' || strcmp(host, "*") == 0;
+}
+
+svc_err
+names_check_link(const char *host, const char *address, struct svc_error *err)
+{
+	struct in6_addr in6;
+	char quoted[96];
+	/* One with its interface is none for inet_pton. */
+	if (inet_pton(AF_INET6, host, &in6) != 1 ||
+	    !IN6_IS_ADDR_LINKLOCAL(&in6))
+		return SVC_OK;
+	return svc_error_set(err, SVC_E_INVAL,
+	    "address %s is of a link and does not say which; allowed is "
+	    "[%s%%INTERFACE]:port",
+	    svc_log_quote(address, strlen(address), quoted, sizeof(quoted)),
+	    host);
+}
 
 int
 names_connect(const struct addrinfo *to)

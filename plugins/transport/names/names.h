@@ -2,11 +2,25 @@
 #ifndef SVC_TRANSPORT_NAMES_H
 #define SVC_TRANSPORT_NAMES_H
 
-/* Connects to whichever address of a name answers, for the transports. */
+/* Hosts and their addresses, for the transports: how they are written, and how
+ * whichever address of a name answers is connected to. */
 
 #include <netdb.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <svc/error.h>
+#include <sys/socket.h>
+
+/* "host:port" or "[v6]:port"; an address of a link with its interface, as
+ * "[fe80::1%eth0]:80", for it says nothing without. "" for other families. */
+void names_format(
+    const struct sockaddr_storage *address, char *out, size_t size);
+/* No host, or *: every interface, of both families. */
+bool names_every(const char *host);
+/* That `host`, of `address`, is not of a link that nobody knows.
+ * Errors: SVC_E_INVAL */
+svc_err names_check_link(
+    const char *host, const char *address, struct svc_error *err);
 
 /* A socket that is connected to it or about to be, or -1 and errno. */
 int names_connect(const struct addrinfo *to);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "nng_private.h"
 
-#include <arpa/inet.h>
+#include <names/names.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -62,13 +63,13 @@ parse_port(const char *authority, const char *address, bool to_listen,
 			   ? svc_error_set(err, why.code, "%s", why.text)
 			   : refuse(err, address,
 				 "has no host:port that is valid");
-	ret->any = host[0] == 0 || strcmp(host, "*") == 0;
+	ret->any = names_every(host);
 	snprintf(ret->host, sizeof(ret->host), "%s", host);
 	if (!to_listen && (ret->any || port == 0))
 		return refuse(err, address,
 		    "cannot be called, as that needs a host and a port above "
 		    "0");
-	return SVC_OK;
+	return names_check_link(host, address, err);
 }
 
 svc_err
@@ -126,22 +127,19 @@ address_parse(const char *address, bool to_listen, bool with_tls,
 void
 address_format(const nng_sockaddr *address, char *out, size_t size)
 {
-	char host[INET6_ADDRSTRLEN] = "";
-	out[0] = 0;
+	struct sockaddr_storage at = {0};
+	struct sockaddr_in in = {.sin_family = AF_INET};
+	struct sockaddr_in6 in6 = {.sin6_family = AF_INET6};
 	if (address->s_family == NNG_AF_INET) {
-		inet_ntop(AF_INET, &address->s_in.sa_addr, host, sizeof(host));
-		snprintf(out, size, "%s:%u", host,
-		    (unsigned)ntohs(address->s_in.sa_port));
+		in.sin_addr.s_addr = address->s_in.sa_addr;
+		in.sin_port = address->s_in.sa_port;
+		memcpy(&at, &in, sizeof(in));
 	} else if (address->s_family == NNG_AF_INET6) {
-		static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
-		const uint8_t *bytes = address->s_in6.sa_addr;
-		unsigned port = ntohs(address->s_in6.sa_port);
-		if (memcmp(bytes, mapped, sizeof(mapped)) == 0) {
-			inet_ntop(AF_INET, bytes + 12, host, sizeof(host));
-			snprintf(out, size, "%s:%u", host, port);
-		} else {
-			inet_ntop(AF_INET6, bytes, host, sizeof(host));
-			snprintf(out, size, "[%s]:%u", host, port);
-		}
+		memcpy(&in6.sin6_addr, address->s_in6.sa_addr,
+		    sizeof(in6.sin6_addr));
+		in6.sin6_port = address->s_in6.sa_port;
+		in6.sin6_scope_id = address->s_in6.sa_scope;
+		memcpy(&at, &in6, sizeof(in6));
 	}
+	names_format(&at, out, size);
 }

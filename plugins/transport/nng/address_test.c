@@ -115,6 +115,34 @@ a_websocket_is_called_as_it_says(void **state)
 	stop(&end);
 }
 
+/* By each scheme that does not say which family. */
+static void
+every_interface_is_of_both_families(void **state)
+{
+	(void)state;
+	static const char *const given[] = {"tcp://*:0", "tcp://:0",
+	    "tcp://[::]:0", "tcp6://*:0", "ws://*:0/svc", "ws://:0/svc"};
+	static const char *const hosts[] = {"127.0.0.1", "[::1]"};
+	for (size_t i = 0; i < sizeof(given) / sizeof(*given); i++) {
+		struct end end;
+		start(&end, "nng", NULL, given[i]);
+		const char *port =
+		    strrchr(end.ops->listener_address(end.listener), ':');
+		for (size_t j = 0; j < 2; j++) {
+			char address[80];
+			snprintf(address, sizeof(address), "%.*s%s%s",
+			    given[i][0] == 'w' ? 5 : 6,
+			    given[i][0] == 'w' ? "ws://" : "tcp://", hosts[j],
+			    port);
+			struct got got = call_at(&end, address);
+			if (got.code != SVC_OK)
+				fail_msg("%s at %s: %s", given[i], address,
+				    got.text);
+		}
+		stop(&end);
+	}
+}
+
 static void
 a_file_that_is_no_socket_stays(void **state)
 {
@@ -193,6 +221,7 @@ main(void)
 	    cmocka_unit_test(addresses_are_checked),
 	    cmocka_unit_test(it_is_said_what_is_wrong_with_an_address),
 	    cmocka_unit_test(a_websocket_is_called_as_it_says),
+	    cmocka_unit_test(every_interface_is_of_both_families),
 	    cmocka_unit_test(a_file_that_is_no_socket_stays),
 	    cmocka_unit_test(every_interface_is_reached),
 	};

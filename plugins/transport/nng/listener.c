@@ -211,6 +211,27 @@ open_listener(const char *url, nng_stream_listener **ret)
 	return rv;
 }
 
+/* Every interface is of both families, unless the scheme says which; a host
+ * without IPv6 has the other only. The URL becomes the one it listens on. */
+static int
+open_address(struct address *address, nng_stream_listener **ret)
+{
+	const char *host = strstr(address->url, "://") + 3;
+	char every[URL_MAX_LEN];
+	int len = snprintf(every, sizeof(every), "%.*s[::]%s",
+	    (int)(host - address->url), address->url,
+	    host + strlen(address->host));
+	if (!address->any || strncmp(address->url, "tcp4:", 5) == 0 ||
+	    len >= (int)sizeof(every))
+		return open_listener(address->url, ret);
+	int rv = open_listener(every, ret);
+	if (rv == 0)
+		memcpy(address->url, every, (size_t)len + 1);
+	else if (rv == NNG_EADDRINVAL || rv == NNG_ENOTSUP)
+		rv = open_listener(address->url, ret);
+	return rv;
+}
+
 /* Where it listens, with the real port: as it was given, host:port or URL. */
 static void
 describe(
@@ -303,18 +324,9 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
 	struct listener *listener = svc_mem_calloc(1, sizeof(*listener));
 	if (listener == NULL)
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
-	char every[URL_MAX_LEN];
 	int rv = nng_aio_alloc(&listener->aio, accepted, listener);
-	if (rv == 0 && address.any && address.plain) {
-		/* Both families; a host without IPv6 has the other only. */
-		snprintf(
-		    every, sizeof(every), "tcp://[::]%s", strrchr(given, ':'));
-		rv = open_listener(every, &listener->listener);
-		if (rv == NNG_EADDRINVAL || rv == NNG_ENOTSUP)
-			rv = open_listener(address.url, &listener->listener);
-	} else if (rv == 0) {
-		rv = open_listener(address.url, &listener->listener);
-	}
+	if (rv == 0)
+		rv = open_address(&address, &listener->listener);
 	if (rv != 0) {
 		nng_aio_free(listener->aio);
 		svc_mem_free(listener);

@@ -4,6 +4,7 @@
  * callback runs under it.
  */
 #include "tcp.h"
+#include <names/names.h>
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -107,7 +108,7 @@ take_socket(
 	int on = 1;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	char peer[80];
-	tcp_format(from, peer, sizeof(peer));
+	names_format(from, peer, sizeof(peer));
 	struct conn *conn;
 	if (conn_accept(listener->tcp, listener, fd, listener->accept,
 		listener->arg, peer, &conn) != SVC_OK) {
@@ -175,6 +176,22 @@ listener_close(struct svc_task *task)
 	pthread_mutex_unlock(&listener->mutex);
 }
 
+/* Every interface, where there is no IPv6: those of IPv4. */
+static bool
+becomes_v4(struct sockaddr_storage *where, socklen_t *len)
+{
+	struct sockaddr_in in = {.sin_family = AF_INET};
+	struct sockaddr_in6 in6;
+	memcpy(&in6, where, sizeof(in6));
+	if (where->ss_family != AF_INET6 ||
+	    !IN6_IS_ADDR_UNSPECIFIED(&in6.sin6_addr))
+		return false;
+	in.sin_port = in6.sin6_port;
+	memcpy(where, &in, sizeof(in));
+	*len = sizeof(in);
+	return true;
+}
+
 static svc_err
 bind_socket(const char *address, int *ret_fd,
     struct sockaddr_storage *ret_bound, struct svc_error *err)
@@ -189,20 +206,13 @@ bind_socket(const char *address, int *ret_fd,
 	freeaddrinfo(found);
 	int fd = socket(
 	    where.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (fd < 0 && errno == EAFNOSUPPORT && where.ss_family == AF_INET6) {
-		/* A host without IPv6: every interface is those of IPv4. */
-		uint16_t port = ((struct sockaddr_in6 *)&where)->sin6_port;
-		struct sockaddr_in *in = (struct sockaddr_in *)&where;
-		memset(&where, 0, sizeof(where));
-		in->sin_family = AF_INET;
-		in->sin_port = port;
-		len = sizeof(*in);
+	if (fd < 0 && errno == EAFNOSUPPORT && becomes_v4(&where, &len))
 		fd = socket(
 		    AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	}
 	if (fd < 0)
-		return svc_error_sys(err, SVC_E_EXHAUSTED, errno,
-		    "cannot make a socket for address \"%s\"", address);
+		return svc_error_sys(err,
+		    errno == EAFNOSUPPORT ? SVC_E_INVAL : SVC_E_EXHAUSTED,
+		    errno, "cannot make a socket for address \"%s\"", address);
 	int on = 1, off = 0;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
 	if (where.ss_family == AF_INET6)
@@ -251,7 +261,7 @@ listener_create(struct tcp *tcp, const char *address, svc_accept_cb accept,
 	listener->pause.fire = listener_continue;
 	listener->close_task.run = listener_close;
 	listener->loop = svc_executor_loop(tcp->config.executor);
-	tcp_format(&bound, listener->address, sizeof(listener->address));
+	names_format(&bound, listener->address, sizeof(listener->address));
 	pthread_mutex_init(&listener->mutex, NULL);
 	svc_cond_init(&listener->changed);
 	rc = svc_source_attach(

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tcp.h"
+#include <names/names.h>
 #include <tls/tls.h>
 
-#include <arpa/inet.h>
 #include <netdb.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,21 +17,24 @@ tcp_look_up(const char *address, bool passive, bool numeric_only,
 	    svc_address_split(address, host, sizeof(host), &number, err);
 	if (rc != SVC_OK)
 		return rc;
-	if (!passive && (number == 0 || host[0] == 0))
+	bool every = names_every(host);
+	if (!passive && (number == 0 || every))
 		return svc_error_set(err, SVC_E_INVAL,
 		    "address \"%s\" cannot be called: it needs a host and a "
 		    "port above 0",
 		    address);
+	rc = names_check_link(host, address, err);
+	if (rc != SVC_OK)
+		return rc;
 	snprintf(port, sizeof(port), "%u", number);
-	/* No host is every interface, by IPv6, whose sockets take both. */
+	/* Every interface is meant by IPv6, whose sockets take both. */
 	struct addrinfo hints = {
-	    .ai_family = host[0] == 0 ? AF_INET6 : AF_UNSPEC,
+	    .ai_family = every ? AF_INET6 : AF_UNSPEC,
 	    .ai_socktype = SOCK_STREAM,
 	    .ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0) |
 			(numeric_only ? AI_NUMERICHOST : 0),
 	};
-	int sys =
-	    getaddrinfo(host[0] != 0 ? host : NULL, port, &hints, ret_found);
+	int sys = getaddrinfo(every ? NULL : host, port, &hints, ret_found);
 	if (sys == EAI_NONAME && numeric_only)
 		return SVC_E_AGAIN;
 	if (sys != 0)
@@ -40,29 +42,6 @@ tcp_look_up(const char *address, bool passive, bool numeric_only,
 		    "host of address \"%s\" cannot be resolved: %s", address,
 		    gai_strerror(sys));
 	return SVC_OK;
-}
-
-void
-tcp_format(const struct sockaddr_storage *address, char *out, size_t size)
-{
-	char host[INET6_ADDRSTRLEN] = "";
-	if (address->ss_family == AF_INET6) {
-		const struct sockaddr_in6 *in6 =
-		    (const struct sockaddr_in6 *)address;
-		unsigned port = ntohs(in6->sin6_port);
-		if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
-			inet_ntop(AF_INET, &in6->sin6_addr.s6_addr[12], host,
-			    sizeof(host));
-			snprintf(out, size, "%s:%u", host, port);
-			return;
-		}
-		inet_ntop(AF_INET6, &in6->sin6_addr, host, sizeof(host));
-		snprintf(out, size, "[%s]:%u", host, port);
-		return;
-	}
-	const struct sockaddr_in *in = (const struct sockaddr_in *)address;
-	inet_ntop(AF_INET, &in->sin_addr, host, sizeof(host));
-	snprintf(out, size, "%s:%u", host, (unsigned)ntohs(in->sin_port));
 }
 
 static svc_err

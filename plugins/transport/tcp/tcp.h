@@ -36,8 +36,6 @@ extern const struct svc_transport_ops tcp_ops;
  * Errors: SVC_E_INVAL, SVC_E_UNAVAILABLE (the name does not resolve) */
 svc_err tcp_look_up(const char *address, bool passive, bool numeric_only,
     struct addrinfo **ret_found, struct svc_error *err);
-/* "host:port", "[v6]:port" */
-void tcp_format(const struct sockaddr_storage *address, char *out, size_t size);
 
 svc_err listener_create(struct tcp *tcp, const char *address,
     svc_accept_cb accept, void *arg, struct listener **ret_listener,

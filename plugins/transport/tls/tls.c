@@ -347,10 +347,14 @@ start(struct tls *tls)
 	SSL_set_verify(tls->ssl, SSL_VERIFY_PEER, NULL);
 	SSL_set_connect_state(tls->ssl);
 	unsigned char ip[16];
-	if (inet_pton(AF_INET, tls->host, ip) == 1 ||
-	    inet_pton(AF_INET6, tls->host, ip) == 1)
+	char plain[INET6_ADDRSTRLEN];
+	/* A certificate knows nothing of this host's interfaces. */
+	snprintf(plain, sizeof(plain), "%.*s", (int)strcspn(tls->host, "%"),
+	    tls->host);
+	if (inet_pton(AF_INET, plain, ip) == 1 ||
+	    inet_pton(AF_INET6, plain, ip) == 1)
 		return X509_VERIFY_PARAM_set1_ip_asc(
-			   SSL_get0_param(tls->ssl), tls->host) == 1;
+			   SSL_get0_param(tls->ssl), plain) == 1;
 	SSL_set_hostflags(tls->ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
 	return SSL_set1_host(tls->ssl, tls->host) == 1 &&
 	       SSL_set_tlsext_host_name(tls->ssl, tls->host) == 1;

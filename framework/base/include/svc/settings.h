@@ -87,6 +87,11 @@ SVC_API svc_err svc_settings_load(struct svc_settings *settings, int argc,
 /** Who set the setting of this name (or alias) last; CODE for an unknown. */
 SVC_API svc_setting_source svc_settings_source(
     const struct svc_settings *settings, const char *name);
+/** Where the value in effect stood, as error lines name it: "--name",
+ * "SVC_NAME" or "FILE line 3: name", cut to `size` bytes. False, and nothing is
+ * written, when it is the program's own. */
+SVC_API bool svc_settings_place(const struct svc_settings *settings,
+    const char *name, char *ret_place, size_t size);
 /** The text of --help: every setting by group with its present value. `usage`
  * is the first line ("PROGRAM [flags]" for NULL), `about` may be NULL. To be
  * freed with svc_mem_free. */
