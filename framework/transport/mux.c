@@ -58,6 +58,7 @@ svc_mux_init(
 		mux->config.hello_ms = mux->config.limits.handshake_ms;
 	mux->refs = 1;
 	mux->next_id = 1;
+	mux->secret = config->server ? (uint32_t)svc_random() : 0;
 	mux->most_streams = mux->config.limits.max_streams;
 	mux->most_message = mux->config.limits.max_message;
 	mux->piece = PIECE_MIN;
@@ -301,12 +302,15 @@ end_by_failure(struct svc_mux *mux, struct svc_mux_stream *stream)
 svc_mux_result
 svc_mux_close_streams(struct svc_mux *mux)
 {
+	uint32_t at = 0;
 	for (;;) {
-		struct svc_mux_stream *stream = NULL;
 		svc_biased_lock_take(&mux->lock);
 		mux_adopt_left(mux);
-		for (uint32_t i = 0; i < mux->n_buckets && stream == NULL; i++)
-			stream = mux->buckets[i];
+		/* None is added behind us but by an adoption. */
+		while (mux->n_streams > 0 && mux->buckets[at] == NULL)
+			at = at + 1 < mux->n_buckets ? at + 1 : 0;
+		struct svc_mux_stream *stream =
+		    mux->n_streams > 0 ? mux->buckets[at] : NULL;
 		bool deliver = stream != NULL && end_by_failure(mux, stream);
 		svc_biased_lock_leave(&mux->lock);
 		if (stream == NULL)

@@ -89,6 +89,7 @@ struct svc_mux {
 	uint64_t queued, sent; /* bytes */
 	struct svc_mux_stream **buckets;
 	uint32_t n_buckets, n_streams;
+	uint32_t secret; /* of a server, whose peer chooses the numbers */
 	uint32_t n_held; /* atomic: streams that exist, also those that have
 			  * ended; together they have one reference */
 	struct svc_mux_stream *spare; /* to be used again */
