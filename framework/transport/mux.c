@@ -3,10 +3,25 @@
 #include "mux_private.h"
 
 #include <string.h>
+#include <sys/resource.h>
 
 #define KEEP_OUTPUT 4096 /* output storage an idle connection keeps */
 
 SVC_THREAD_LOCAL struct svc_mux *mux_batch;
+
+#define KEEP_DESCRIPTORS 256 /* or a quarter of all, if that is less */
+
+/* Whoever connects must not leave the process without descriptors for its
+ * registry and its own calls. */
+static uint32_t
+most_connections(void)
+{
+	struct rlimit all;
+	if (getrlimit(RLIMIT_NOFILE, &all) != 0 || all.rlim_cur > UINT32_MAX)
+		return UINT32_MAX;
+	uint32_t n = (uint32_t)all.rlim_cur;
+	return n - (n / 4 < KEEP_DESCRIPTORS ? n / 4 : KEEP_DESCRIPTORS);
+}
 
 struct svc_transport_limits
 svc_transport_limits_fill(const struct svc_transport_limits *limits)
@@ -22,6 +37,8 @@ svc_transport_limits_fill(const struct svc_transport_limits *limits)
 		filled.max_streams = 4096;
 	if (filled.max_connections == 0)
 		filled.max_connections = 65536;
+	if (filled.max_connections > most_connections())
+		filled.max_connections = most_connections();
 	if (filled.handshake_ms <= 0)
 		filled.handshake_ms = 10000;
 	if (filled.stream_window == 0)

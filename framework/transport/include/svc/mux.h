@@ -182,7 +182,8 @@ SVC_API void svc_mux_attach(struct svc_mux *mux);
 /** On the loop, when it is done with the connection: nothing of the mux runs
  * there any more but tasks that hold a reference. */
 SVC_API void svc_mux_detach(struct svc_mux *mux);
-/** Default limits in place of zeros. */
+/** Default limits in place of zeros, and not more connections than the process
+ * has descriptors for. */
 SVC_API struct svc_transport_limits svc_transport_limits_fill(
     const struct svc_transport_limits *limits);
 
