@@ -320,7 +320,7 @@ svc_mux_result
 svc_mux_close_streams(struct svc_mux *mux)
 {
 	uint32_t at = 0;
-	for (;;) {
+	for (int share = SHARE;; share--) {
 		svc_biased_lock_take(&mux->lock);
 		mux_adopt_left(mux);
 		/* None is added behind us but by an adoption. */
@@ -334,6 +334,8 @@ svc_mux_close_streams(struct svc_mux *mux)
 			return SVC_MUX_OK;
 		if (deliver && mux_deliver_closed(stream) == SVC_MUX_LOST)
 			return SVC_MUX_LOST;
+		if (share == 1 && mux->config.loop != NULL)
+			return SVC_MUX_SHARE;
 	}
 }
 

@@ -228,7 +228,8 @@ SVC_API void svc_mux_fail(struct svc_mux *mux, svc_err code, const char *text);
 SVC_API void svc_mux_unheard(struct svc_mux *mux);
 SVC_API bool svc_mux_failed(struct svc_mux *mux);
 /** Tells every stream that the connection failed. On the loop's thread;
- * SVC_MUX_LOST as with input: the new owner calls it again. */
+ * SVC_MUX_LOST as with input: the new owner calls it again. SVC_MUX_SHARE, on a
+ * loop: there are more, and others come first. */
 SVC_API svc_mux_result svc_mux_close_streams(struct svc_mux *mux);
 /** Refuse new streams and tell the peer. */
 SVC_API void svc_mux_drain(struct svc_mux *mux);
