@@ -5,6 +5,9 @@
  * cost one allocation, and a copy, which has no room to spare, never more. What
  * is replaced or removed leaves a gap in the block; the gaps vanish when it
  * next has to grow.
+ *
+ * Names may come from a stranger, who can choose 256 long ones that differ at
+ * their ends only: so a hash of each is compared before its letters.
  */
 #include <svc/headers.h>
 #include <svc/log.h>
@@ -25,6 +28,7 @@ struct pair {
 	uint32_t value;
 	uint32_t name_len;
 	uint32_t value_len;
+	uint32_t hash; /* of the name */
 };
 
 struct svc_headers {
@@ -76,15 +80,34 @@ text_size(const struct pair *pair)
 	return (size_t)pair->name_len + 1 + pair->value_len + 1;
 }
 
-static bool
-name_ok(const char *name, size_t len)
+/* FNV-1a, from where this process happens to lie: nobody outside knows which
+ * names have the same. */
+static uint32_t
+hash_begin(void)
 {
+	static const char here;
+	return (uint32_t)((uintptr_t)&here >> 4) ^ 0x811c9dc5u;
+}
+
+static uint32_t
+hash_more(uint32_t hash, char c)
+{
+	return (hash ^ (uint8_t)svc_text_lower(c)) * 0x01000193u;
+}
+
+static bool
+name_ok(const char *name, size_t len, uint32_t *ret_hash)
+{
+	uint32_t hash = hash_begin();
 	if (len == 0 || len > MAX_NAME)
 		return false;
-	for (size_t i = 0; i < len; i++)
+	for (size_t i = 0; i < len; i++) {
 		if (name[i] <= ' ' || name[i] > '~' || name[i] == ':' ||
 		    name[i] == '=')
 			return false;
+		hash = hash_more(hash, name[i]);
+	}
+	*ret_hash = hash;
 	return true;
 }
 
@@ -100,13 +123,12 @@ value_ok(const char *value, size_t len)
 }
 
 static struct pair *
-find(const struct svc_headers *headers, const char *name, size_t len)
+find_hashed(const struct svc_headers *headers, const char *name, size_t len,
+    uint32_t hash)
 {
-	if (headers == NULL)
-		return NULL;
 	for (size_t i = 0; i < headers->count; i++) {
 		struct pair *pair = &headers->pairs[i];
-		if (pair->name_len != len)
+		if (pair->hash != hash || pair->name_len != len)
 			continue;
 		const char *own = headers->text + pair->name;
 		size_t same = 0;
@@ -118,6 +140,17 @@ find(const struct svc_headers *headers, const char *name, size_t len)
 			return pair;
 	}
 	return NULL;
+}
+
+static struct pair *
+find(const struct svc_headers *headers, const char *name, size_t len)
+{
+	uint32_t hash = hash_begin();
+	if (headers == NULL || headers->count == 0)
+		return NULL;
+	for (size_t i = 0; i < len; i++)
+		hash = hash_more(hash, name[i]);
+	return find_hashed(headers, name, len, hash);
 }
 
 static char *
@@ -229,9 +262,10 @@ svc_err
 svc_headers_set_n(struct svc_headers *headers, const char *name,
     size_t name_len, const char *value, size_t value_len)
 {
-	if (!name_ok(name, name_len) || !value_ok(value, value_len))
+	uint32_t hash;
+	if (!name_ok(name, name_len, &hash) || !value_ok(value, value_len))
 		return SVC_E_INVAL;
-	struct pair *pair = find(headers, name, name_len);
+	struct pair *pair = find_hashed(headers, name, name_len, hash);
 	if (pair != NULL && value_len <= pair->value_len) {
 		pair->value_len = (uint32_t)value_len;
 		put(headers->text + pair->value, value, value_len);
@@ -254,6 +288,7 @@ svc_headers_set_n(struct svc_headers *headers, const char *name,
 		pair = &headers->pairs[headers->count++];
 		pair->name = (uint32_t)(at - headers->text);
 		pair->name_len = (uint32_t)name_len;
+		pair->hash = hash;
 		at = put(at, name, name_len);
 	}
 	pair->value = (uint32_t)(at - headers->text);

@@ -240,6 +240,56 @@ settings_that_do_not_fit_are_refused(void **state)
 	svc_free(s);
 }
 
+static svc_err
+tell_node(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req;
+	return svc_reply_text(call, rsp, "text/plain", "%s", (char *)arg);
+}
+
+/* It ends the connection before the handshake, so nothing has been run. */
+static void
+a_node_without_room_for_connections_is_passed_over(void **state)
+{
+	(void)state;
+	char full_id[] = "full", roomy_id[] = "roomy";
+	struct svc_service *full =
+	    make_with("student", "server", "ca", MORE(id("full")));
+	svc_handle(full, "Student.Name", tell_node, full_id);
+	assert_int_equal(
+	    init_with(full, "max_connections", "1", NULL, NULL), SVC_OK);
+	must_start(full);
+	struct svc_error err = {0};
+	char text[80];
+	struct svc_service *first = make_with("first", "head", "ca", NULL);
+	assert_int_equal(svc_init(first, 0, NULL), SVC_OK);
+	assert_int_equal(ask(first, &err, text, sizeof(text)), SVC_OK);
+	struct svc_service *roomy =
+	    make_with("student", "server", "ca", MORE(id("roomy")));
+	svc_handle(roomy, "Student.Name", tell_node, roomy_id);
+	must_start(roomy);
+	for (int i = 0; i < 10; i++) {
+		struct svc_service *c = make_with(
+		    "caller", "head", "ca", MORE(selector(round_robin)));
+		assert_int_equal(svc_init(c, 0, NULL), SVC_OK);
+		for (int k = 0; k < 2; k++) {
+			struct svc_message rsp;
+			svc_err code = svc_call(svc_client_of(c), "student",
+			    "Student.Name", NULL, &rsp, timeout_ms(PATIENCE_MS),
+			    detail(&err));
+			if (code != SVC_OK)
+				fail_msg("%s", err.text);
+			assert_string_equal(rsp.data, "roomy");
+			svc_message_free(&rsp);
+		}
+		svc_free(c);
+	}
+	svc_free(first);
+	svc_free(roomy);
+	svc_free(full);
+}
+
 int
 main(void)
 {
@@ -249,6 +299,10 @@ main(void)
 	    TEST(the_record_tells_who_can_call),
 	    TEST(events_of_p2p_go_over_tls),
 	    TEST(settings_that_do_not_fit_are_refused),
+	    TEST(a_node_without_room_for_connections_is_passed_over),
+	};
+	static const struct CMUnitTest connected[] = {
+	    TEST(a_node_without_room_for_connections_is_passed_over),
 	};
 	static const char *const names[] = {"server", "head", "pupil"};
 	transport_name = "tcp";
@@ -261,7 +315,11 @@ main(void)
 		if (!test_pki_issue(&pki, &certificate))
 			return 1;
 	}
-	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+	int failed = cmocka_run_group_tests_name("tcp", tests, NULL, NULL);
+	transport_name = "nng";
+	if (has_transport("nng"))
+		failed +=
+		    cmocka_run_group_tests_name("nng", connected, NULL, NULL);
 	test_pki_remove(&pki);
 	return failed;
 }

@@ -456,6 +456,7 @@ part_decode(const struct frame *frame, bool request, const uint8_t *payload,
 {
 	const uint8_t *p = payload, *end = payload + frame->head;
 	struct svc_headers *headers = NULL;
+	size_t pairs = 0;
 
 	*ret_part = (struct svc_part){
 	    .flags = frame->flags,
@@ -473,7 +474,9 @@ part_decode(const struct frame *frame, bool request, const uint8_t *payload,
 	while (p != end) {
 		const char *name, *value;
 		size_t name_len, value_len;
-		if (!get_text(&p, end, &name, &name_len) ||
+		/* Each is looked for among those before it. */
+		if (++pairs > FRAME_MAX_PAIRS ||
+		    !get_text(&p, end, &name, &name_len) ||
 		    !get_text(&p, end, &value, &value_len)) {
 			svc_headers_destroy(headers);
 			return malformed(err, "header");

@@ -16,6 +16,7 @@
 #define PIECE 65536u     /* that we take and send */
 #define FRAME_SIZE 16
 #define FRAME_MAX_HEAD 65535
+#define FRAME_MAX_PAIRS 256 /* of headers, in a head */
 
 enum frame_type {
 	FRAME_PART = 1,

@@ -242,6 +242,15 @@ next_block(struct end *end, bool resume)
 	return block;
 }
 
+/* Others come first. */
+static void
+yield_turn(struct end *end)
+{
+	svc_mux_ref(&end->mux);
+	if (!svc_source_yield(&end->source))
+		svc_mux_unref(&end->mux);
+}
+
 /* False when the loop was lost: then `end` may be gone. */
 static bool
 end_read(struct end *end, bool resume)
@@ -268,9 +277,7 @@ end_read(struct end *end, bool resume)
 		}
 		if (result == SVC_MUX_SHARE) {
 			end->shares = true;
-			svc_mux_ref(&end->mux);
-			if (!svc_source_yield(&end->source))
-				svc_mux_unref(&end->mux);
+			yield_turn(end);
 			break;
 		}
 	}
@@ -307,9 +314,13 @@ end_ready(struct svc_source *source, unsigned events)
 		svc_mux_fail(&end->mux, SVC_E_UNAVAILABLE,
 		    "the peer closed the connection");
 	if (svc_mux_failed(&end->mux)) {
-		if (svc_mux_close_streams(&end->mux) == SVC_MUX_LOST)
+		svc_mux_result closed = svc_mux_close_streams(&end->mux);
+		if (closed == SVC_MUX_LOST)
 			return;
-		end_close(end);
+		if (closed == SVC_MUX_SHARE)
+			yield_turn(end);
+		else
+			end_close(end);
 	}
 	/* The reference of the kick; a resumed call finishes a kicked one. */
 	svc_mux_unref(&end->mux);

@@ -3,10 +3,25 @@
 #include "mux_private.h"
 
 #include <string.h>
+#include <sys/resource.h>
 
 #define KEEP_OUTPUT 4096 /* output storage an idle connection keeps */
 
 SVC_THREAD_LOCAL struct svc_mux *mux_batch;
+
+#define KEEP_DESCRIPTORS 256 /* or a quarter of all, if that is less */
+
+/* Whoever connects must not leave the process without descriptors for its
+ * registry and its own calls. */
+static uint32_t
+most_connections(void)
+{
+	struct rlimit all;
+	if (getrlimit(RLIMIT_NOFILE, &all) != 0 || all.rlim_cur > UINT32_MAX)
+		return UINT32_MAX;
+	uint32_t n = (uint32_t)all.rlim_cur;
+	return n - (n / 4 < KEEP_DESCRIPTORS ? n / 4 : KEEP_DESCRIPTORS);
+}
 
 struct svc_transport_limits
 svc_transport_limits_fill(const struct svc_transport_limits *limits)
@@ -22,6 +37,8 @@ svc_transport_limits_fill(const struct svc_transport_limits *limits)
 		filled.max_streams = 4096;
 	if (filled.max_connections == 0)
 		filled.max_connections = 65536;
+	if (filled.max_connections > most_connections())
+		filled.max_connections = most_connections();
 	if (filled.handshake_ms <= 0)
 		filled.handshake_ms = 10000;
 	if (filled.stream_window == 0)
@@ -58,6 +75,7 @@ svc_mux_init(
 		mux->config.hello_ms = mux->config.limits.handshake_ms;
 	mux->refs = 1;
 	mux->next_id = 1;
+	mux->secret = config->server ? (uint32_t)svc_random() : 0;
 	mux->most_streams = mux->config.limits.max_streams;
 	mux->most_message = mux->config.limits.max_message;
 	mux->piece = PIECE_MIN;
@@ -301,18 +319,23 @@ end_by_failure(struct svc_mux *mux, struct svc_mux_stream *stream)
 svc_mux_result
 svc_mux_close_streams(struct svc_mux *mux)
 {
-	for (;;) {
-		struct svc_mux_stream *stream = NULL;
+	uint32_t at = 0;
+	for (int share = SHARE;; share--) {
 		svc_biased_lock_take(&mux->lock);
 		mux_adopt_left(mux);
-		for (uint32_t i = 0; i < mux->n_buckets && stream == NULL; i++)
-			stream = mux->buckets[i];
+		/* None is added behind us but by an adoption. */
+		while (mux->n_streams > 0 && mux->buckets[at] == NULL)
+			at = at + 1 < mux->n_buckets ? at + 1 : 0;
+		struct svc_mux_stream *stream =
+		    mux->n_streams > 0 ? mux->buckets[at] : NULL;
 		bool deliver = stream != NULL && end_by_failure(mux, stream);
 		svc_biased_lock_leave(&mux->lock);
 		if (stream == NULL)
 			return SVC_MUX_OK;
 		if (deliver && mux_deliver_closed(stream) == SVC_MUX_LOST)
 			return SVC_MUX_LOST;
+		if (share == 1 && mux->config.loop != NULL)
+			return SVC_MUX_SHARE;
 	}
 }
 

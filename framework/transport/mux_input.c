@@ -416,19 +416,19 @@ input_drain(struct svc_mux *mux, const struct frame *frame)
 	    (mux->drained_id != 0 && frame->stream >= mux->drained_id))
 		return SVC_MUX_OK;
 	mux->drained_id = frame->stream != 0 ? frame->stream : 1;
+	uint32_t at = 0; /* none is opened any more */
 	for (;;) {
 		struct svc_mux_stream *found = NULL;
 		svc_biased_lock_take(&mux->lock);
 		MUX_SET(mux->draining, true);
-		for (uint32_t i = 0; i < mux->n_buckets && found == NULL &&
-				     frame->stream != UINT32_MAX;
-		     i++)
-			for (struct svc_mux_stream *stream = mux->buckets[i];
-			     stream != NULL; stream = stream->next)
-				if (stream->id > frame->stream) {
-					found = stream;
-					break;
-				}
+		while (found == NULL && at < mux->n_buckets &&
+		       frame->stream != UINT32_MAX) {
+			found = mux->buckets[at];
+			while (found != NULL && found->id <= frame->stream)
+				found = found->next;
+			if (found == NULL)
+				at++;
+		}
 		static const char text[] = "the service is stopping";
 		bool deliver =
 		    found != NULL && mux_end_stream(found, SVC_E_UNAVAILABLE,

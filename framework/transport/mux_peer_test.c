@@ -383,6 +383,36 @@ floods_end_a_connection_that_does_not_read(void **state)
 	end_finish(&client);
 }
 
+/* Of each 4096th stream, which is what a table of so many would put together:
+ * whoever chooses the numbers must not choose how long they are looked for. */
+static void
+numbers_that_were_chosen_do_not_meet(void **state)
+{
+	(void)state;
+	enum { STREAMS = 1000, LONGEST = 20 };
+	static const struct svc_transport_limits limits = {
+	    .stream_window = 2000, .conn_window = 2000};
+	struct end server;
+	n_served = 0;
+	begin(&server, true, &limits);
+	put_hello(&server.in, &limits);
+	for (uint32_t i = 1; i <= STREAMS; i++)
+		put(&server.in, FRAME_PART,
+		    SVC_PART_HEADERS | SVC_PART_MESSAGE | FRAME_MORE, 4096 * i,
+		    0, open_head, sizeof(open_head), 1);
+	read_some(&server, SIZE_MAX);
+	assert_int_equal(server.mux.n_streams, STREAMS);
+	for (uint32_t i = 0; i < server.mux.n_buckets; i++) {
+		int length = 0;
+		for (const struct svc_mux_stream *stream =
+			 server.mux.buckets[i];
+		     stream != NULL; stream = stream->next)
+			length++;
+		assert_true(length <= LONGEST);
+	}
+	end_finish(&server);
+}
+
 int
 main(void)
 {
@@ -390,6 +420,7 @@ main(void)
 	    cmocka_unit_test(violations_are_found),
 	    cmocka_unit_test(limits_end_one_stream),
 	    cmocka_unit_test(floods_end_a_connection_that_does_not_read),
+	    cmocka_unit_test(numbers_that_were_chosen_do_not_meet),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

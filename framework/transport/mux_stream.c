@@ -9,11 +9,25 @@
 /* ------------------------------------------------------- the table of streams
  */
 
+/* A client's numbers follow each other. Those of a peer are its choice: it must
+ * not be able to choose some that all fall into one bucket (the mixing is the
+ * end of MurmurHash3). */
+static inline uint32_t
+bucket_of(const struct svc_mux *mux, uint32_t id)
+{
+	if (mux->config.server) {
+		id ^= mux->secret;
+		id = (id ^ id >> 16) * 0x85ebca6bu;
+		id = (id ^ id >> 13) * 0xc2b2ae35u;
+		id ^= id >> 16;
+	}
+	return id & (mux->n_buckets - 1);
+}
+
 struct svc_mux_stream **
 mux_place(struct svc_mux *mux, uint32_t id)
 {
-	struct svc_mux_stream **place =
-	    &mux->buckets[id & (mux->n_buckets - 1)];
+	struct svc_mux_stream **place = &mux->buckets[bucket_of(mux, id)];
 	while (*place != NULL && (*place)->id != id)
 		place = &(*place)->next;
 	return place;
@@ -43,7 +57,7 @@ table_grow(struct svc_mux *mux)
 			struct svc_mux_stream *moved = old[i];
 			old[i] = moved->next;
 			struct svc_mux_stream **place =
-			    &buckets[moved->id & (n - 1)];
+			    &buckets[bucket_of(mux, moved->id)];
 			moved->next = *place;
 			*place = moved;
 		}
@@ -58,7 +72,7 @@ mux_list(struct svc_mux *mux, struct svc_mux_stream *stream)
 	if (mux->n_streams >= mux->n_buckets && !table_grow(mux))
 		return SVC_E_NOMEM;
 	struct svc_mux_stream **place =
-	    &mux->buckets[stream->id & (mux->n_buckets - 1)];
+	    &mux->buckets[bucket_of(mux, stream->id)];
 	stream->next = *place;
 	*place = stream;
 	stream->listed = true;

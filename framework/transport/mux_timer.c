@@ -117,19 +117,7 @@ look_at_granted(struct svc_mux *mux)
 }
 
 /* What was given back with something left to be sent, of which the peer takes
- * none. With the mutex. */
-static struct svc_mux_stream *
-find_unread(const struct svc_mux *mux, uint32_t ticks)
-{
-	for (uint32_t i = 0; i < mux->n_buckets; i++)
-		for (struct svc_mux_stream *stream = mux->buckets[i];
-		     stream != NULL; stream = stream->next)
-			if (stream->lingering &&
-			    mux->ticks - stream->moved > ticks)
-				return stream;
-	return NULL;
-}
-
+ * none. */
 static void
 look_at_lingering(struct svc_mux *mux)
 {
@@ -137,16 +125,21 @@ look_at_lingering(struct svc_mux *mux)
 	if (mux->n_lingering == 0 || idle_ms == SVC_FOREVER || every_ms == 0)
 		return;
 	int64_t ticks = idle_ms / every_ms;
-	struct svc_mux_stream *stream;
 	char text[120];
 	snprintf(text, sizeof(text),
 	    "the end of the stream was not read in %lld ms",
 	    (long long)idle_ms);
-	while (ticks < UINT32_MAX &&
-	       (stream = find_unread(mux, (uint32_t)ticks)) != NULL) {
-		mux_queue_reset(mux, stream->id, SVC_E_TIMEDOUT, false, text);
-		mux_end_later(stream, SVC_E_TIMEDOUT, false, text);
-	}
+	for (uint32_t i = 0; i < mux->n_buckets && ticks < UINT32_MAX; i++)
+		for (struct svc_mux_stream *stream = mux->buckets[i], *next;
+		     stream != NULL; stream = next) {
+			next = stream->next;
+			if (!stream->lingering ||
+			    mux->ticks - stream->moved <= (uint32_t)ticks)
+				continue;
+			mux_queue_reset(
+			    mux, stream->id, SVC_E_TIMEDOUT, false, text);
+			mux_end_later(stream, SVC_E_TIMEDOUT, false, text);
+		}
 }
 
 /* A listener's connection that had no stream for idle_ms: streams that the peer

@@ -188,6 +188,38 @@ trailers_come_with_the_end_alone(void **state)
 	svc_headers_destroy(headers);
 }
 
+/* Not of one name either, again and again: each is looked for among those
+ * before it. */
+static void
+a_head_has_at_most_256_headers(void **state)
+{
+	(void)state;
+	static const char texts[] = "\0\0\0\0\0\0\0\0"; /* and one more */
+	static const char pair[] = "\1\0n\0\0\0";       /* its zero, too */
+	struct svc_buf head;
+	svc_buf_init(&head, 65535);
+	svc_buf_append(&head, texts, sizeof(texts));
+	for (int n = 1; n <= 257; n++) {
+		struct svc_part part;
+		struct svc_headers *headers = NULL;
+		struct svc_error err;
+		svc_buf_append(&head, pair, sizeof(pair));
+		struct frame frame = {.length = (uint32_t)head.len,
+		    .type = FRAME_PART,
+		    .flags = SVC_PART_HEADERS,
+		    .head = (uint16_t)head.len,
+		    .stream = 1};
+		svc_err code =
+		    part_decode(&frame, true, head.data, &part, &headers, &err);
+		assert_int_equal(code, n <= 256 ? SVC_OK : SVC_E_INVAL);
+		if (code == SVC_OK)
+			assert_int_equal(svc_headers_count(headers), 1);
+		if (code == SVC_OK)
+			svc_headers_destroy(headers);
+	}
+	svc_buf_fini(&head);
+}
+
 static void
 packed_requests_are_sent_the_same(void **state)
 {
@@ -384,6 +416,7 @@ main(void)
 	    cmocka_unit_test(parts_come_back_as_they_went),
 	    cmocka_unit_test(a_deadline_that_has_passed_is_not_none),
 	    cmocka_unit_test(trailers_come_with_the_end_alone),
+	    cmocka_unit_test(a_head_has_at_most_256_headers),
 	    cmocka_unit_test(packed_requests_are_sent_the_same),
 	    cmocka_unit_test(known_heads_are_read_the_same),
 	    cmocka_unit_test(hellos_find_a_common_version),

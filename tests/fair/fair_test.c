@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Fairness between connections on one loop: a peer that sends a flood has its
- * frames handled in shares, between which others have their turn. What is
- * looked at is the order of handling, not time.
+ * frames handled in shares, between which others have their turn, and so has
+ * one that leaves thousands of streams behind. What is looked at is the order
+ * of handling, not time.
  */
+#include <arpa/inet.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <svc/clock.h>
@@ -54,10 +59,29 @@ count_await(struct count *count, int value)
 }
 
 static struct {
-	struct count held, go, replies, job, written;
+	struct count held, go, replies, job, written, opened;
 	char order[2 * FLOOD + 64]; /* endpoints as they were handled */
 	_Atomic int n;
 } here;
+
+/* Of a stream that its client left behind. */
+static void
+on_left(struct svc_stream_handle *stream, const struct svc_stream_end *end)
+{
+	(void)end;
+	here.order[atomic_fetch_add(&here.n, 1)] = 'a';
+	stream->ops->release(stream, SVC_E_CANCELLED);
+}
+
+static void
+on_more(struct svc_stream_handle *stream, const struct svc_part *part)
+{
+	(void)stream;
+	(void)part;
+}
+
+static const struct svc_stream_events left_events = {
+    .part = on_more, .closed = on_left};
 
 /* On the one loop of the server; but a slow machine may have it taken over. */
 static void
@@ -65,6 +89,11 @@ accept_call(
     struct svc_stream_handle *stream, const struct svc_part *first, void *arg)
 {
 	(void)arg;
+	if (!(first->flags & SVC_PART_END)) {
+		stream->events = &left_events;
+		count_up(&here.opened);
+		return;
+	}
 	if (strcmp(first->endpoint, "hold") == 0) {
 		count_up(&here.held);
 		count_await(&here.go, 1);
@@ -126,8 +155,15 @@ tell_written(struct svc_task *task)
 	count_up(&here.written);
 }
 
+/* A server with one loop, and clients that have said hello. */
+struct scene {
+	const struct svc_transport_ops *ops;
+	struct svc_executor *executors[2]; /* the server's, the clients' */
+	void *selves[2], *listener, *conns[2];
+};
+
 static void
-floods_are_handled_in_shares(const char *plugin, const char *address)
+begin(struct scene *scene, const char *plugin, const char *address)
 {
 	memset(&here, 0, sizeof(here));
 	count_init(&here.held);
@@ -135,53 +171,70 @@ floods_are_handled_in_shares(const char *plugin, const char *address)
 	count_init(&here.replies);
 	count_init(&here.job);
 	count_init(&here.written);
+	count_init(&here.opened);
 	const void *found;
 	assert_int_equal(
 	    svc_catalogue_find(&svc_transport_interface, plugin, &found, NULL),
 	    SVC_OK);
 	const struct svc_transport_ops *ops = found;
-	struct svc_executor *executors[2];
-	void *selves[2], *listener, *conns[2];
+	scene->ops = ops;
 	/* The second thread of the server is busy, so that the loop cannot be
 	 * taken over while all the calls come in. */
 	struct svc_executor_config threads = {.loops = 1, .max_threads = 2};
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(
-		    svc_executor_create(&threads, &executors[i], NULL), SVC_OK);
-		struct svc_transport_config config = {.executor = executors[i]};
+		    svc_executor_create(&threads, &scene->executors[i], NULL),
+		    SVC_OK);
+		struct svc_transport_config config = {
+		    .executor = scene->executors[i]};
 		assert_int_equal(
-		    ops->create(&config, &selves[i], NULL), SVC_OK);
+		    ops->create(&config, &scene->selves[i], NULL), SVC_OK);
 	}
-	assert_int_equal(
-	    ops->listen(selves[0], address, accept_call, NULL, &listener, NULL),
+	assert_int_equal(ops->listen(scene->selves[0], address, accept_call,
+			     NULL, &scene->listener, NULL),
 	    SVC_OK);
 	for (int i = 0; i < 2; i++) {
-		assert_int_equal(
-		    ops->dial(selves[1], ops->listener_address(listener),
-			WAIT_MS, &conns[i], NULL),
+		assert_int_equal(ops->dial(scene->selves[1],
+				     ops->listener_address(scene->listener),
+				     WAIT_MS, &scene->conns[i], NULL),
 		    SVC_OK);
-		call(ops, conns[i], "-"); /* after which both have said hello */
+		call(ops, scene->conns[i],
+		    "-"); /* after which both have said hello */
 		count_await(&here.replies, i + 1);
 	}
 	assert_int_equal(
-	    svc_executor_run(executors[0], hold_thread, NULL), SVC_OK);
+	    svc_executor_run(scene->executors[0], hold_thread, NULL), SVC_OK);
 	count_await(&here.job, 1);
-	call(ops, conns[0], "hold");
-	count_await(&here.held, 1);
-	for (int i = 0; i < FLOOD; i++)
-		call(ops, conns[0], "a");
-	for (int i = 0; i < FLOOD; i++)
-		call(ops, conns[1], "b");
-	/* Of calls in a row the client's loop writes most. */
-	struct svc_task written = {.run = tell_written};
-	svc_loop_post(svc_executor_loop(executors[1]), &written);
-	count_await(&here.written, 1);
-	count_up(&here.go);
-	count_await(&here.replies, 2 + 1 + 2 * FLOOD);
+}
 
-	/* No run of one of them is longer than its share while the other one
-	 * still has calls waiting; twice that, when its kick was just on the
-	 * way. */
+static void
+end(struct scene *scene)
+{
+	const struct svc_transport_ops *ops = scene->ops;
+	for (int i = 0; i < 2; i++)
+		ops->conn_destroy(scene->conns[i]);
+	ops->listener_destroy(scene->listener);
+	for (int i = 0; i < 2; i++) {
+		ops->destroy(scene->selves[i]);
+		svc_executor_destroy(scene->executors[i]);
+	}
+}
+
+/* What the clients have called is with the server: of calls in a row the
+ * client's loop writes most. */
+static void
+await_written(struct scene *scene)
+{
+	struct svc_task written = {.run = tell_written};
+	svc_loop_post(svc_executor_loop(scene->executors[1]), &written);
+	count_await(&here.written, 1);
+}
+
+/* No run of one of them is longer than its share while the other one still has
+ * some waiting; twice that, when its kick was just on the way. */
+static void
+check_shares(void)
+{
 	assert_int_equal(here.n, 2 + 2 * FLOOD);
 	int run = 0, left[2] = {FLOOD, FLOOD};
 	for (int i = 2; i < here.n; i++) {
@@ -191,13 +244,75 @@ floods_are_handled_in_shares(const char *plugin, const char *address)
 		assert_true(run <= 2 * SHARE || left[1 - which] == 0);
 		left[which]--;
 	}
-	for (int i = 0; i < 2; i++)
-		ops->conn_destroy(conns[i]);
-	ops->listener_destroy(listener);
-	for (int i = 0; i < 2; i++) {
-		ops->destroy(selves[i]);
-		svc_executor_destroy(executors[i]);
+}
+
+static void
+floods_are_handled_in_shares(const char *plugin, const char *address)
+{
+	struct scene scene;
+	begin(&scene, plugin, address);
+	call(scene.ops, scene.conns[0], "hold");
+	count_await(&here.held, 1);
+	for (int i = 0; i < FLOOD; i++)
+		call(scene.ops, scene.conns[0], "a");
+	for (int i = 0; i < FLOOD; i++)
+		call(scene.ops, scene.conns[1], "b");
+	await_written(&scene);
+	count_up(&here.go);
+	count_await(&here.replies, 2 + 1 + 2 * FLOOD);
+	check_shares();
+	end(&scene);
+}
+
+/* A client whose streams are open and not finished. */
+static int
+open_streams(const char *address)
+{
+	static const char hello[32] = "\xf5svc\1\1\x20\0"
+				      "\0\0\x10\0\0\x10\0\0"
+				      "\0\0\1\0\0\0\4\0"
+				      "\0\x40\0";
+	/* PART with HEADERS: service "s", endpoint "u", no content type. */
+	char open[] = "\xd\0\0\0\1\1\xd\0"
+		      "\0\0\0\0\0\0\0\0"
+		      "\1\0s\0\1\0u\0\0\0";
+	struct sockaddr_in to = {.sin_family = AF_INET};
+	to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	to.sin_port =
+	    htons((uint16_t)strtoul(strrchr(address, ':') + 1, NULL, 10));
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+	assert_int_equal(send(fd, hello, sizeof(hello), 0), sizeof(hello));
+	open[0] = open[6] = sizeof(open) - 16;
+	for (int id = 1; id <= FLOOD; id++) {
+		open[8] = (char)(id & 0xff);
+		open[9] = (char)(id >> 8);
+		assert_int_equal(send(fd, open, sizeof(open), 0), sizeof(open));
 	}
+	return fd;
+}
+
+static void
+streams_left_behind_end_in_shares(void **state)
+{
+	(void)state;
+	struct scene scene;
+	begin(&scene, "tcp", "127.0.0.1:0");
+	int fd = open_streams(scene.ops->listener_address(scene.listener));
+	count_await(&here.opened, FLOOD);
+	call(scene.ops, scene.conns[0], "hold");
+	count_await(&here.held, 1);
+	close(fd);
+	for (int i = 0; i < FLOOD; i++)
+		call(scene.ops, scene.conns[1], "b");
+	await_written(&scene);
+	count_up(&here.go);
+	count_await(&here.replies, 2 + 1 + FLOOD);
+	int64_t deadline = svc_deadline(WAIT_MS);
+	while (atomic_load(&here.n) < 2 + 2 * FLOOD)
+		assert_true(svc_remaining(deadline) > 0);
+	check_shares();
+	end(&scene);
 }
 
 static void
@@ -220,6 +335,7 @@ main(void)
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(floods_over_tcp),
 	    cmocka_unit_test(floods_in_memory),
+	    cmocka_unit_test(streams_left_behind_end_in_shares),
 	};
 	return cmocka_run_group_tests_name("fair", tests, NULL, NULL);
 }

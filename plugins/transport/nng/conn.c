@@ -376,6 +376,15 @@ finish(struct conn *conn)
 	svc_mux_unref(&conn->mux); /* the loop's; whoever kicked has one more */
 }
 
+/* Others come first. */
+static void
+yield_turn(struct conn *conn)
+{
+	svc_mux_ref(&conn->mux);
+	if (!svc_source_yield(&conn->source))
+		svc_mux_unref(&conn->mux);
+}
+
 /* False when the loop was lost. */
 static bool
 read_on_loop(struct conn *conn)
@@ -387,12 +396,9 @@ read_on_loop(struct conn *conn)
 	conn->running = false;
 	conn->paused = result == SVC_MUX_YIELD;
 	unlock(conn);
-	conn_flush(&conn->mux);        /* unless it waits it ends the pause */
-	if (result == SVC_MUX_SHARE) { /* others come first */
-		svc_mux_ref(&conn->mux);
-		if (!svc_source_yield(&conn->source))
-			svc_mux_unref(&conn->mux);
-	}
+	conn_flush(&conn->mux); /* unless it waits it ends the pause */
+	if (result == SVC_MUX_SHARE)
+		yield_turn(conn);
 	if (result == SVC_MUX_OK && !svc_mux_failed(&conn->mux))
 		receive(conn);
 	return true;
@@ -431,9 +437,13 @@ conn_ready(struct svc_source *source, unsigned events)
 	if (aborted && !conn->finished && !svc_mux_linger(&conn->mux))
 		svc_mux_fail(&conn->mux, SVC_E_CLOSED, "closed");
 	if (svc_mux_failed(&conn->mux)) {
-		if (svc_mux_close_streams(&conn->mux) == SVC_MUX_LOST)
+		svc_mux_result closed = svc_mux_close_streams(&conn->mux);
+		if (closed == SVC_MUX_LOST)
 			return;
-		finish(conn);
+		if (closed == SVC_MUX_SHARE)
+			yield_turn(conn);
+		else
+			finish(conn);
 	}
 	/* The last of these may free it. */
 	for (int kicks = conn->kicks; kicks > 0; kicks--) {

@@ -11,7 +11,12 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#define PAUSE_MS 100 /* when there are no descriptors left */
+/* When there are no descriptors left. */
+#define PAUSE_MS 100
+/* After one that is too many: nng closes it a little later, and takes the next
+ * before. */
+#define REFUSED_MS 10
+#define SAY_MS 60000 /* so often at most */
 
 struct listener {
 	struct nng *self;
@@ -26,14 +31,15 @@ struct listener {
 	struct address given;
 	char address[URL_MAX_LEN]; /* with the real port */
 	int64_t linger_until_ms;   /* atomic */
+	int64_t say_at_ms;         /* of whoever accepts */
 
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
 	struct conn *conns;
 	uint32_t n_conns;
-	bool paused;
-	bool closing; /* nothing is accepted any more */
-	bool closed;  /* and the loop is through with it */
+	int64_t pause_ms; /* to come; 0: none */
+	bool closing;     /* nothing is accepted any more */
+	bool closed;      /* and the loop is through with it */
 };
 
 static void
@@ -53,8 +59,8 @@ log_full(const struct listener *listener)
 {
 	static struct svc_log_limit limit;
 	svc_log_limited(&limit, SVC_LOG_WARN, "nng.full",
-	    "%s has %u connections, which is its limit (--max_connections): "
-	    "further ones are closed",
+	    "%s has %u connections, which is its limit "
+	    "(--max_connections, ulimit -n): further ones are closed",
 	    listener->address, listener->self->config.limits.max_connections);
 }
 
@@ -114,12 +120,13 @@ listener_forget(struct listener *listener, struct conn *conn)
 	discount_conn(listener);
 }
 
-static void
+/* False when it is one too many. */
+static bool
 take_stream(struct listener *listener, nng_stream *stream)
 {
 	if (!count_conn(listener)) {
 		nng_stream_free(stream);
-		return;
+		return false;
 	}
 	/* A peer on a unix socket has no address: it is named by ours. */
 	nng_sockaddr from = {0};
@@ -131,11 +138,22 @@ take_stream(struct listener *listener, nng_stream *stream)
 		listener->accept, listener->arg,
 		peer[0] != 0 ? peer : listener->address, &conn) != SVC_OK) {
 		discount_conn(listener);
-		return;
+		return true;
 	}
 	if (!add_conn(listener, conn))
 		conn_abort(conn);
 	conn_start(conn);
+	return true;
+}
+
+/* Accepts again later. */
+static void
+pause_for(struct listener *listener, int64_t pause_ms)
+{
+	lock(listener);
+	listener->pause_ms = pause_ms;
+	unlock(listener);
+	svc_source_kick(&listener->source);
 }
 
 static void
@@ -146,16 +164,21 @@ accepted(void *arg)
 	if (rv == NNG_ECLOSED || rv == NNG_ECANCELED)
 		return;
 	if (rv == 0) {
-		take_stream(listener, nng_aio_get_output(listener->aio, 0));
-		nng_stream_listener_accept(listener->listener, listener->aio);
+		if (take_stream(listener, nng_aio_get_output(listener->aio, 0)))
+			nng_stream_listener_accept(
+			    listener->listener, listener->aio);
+		else
+			pause_for(listener, REFUSED_MS);
 		return;
 	}
-	svc_log(SVC_LOG_WARN, "nng.accept", "cannot accept on %s: %s",
-	    listener->address, nng_strerror(rv));
-	lock(listener);
-	listener->paused = true;
-	unlock(listener);
-	svc_source_kick(&listener->source);
+	if (svc_now_ms() >= listener->say_at_ms) {
+		listener->say_at_ms = svc_deadline(SAY_MS);
+		svc_log(SVC_LOG_WARN, "nng.accept",
+		    "cannot accept on %s, where connections wait until it can: "
+		    "%s",
+		    listener->address, nng_strerror(rv));
+	}
+	pause_for(listener, PAUSE_MS);
 }
 
 static void
@@ -166,13 +189,13 @@ listener_ready(struct svc_source *source, unsigned events)
 					offsetof(struct listener, source));
 	(void)events;
 	lock(listener);
-	bool paused = listener->paused && !listener->closing;
 	bool closing = listener->closing;
-	listener->paused = false;
+	int64_t pause_ms = closing ? 0 : listener->pause_ms;
+	listener->pause_ms = 0;
 	unlock(listener);
-	if (paused)
+	if (pause_ms > 0)
 		svc_timer_start(
-		    listener->loop, &listener->pause, svc_deadline(PAUSE_MS));
+		    listener->loop, &listener->pause, svc_deadline(pause_ms));
 	if (!closing)
 		return;
 	svc_timer_stop(listener->loop, &listener->pause);

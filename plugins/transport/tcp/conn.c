@@ -446,8 +446,12 @@ static void
 after_reading(struct conn *conn, bool run, bool waits)
 {
 	bool failed = svc_mux_failed(&conn->mux);
-	if (failed && svc_mux_close_streams(&conn->mux) == SVC_MUX_LOST)
+	svc_mux_result closed =
+	    failed ? svc_mux_close_streams(&conn->mux) : SVC_MUX_OK;
+	if (closed == SVC_MUX_LOST)
 		return;
+	if (failed)
+		conn->shares = closed == SVC_MUX_SHARE;
 	bool again = false;
 	lock(conn);
 	if (run && conn->reader == READER_RUNNING)
@@ -466,10 +470,10 @@ after_reading(struct conn *conn, bool run, bool waits)
 		conn_kick(conn);
 	if (conn->shares && !waits) {
 		svc_mux_ref(&conn->mux);
-		if (failed || !svc_source_yield(&conn->source))
+		if (!svc_source_yield(&conn->source))
 			svc_mux_unref(&conn->mux);
 	}
-	if (failed)
+	if (failed && closed == SVC_MUX_OK)
 		finish(conn);
 	if (kicked)
 		svc_mux_unref(&conn->mux);

@@ -13,7 +13,9 @@
 #include <unistd.h>
 
 #define ACCEPT_BATCH 64
-#define PAUSE_MS 100 /* when there are no descriptors left */
+/* When there are no descriptors left. */
+#define PAUSE_MS 100
+#define SAY_MS 60000 /* so often at most */
 
 struct listener {
 	struct tcp *tcp;
@@ -25,6 +27,7 @@ struct listener {
 	void *arg;
 	char address[80];
 	int64_t linger_until_ms; /* atomic */
+	int64_t say_at_ms;       /* of the loop */
 
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
@@ -79,8 +82,8 @@ log_full(const struct listener *listener)
 {
 	static struct svc_log_limit limit;
 	svc_log_limited(&limit, SVC_LOG_WARN, "tcp.full",
-	    "%s has %u connections, which is its limit (--max_connections): "
-	    "further ones are closed",
+	    "%s has %u connections, which is its limit "
+	    "(--max_connections, ulimit -n): further ones are closed",
 	    listener->address, listener->tcp->config.limits.max_connections);
 }
 
@@ -123,6 +126,22 @@ take_socket(
 	conn_start(conn);
 }
 
+/* Those who come wait with the system until there are descriptors again. */
+static void
+wait_for_descriptors(struct listener *listener, int sys)
+{
+	if (svc_now_ms() >= listener->say_at_ms) {
+		listener->say_at_ms = svc_deadline(SAY_MS);
+		svc_log(SVC_LOG_WARN, "tcp.accept",
+		    "cannot accept on %s, where connections wait until it can: "
+		    "%s",
+		    listener->address, strerror(sys));
+	}
+	svc_source_interest(&listener->source, 0);
+	svc_timer_start(
+	    listener->loop, &listener->pause, svc_deadline(PAUSE_MS));
+}
+
 static void
 listener_ready(struct svc_source *source, unsigned events)
 {
@@ -140,14 +159,8 @@ listener_ready(struct svc_source *source, unsigned events)
 		if (errno == EINTR || errno == ECONNABORTED)
 			continue;
 		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
-		    errno == ENOMEM) {
-			svc_log(SVC_LOG_WARN, "tcp.accept",
-			    "cannot accept on %s: %s", listener->address,
-			    strerror(errno));
-			svc_source_interest(source, 0);
-			svc_timer_start(listener->loop, &listener->pause,
-			    svc_deadline(PAUSE_MS));
-		}
+		    errno == ENOMEM)
+			wait_for_descriptors(listener, errno);
 		return;
 	}
 }

@@ -89,6 +89,7 @@ struct svc_mux {
 	uint64_t queued, sent; /* bytes */
 	struct svc_mux_stream **buckets;
 	uint32_t n_buckets, n_streams;
+	uint32_t secret; /* of a server, whose peer chooses the numbers */
 	uint32_t n_held; /* atomic: streams that exist, also those that have
 			  * ended; together they have one reference */
 	struct svc_mux_stream *spare; /* to be used again */
@@ -181,7 +182,8 @@ SVC_API void svc_mux_attach(struct svc_mux *mux);
 /** On the loop, when it is done with the connection: nothing of the mux runs
  * there any more but tasks that hold a reference. */
 SVC_API void svc_mux_detach(struct svc_mux *mux);
-/** Default limits in place of zeros. */
+/** Default limits in place of zeros, and not more connections than the process
+ * has descriptors for. */
 SVC_API struct svc_transport_limits svc_transport_limits_fill(
     const struct svc_transport_limits *limits);
 
@@ -226,7 +228,8 @@ SVC_API void svc_mux_fail(struct svc_mux *mux, svc_err code, const char *text);
 SVC_API void svc_mux_unheard(struct svc_mux *mux);
 SVC_API bool svc_mux_failed(struct svc_mux *mux);
 /** Tells every stream that the connection failed. On the loop's thread;
- * SVC_MUX_LOST as with input: the new owner calls it again. */
+ * SVC_MUX_LOST as with input: the new owner calls it again. SVC_MUX_SHARE, on a
+ * loop: there are more, and others come first. */
 SVC_API svc_mux_result svc_mux_close_streams(struct svc_mux *mux);
 /** Refuse new streams and tell the peer. */
 SVC_API void svc_mux_drain(struct svc_mux *mux);
