@@ -278,14 +278,7 @@ assert_refused(const struct tls_got *got, const char *why)
 /* --------------------------------------------------------------------- log */
 
 static pthread_mutex_t log_mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t log_changed;
 static char logged[16384];
-
-void
-tls_log_init(void)
-{
-	svc_cond_init(&log_changed);
-}
 
 void
 tls_keep_log(const struct svc_log_line *line, void *arg)
@@ -299,7 +292,6 @@ tls_keep_log(const struct svc_log_line *line, void *arg)
 	}
 	snprintf(logged + len, sizeof(logged) - len, "%s: %s\n", line->id,
 	    line->text);
-	pthread_cond_broadcast(&log_changed);
 	pthread_mutex_unlock(&log_mutex);
 }
 
@@ -312,22 +304,24 @@ tls_was_logged(const char *what)
 	return found;
 }
 
-bool
-tls_comes_to_be_logged(const char *what)
-{
-	int64_t deadline = svc_deadline(WAIT_MS);
-	svc_err rc = SVC_OK;
-	pthread_mutex_lock(&log_mutex);
-	while (strstr(logged, what) == NULL && rc == SVC_OK)
-		rc = svc_cond_wait(&log_changed, &log_mutex, deadline);
-	pthread_mutex_unlock(&log_mutex);
-	return rc == SVC_OK;
-}
-
 void
 tls_clear_log(void)
 {
 	pthread_mutex_lock(&log_mutex);
 	logged[0] = 0;
 	pthread_mutex_unlock(&log_mutex);
+}
+
+void
+tls_call_refused(struct tls_end *client, struct tls_end *server,
+    const char *why, const char *log)
+{
+	int64_t deadline = svc_deadline(WAIT_MS);
+	do {
+		struct tls_got got = tls_call(client, server);
+		assert_refused(&got, why);
+		assert_true(got.not_run);
+		if (svc_remaining(deadline) == 0)
+			fail_msg("\"%s\" was not logged", log);
+	} while (!tls_was_logged(log));
 }

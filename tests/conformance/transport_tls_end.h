@@ -78,15 +78,20 @@ void assert_answered(const struct tls_got *got);
 /* With `why` in the text, unless that is NULL. */
 void assert_refused(const struct tls_got *got, const char *why);
 
+/* Calls until the server has logged the refusal, too: of so many lines a second
+ * it leaves some out. */
+void tls_call_refused(struct tls_end *client, struct tls_end *server,
+    const char *why, const char *log);
+
 /* A sink of the log that keeps the newest lines, as "id: text". */
 void tls_keep_log(const struct svc_log_line *line, void *arg);
-void tls_log_init(void);
 void tls_clear_log(void);
 bool tls_was_logged(const char *what);
-bool tls_comes_to_be_logged(const char *what); /* before long */
 
 /* How handshakes that are not finished, or many at once, are borne; a group of
  * the suite. */
 int svc_conformance_tls_handshake(const char *title);
+/* What certificates and keys may be; another. */
+int svc_conformance_tls_chain(const char *title);
 
 #endif
