@@ -16,7 +16,7 @@
 static int
 connect_raw(struct tls_end *server)
 {
-	const char *address = server->ops->listener_address(server->listener);
+	const char *address = tls_end_address(server);
 	const char *host = strstr(address, "127.0.0.1:");
 	assert_non_null(host);
 	struct sockaddr_in in = {.sin_family = AF_INET,
@@ -47,36 +47,35 @@ half_handshakes_harm_nobody(void **state)
 	};
 	enum { MANY = 90 };
 	int fds[MANY];
-	struct tls_end server, client;
+	struct tls_end *server, *client;
 	struct svc_tls_config tls = tls_of("server", "ca");
-	tls_end_serve(&server, &tls);
+	server = tls_end_serve(&tls);
 	tls = tls_of("client", "ca");
-	tls_end_start(&client, &tls);
-	void *conn =
-	    tls_dial(&client, server.ops->listener_address(server.listener));
-	struct tls_got got = tls_call_on(&client, conn);
+	client = tls_end_start(&tls);
+	void *conn = tls_dial(client, tls_end_address(server), NULL);
+	struct tls_got got = tls_call_on(client, conn);
 	assert_answered(&got);
 	for (int i = 0; i < MANY; i++) {
 		const char *text =
 		    said[(size_t)i % (sizeof(said) / sizeof(said[0]))];
-		fds[i] = connect_raw(&server);
+		fds[i] = connect_raw(server);
 		send(fds[i], text, strlen(text), MSG_NOSIGNAL);
 		if (i % 10 == 0) {
-			got = tls_call_on(&client, conn);
+			got = tls_call_on(client, conn);
 			assert_answered(&got);
 		}
 	}
-	got = tls_call(&client, &server);
+	got = tls_call(client, server);
 	assert_answered(&got);
-	got = tls_call_on(&client, conn);
+	got = tls_call_on(client, conn);
 	assert_answered(&got);
 	for (int i = 0; i < MANY; i++)
 		close(fds[i]);
-	got = tls_call_on(&client, conn);
+	got = tls_call_on(client, conn);
 	assert_answered(&got);
-	client.ops->conn_destroy(conn);
-	tls_end_stop(&client);
-	tls_end_stop(&server);
+	tls_hang_up(client, conn);
+	tls_end_stop(client);
+	tls_end_stop(server);
 }
 
 static bool
@@ -98,21 +97,21 @@ is_closed(int fd)
 static bool
 drops_who_does_not_finish(int64_t within_ms)
 {
-	struct tls_end server, client;
+	struct tls_end *server, *client;
 	struct svc_tls_config tls = tls_of("server", "ca");
 	tls_suite.handshake_ms = within_ms;
-	tls_end_serve(&server, &tls);
+	server = tls_end_serve(&tls);
 	tls_suite.handshake_ms = 0;
-	int silent = connect_raw(&server), half = connect_raw(&server);
+	int silent = connect_raw(server), half = connect_raw(server);
 	assert_int_equal(
 	    send(half, "\x16\x03\x01\x02\x00\x01", 6, MSG_NOSIGNAL), 6);
 	assert_true(is_closed(silent));
 	assert_true(is_closed(half));
 	tls = tls_of("client", "ca");
-	tls_end_start(&client, &tls);
-	struct tls_got got = tls_call(&client, &server);
-	tls_end_stop(&client);
-	tls_end_stop(&server);
+	client = tls_end_start(&tls);
+	struct tls_got got = tls_call(client, server);
+	tls_end_stop(client);
+	tls_end_stop(server);
 	return got.answered;
 }
 
@@ -133,27 +132,27 @@ a_rush_of_handshakes_is_served(void **state)
 	(void)state;
 	enum { MANY = 64 };
 	void *conns[MANY];
-	struct tls_end server, client;
+	struct tls_end *server, *client;
 	struct svc_tls_config tls = tls_of("server", "ca");
-	tls_end_serve(&server, &tls);
+	server = tls_end_serve(&tls);
 	tls = tls_of("client", "ca");
-	tls_end_start(&client, &tls);
-	const char *address = server.ops->listener_address(server.listener);
-	void *kept = tls_dial(&client, address);
-	struct tls_got got = tls_call_on(&client, kept);
+	client = tls_end_start(&tls);
+	const char *address = tls_end_address(server);
+	void *kept = tls_dial(client, address, NULL);
+	struct tls_got got = tls_call_on(client, kept);
 	assert_answered(&got);
 	for (int i = 0; i < MANY; i++)
-		conns[i] = tls_dial(&client, address);
+		conns[i] = tls_dial(client, address, NULL);
 	for (int i = 0; i < MANY; i++) {
-		got = tls_call_on(&client, kept);
+		got = tls_call_on(client, kept);
 		assert_answered(&got);
-		got = tls_call_on(&client, conns[i]);
+		got = tls_call_on(client, conns[i]);
 		assert_answered(&got);
-		client.ops->conn_destroy(conns[i]);
+		tls_hang_up(client, conns[i]);
 	}
-	client.ops->conn_destroy(kept);
-	tls_end_stop(&client);
-	tls_end_stop(&server);
+	tls_hang_up(client, kept);
+	tls_end_stop(client);
+	tls_end_stop(server);
 }
 
 static void
@@ -161,22 +160,21 @@ a_server_that_closes_ends_its_connections(void **state)
 {
 	(void)state;
 	for (int round = 0; round < 20; round++) {
-		struct tls_end server, client;
+		struct tls_end *server, *client;
 		struct svc_tls_config tls = tls_of("server", "ca");
-		tls_end_serve(&server, &tls);
+		server = tls_end_serve(&tls);
 		tls = tls_of("client", "ca");
-		tls_end_start(&client, &tls);
-		void *conn = tls_dial(
-		    &client, server.ops->listener_address(server.listener));
-		struct tls_got got = tls_call_on(&client, conn);
+		client = tls_end_start(&tls);
+		void *conn = tls_dial(client, tls_end_address(server), NULL);
+		struct tls_got got = tls_call_on(client, conn);
 		assert_answered(&got);
-		server.ops->listener_destroy(server.listener);
-		server.listener = NULL;
-		got = tls_call_on(&client, conn);
+		server->ops->listener_destroy(server->listener);
+		server->listener = NULL;
+		got = tls_call_on(client, conn);
 		assert_refused(&got, NULL);
-		client.ops->conn_destroy(conn);
-		tls_end_stop(&client);
-		tls_end_stop(&server);
+		tls_hang_up(client, conn);
+		tls_end_stop(client);
+		tls_end_stop(server);
 	}
 }
 
@@ -184,10 +182,10 @@ int
 svc_conformance_tls_handshake(const char *title)
 {
 	static const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(half_handshakes_harm_nobody),
-	    cmocka_unit_test(who_does_not_finish_a_handshake_is_dropped),
-	    cmocka_unit_test(a_rush_of_handshakes_is_served),
-	    cmocka_unit_test(a_server_that_closes_ends_its_connections),
+	    tls_test(half_handshakes_harm_nobody),
+	    tls_test(who_does_not_finish_a_handshake_is_dropped),
+	    tls_test(a_rush_of_handshakes_is_served),
+	    tls_test(a_server_that_closes_ends_its_connections),
 	};
 	return cmocka_run_group_tests_name(title, tests, NULL, NULL);
 }

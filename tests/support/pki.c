@@ -54,6 +54,18 @@ save(const char *path, X509 *certificate, EVP_PKEY *key)
 	return good && rename(fresh, path) == 0;
 }
 
+static EVP_PKEY *
+load_key(const struct test_pki *pki, const char *name)
+{
+	EVP_PKEY *key = NULL;
+	FILE *file = fopen(test_pki_path(pki, name, "key"), "r");
+	if (file == NULL)
+		return NULL;
+	key = PEM_read_PrivateKey(file, NULL, NULL, NULL);
+	fclose(file);
+	return key;
+}
+
 static bool
 load(const struct test_pki *pki, const char *name, X509 **ret_certificate,
     EVP_PKEY **ret_key)
@@ -63,11 +75,7 @@ load(const struct test_pki *pki, const char *name, X509 **ret_certificate,
 		*ret_certificate = PEM_read_X509(file, NULL, NULL, NULL);
 		fclose(file);
 	}
-	file = fopen(test_pki_path(pki, name, "key"), "r");
-	if (file != NULL) {
-		*ret_key = PEM_read_PrivateKey(file, NULL, NULL, NULL);
-		fclose(file);
-	}
+	*ret_key = load_key(pki, name);
 	return *ret_certificate != NULL && *ret_key != NULL;
 }
 
@@ -101,13 +109,32 @@ fill(X509 *made, EVP_PKEY *key, X509 *issuer, EVP_PKEY *issuer_key,
 	if (from->san != NULL)
 		good = good && add_extension(made, issuer, NID_subject_alt_name,
 				   from->san);
-	return good && X509_sign(made, issuer_key, EVP_sha256()) > 0;
+	if (from->usage != NULL)
+		good = good && add_extension(made, issuer, NID_ext_key_usage,
+				   from->usage);
+	/* Ed25519 has a digest of its own. */
+	bool is_plain = EVP_PKEY_get_id(issuer_key) == EVP_PKEY_ED25519;
+	return good &&
+	       X509_sign(made, issuer_key, is_plain ? NULL : EVP_sha256()) > 0;
+}
+
+static EVP_PKEY *
+make_key(const struct test_pki *pki, const struct test_certificate *from)
+{
+	const char *kind = from->key != NULL ? from->key : "P-256";
+	if (from->key_of != NULL)
+		return load_key(pki, from->key_of);
+	if (strcmp(kind, "RSA") == 0)
+		return EVP_PKEY_Q_keygen(NULL, NULL, "RSA", (size_t)2048);
+	if (strcmp(kind, "ED25519") == 0)
+		return EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
+	return EVP_PKEY_Q_keygen(NULL, NULL, "EC", kind);
 }
 
 bool
 test_pki_issue(struct test_pki *pki, const struct test_certificate *certificate)
 {
-	EVP_PKEY *key = EVP_EC_gen("P-256");
+	EVP_PKEY *key = make_key(pki, certificate);
 	EVP_PKEY *issuer_key = NULL;
 	X509 *made = X509_new(), *issuer = NULL;
 	bool own = certificate->issuer == NULL;
@@ -143,6 +170,61 @@ test_pki_copy(const struct test_pki *pki, const char *other, const char *name)
 		    save(test_pki_path(pki, name, "pem"), certificate, NULL);
 	X509_free(certificate);
 	return good;
+}
+
+static void
+write_part(FILE *from, FILE *to, bool foreign)
+{
+	int c;
+	if (foreign)
+		fputs("subject=/CN=a comment\r\n\r\n", to);
+	while ((c = getc(from)) != EOF) {
+		if (c == '\n' && foreign)
+			putc('\r', to);
+		putc(c, to);
+	}
+}
+
+bool
+test_pki_join(const struct test_pki *pki, const char *file,
+    const char *const *parts, size_t n, bool foreign)
+{
+	char path[176], fresh[184];
+	snprintf(path, sizeof(path), "%s/%s", pki->dir, file);
+	snprintf(fresh, sizeof(fresh), "%s.new", path);
+	FILE *to = fopen(fresh, "w");
+	bool good = to != NULL;
+	for (size_t i = 0; i < n && good; i++) {
+		char part[176];
+		snprintf(part, sizeof(part), "%s/%s", pki->dir, parts[i]);
+		FILE *from = fopen(part, "r");
+		good = from != NULL;
+		if (good) {
+			write_part(from, to, foreign);
+			fclose(from);
+		}
+	}
+	good = to != NULL && fclose(to) == 0 && good;
+	return good && rename(fresh, path) == 0;
+}
+
+bool
+test_pki_lock(const struct test_pki *pki, const char *name, const char *locked,
+    bool formerly)
+{
+	unsigned char word[] = "word";
+	EVP_PKEY *key = load_key(pki, name);
+	BIO *file = BIO_new_file(test_pki_path(pki, locked, "key"), "w");
+	int done = 0;
+	if (key != NULL && file != NULL && formerly)
+		done = PEM_write_bio_PrivateKey_traditional(
+		    file, key, EVP_aes_128_cbc(), word, 4, NULL, NULL);
+	else if (key != NULL && file != NULL)
+		done = PEM_write_bio_PKCS8PrivateKey(
+		    file, key, EVP_aes_128_cbc(), (char *)word, 4, NULL, NULL);
+	EVP_PKEY_free(key);
+	BIO_free(file);
+	return done == 1;
 }
 
 bool

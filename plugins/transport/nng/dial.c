@@ -20,6 +20,7 @@ struct route {
 	struct addrinfo *found;     /* NULL: it is no name, or not looked up */
 	struct sockaddr_storage to; /* of family 0: what nng finds */
 	bool given_up;              /* atomic */
+	bool by_number;             /* that is how a websocket is asked for */
 };
 
 static void
@@ -50,18 +51,35 @@ write_url(const struct route *route, char *out, size_t size)
 		    host, v6 ? "]" : "", port, given + strcspn(given, "/?#"));
 }
 
-/* Whoever serves a websocket goes by the name that was asked for. */
+/* Whoever serves a websocket goes by the host that was asked for. */
 static int
 set_host(nng_stream_dialer *dialer, const struct route *route)
 {
-	const char *given = strstr(route->address.url, "://") + 3;
-	char header[URL_MAX_LEN + sizeof("Host: \r\n")];
+	char number[NI_MAXHOST + URL_MAX_LEN];
+	const char *url = route->address.url;
+	char header[sizeof(number) + sizeof("Host: \r\n")];
 	if (!route->address.layered)
 		return 0;
+	if (route->by_number) {
+		write_url(route, number, sizeof(number));
+		url = number;
+	}
+	url = strstr(url, "://") + 3;
 	snprintf(header, sizeof(header), "Host: %.*s\r\n",
-	    (int)strcspn(given, "/?#"), given);
+	    (int)strcspn(url, "/?#"), url);
 	return nng_stream_dialer_set_string(
 	    dialer, NNG_OPT_WS_REQUEST_HEADERS, header);
+}
+
+/* A websocket that listens on a number is not served by any name of it. */
+static bool
+ask_by_number(struct conn *conn)
+{
+	struct route *route = conn->route;
+	if (route->by_number || route->to.ss_family == 0)
+		return false;
+	route->by_number = true;
+	return set_host(conn->dialer, route) == 0;
 }
 
 static int
@@ -131,10 +149,17 @@ dialed(void *arg)
 		/* nng gives a websocket's handshake 2 s, whatever was asked. */
 		nng_stream_dialer_dial(conn->dialer, conn->dial_aio);
 		return;
+	} else if (rv == NNG_EPERM && conn->layered && ask_by_number(conn)) {
+		nng_stream_dialer_dial(conn->dialer, conn->dial_aio);
+		return;
+	} else if (rv == NNG_EPERM && conn->layered) {
+		fail(conn,
+		    "it is served there by another name of the host: call it "
+		    "by the name or number that it listens on");
 	} else if (rv == NNG_ECONNREFUSED && conn->layered) {
 		fail(conn,
 		    "refused, by the system or because no websocket is served "
-		    "there at this path and by this name of the host");
+		    "there at this path");
 	} else {
 		fail(conn, nng_strerror(rv));
 	}

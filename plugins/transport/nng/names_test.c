@@ -85,9 +85,8 @@ addresses_are_tried(const char *scheme, const char *path)
 		struct end end;
 		struct silent silent;
 		char address[80];
-		/* A websocket is served for the name it listens on. */
-		snprintf(address, sizeof(address), "%s%s:0%s", scheme,
-		    path[0] != 0 ? names[i].name : "127.0.0.3", path);
+		snprintf(
+		    address, sizeof(address), "%s127.0.0.3:0%s", scheme, path);
 		start(&end, "nng", NULL, address);
 		const char *port =
 		    strrchr(end.ops->listener_address(end.listener), ':') + 1;
@@ -117,6 +116,42 @@ the_next_is_tried_for_a_websocket(void **state)
 	addresses_are_tried("ws://", "/svc");
 }
 
+/* One that listens on a number is called by all names of it. One that listens
+ * on a name is not, for a caller cannot know that name. */
+static void
+a_websocket_goes_by_the_host_it_listens_on(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *listens, *calls;
+		bool good;
+	} cases[] = {
+	    {"localhost", "localhost", true},
+	    {"localhost", "LOCALHOST", true},
+	    {"127.0.0.1", "localhost", true},
+	    {"*", "localhost", true},
+	    {"*", "127.0.0.1", true},
+	    {"localhost", "127.0.0.1", false},
+	    {"first.refuses", "127.0.0.3", false},
+	};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct end end;
+		char address[80];
+		snprintf(address, sizeof(address), "ws://%s:0/svc",
+		    cases[i].listens);
+		start(&end, "nng", NULL, address);
+		const char *listens = end.ops->listener_address(end.listener);
+		snprintf(address, sizeof(address), "ws://%s%.20s",
+		    cases[i].calls, strrchr(listens, ':'));
+		struct got got = call_at(&end, address);
+		if (cases[i].good != (got.code == SVC_OK) ||
+		    (!cases[i].good &&
+			strstr(got.text, "by another name") == NULL))
+			fail_msg("%s: %s", address, got.text);
+		stop(&end);
+	}
+}
+
 static void
 it_is_said_why_none_answers(void **state)
 {
@@ -144,6 +179,7 @@ main(void)
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(the_next_is_tried_when_one_does_not_answer),
 	    cmocka_unit_test(the_next_is_tried_for_a_websocket),
+	    cmocka_unit_test(a_websocket_goes_by_the_host_it_listens_on),
 	    cmocka_unit_test(it_is_said_why_none_answers),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,6 +9,11 @@
  * To free such a listener is to wait until the replies to its handshakes are
  * out, and of one that fails while the listener waits nng 1.5 does not tell it.
  * So that is waited for on a thread of its own, and not for ever.
+ *
+ * nng finds a listener by the host that a request names, unless it listens on
+ * every address, and that cannot be turned off. Where it finds none it answers
+ * as if the path were wrong; so a handler for every other host tells the two
+ * apart.
  */
 #include "nng_private.h"
 
@@ -24,6 +29,42 @@ struct ending {
 	pthread_cond_t changed;
 	bool freed, left; /* by the one who waits */
 };
+
+/* A request for a host that is not the listener's. */
+static void
+refuse_host(nng_aio *aio)
+{
+	static const char text[] =
+	    "This service is called by another name: by the name or number of "
+	    "the host that it listens on, in the header Host.\n";
+	nng_http_res *answer = NULL;
+	int rv = nng_http_res_alloc(&answer);
+	if (rv == 0)
+		rv = nng_http_res_set_status(answer, NNG_HTTP_STATUS_FORBIDDEN);
+	if (rv == 0)
+		rv = nng_http_res_set_header(
+		    answer, "Content-Type", "text/plain");
+	if (rv == 0)
+		rv = nng_http_res_copy_data(answer, text, sizeof(text) - 1);
+	if (rv == 0)
+		nng_aio_set_output(aio, 0, answer);
+	else
+		nng_http_res_free(answer);
+	nng_aio_finish(aio, rv);
+}
+
+/* The server keeps it. Without it the answer is less to the point. */
+static void
+add_refusal(nng_http_server *server, const nng_url *url)
+{
+	nng_http_handler *handler;
+	if (nng_http_handler_alloc(&handler, url->u_path, refuse_host) != 0)
+		return;
+	/* It is there, when another listener shares the server; or there are no
+	 * other hosts, when this one listens on every address. */
+	if (nng_http_server_add_handler(server, handler) != 0)
+		nng_http_handler_free(handler);
+}
 
 nng_http_server *
 websocket_server(nng_stream_listener *listener, const char *given)
@@ -43,11 +84,13 @@ websocket_server(nng_stream_listener *listener, const char *given)
 	real.u_port = port;
 	if (nng_http_server_hold(&server, &real) != 0)
 		server = NULL;
-	nng_url_free(url);
 	if (server != NULL && nng_http_server_start(server) != 0) {
 		nng_http_server_release(server);
 		server = NULL;
 	}
+	if (server != NULL)
+		add_refusal(server, url);
+	nng_url_free(url);
 	return server;
 }
 

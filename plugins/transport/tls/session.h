@@ -44,8 +44,10 @@ struct tls {
 	bool direct, last; /* a record goes to the socket; no other follows */
 	char *identity;
 	char peer[80];
-	char host[256]; /* that was dialled, or the name asked for */
-	char text[248]; /* why it failed */
+	char host[256];  /* that was dialled, or the name asked for */
+	char issuer[80]; /* what is wrong with the peer's certificate is its
+			  * issuer, or that of its issuer; "": it is not */
+	char text[248];  /* why it failed */
 };
 
 /* In turn: without the gate a thread that writes without a pause would have the
@@ -66,6 +68,8 @@ leave(struct tls *tls)
 
 /* Why it failed, for tls_reason. */
 void SVC_PRINTF(2, 3) session_say(struct tls *tls, const char *format, ...);
+/* OpenSSL's callback for each certificate that is looked at. */
+int session_verify(int good, X509_STORE_CTX *store);
 /* With the mutex: after OpenSSL gave up. */
 void session_explain(struct tls *tls);
 

@@ -332,6 +332,7 @@ start(struct tls *tls)
 	BIO_set_data(bio, tls);
 	BIO_set_init(bio, 1);
 	SSL_set_bio(tls->ssl, bio, bio);
+	SSL_set_app_data(tls->ssl, tls);
 	SSL_set_msg_callback(tls->ssl, watch_records);
 	SSL_set_msg_callback_arg(tls->ssl, tls);
 	if (tls->server) {
@@ -340,11 +341,11 @@ start(struct tls *tls)
 			mode = SSL_VERIFY_PEER;
 		if (config->ca == NULL)
 			mode = SSL_VERIFY_NONE;
-		SSL_set_verify(tls->ssl, mode, NULL);
+		SSL_set_verify(tls->ssl, mode, session_verify);
 		SSL_set_accept_state(tls->ssl);
 		return true;
 	}
-	SSL_set_verify(tls->ssl, SSL_VERIFY_PEER, NULL);
+	SSL_set_verify(tls->ssl, SSL_VERIFY_PEER, session_verify);
 	SSL_set_connect_state(tls->ssl);
 	unsigned char ip[16];
 	char plain[INET6_ADDRSTRLEN];

@@ -9,6 +9,7 @@
 #include "tls.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
@@ -87,9 +88,13 @@ check_file(
     const char *path, const char *what, const char *flag, struct svc_error *err)
 {
 	struct stat st;
-	int sys = access(path, R_OK) != 0 ? errno : 0;
-	if (sys == 0 && stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+	/* Other than access() this asks with the rights that count. */
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	int sys = fd < 0 ? errno : 0;
+	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISDIR(st.st_mode))
 		sys = EISDIR;
+	if (fd >= 0)
+		close(fd);
 	if (sys == 0)
 		return SVC_OK;
 	return svc_error_set(err, SVC_E_INVAL, "%s \"%s\" (%s): %s", what, path,
@@ -149,6 +154,9 @@ load_ca(SSL_CTX *context, const struct svc_tls_config *config,
 		    config->ca, first_reason());
 	/* Sent to clients, so that they can tell which one to show. */
 	SSL_CTX_set_client_CA_list(context, names);
+	/* Whoever is in the file is trusted, also without its own issuer. */
+	X509_VERIFY_PARAM_set_flags(
+	    SSL_CTX_get0_param(context), X509_V_FLAG_PARTIAL_CHAIN);
 	return SVC_OK;
 }
 
@@ -193,8 +201,11 @@ load(const struct svc_tls_config *config, SSL_CTX **ret_context,
 		return svc_error_set(err, SVC_E_NOMEM,
 		    "cannot start OpenSSL: %s", first_reason());
 	SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
-	SSL_CTX_set_options(
-	    context, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
+	/* Nothing is resumed: what was trusted once would not be verified
+	 * again, and tickets are bytes that no client of ours uses. */
+	SSL_CTX_set_options(context,
+	    SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_TICKET);
+	SSL_CTX_set_num_tickets(context, 0);
 	SSL_CTX_set_mode(context, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
 				      SSL_MODE_ENABLE_PARTIAL_WRITE);
 	SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
@@ -288,8 +299,10 @@ refresh(struct tls_files *files)
 {
 	struct stamp now[N_STAMPS];
 	look(files->config, now);
-	if (same(now, files->stamps))
+	if (same(now, files->stamps)) {
+		memset(files->bad, 0, sizeof(files->bad));
 		return;
+	}
 	SSL_CTX *fresh = NULL;
 	struct svc_error err = {0};
 	if (load(files->config, &fresh, &err) != SVC_OK) {

@@ -47,6 +47,31 @@ explain_alert(struct tls *tls, int alert)
 	}
 }
 
+static bool
+is_missing(int verified)
+{
+	return verified == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT ||
+	       verified == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY;
+}
+
+int
+session_verify(int good, X509_STORE_CTX *store)
+{
+	const SSL *ssl = X509_STORE_CTX_get_ex_data(
+	    store, SSL_get_ex_data_X509_STORE_CTX_idx());
+	struct tls *tls = SSL_get_app_data(ssl);
+	X509 *at = X509_STORE_CTX_get_current_cert(store);
+	if (good || at == NULL)
+		return good;
+	const X509_NAME *who = X509_get_subject_name(at);
+	if (is_missing(X509_STORE_CTX_get_error(store)))
+		who = X509_get_issuer_name(at);
+	else if (X509_STORE_CTX_get_error_depth(store) == 0)
+		return good;
+	X509_NAME_oneline(who, tls->issuer, sizeof(tls->issuer));
+	return good;
+}
+
 static void
 explain_certificate(struct tls *tls, long verified)
 {
@@ -56,6 +81,14 @@ explain_certificate(struct tls *tls, long verified)
 		    "certificate of %s was refused: it is not for \"%s\" (see "
 		    "--tls_name)",
 		    tls->peer, tls->host);
+	else if (tls->issuer[0] != 0)
+		session_say(tls,
+		    "certificate of %s was refused: %s (%s \"%s\")", tls->peer,
+		    X509_verify_cert_error_string(verified),
+		    is_missing((int)verified)
+			? "not in --tls_ca, nor sent along:"
+			: "that of",
+		    tls->issuer);
 	else
 		session_say(tls, "certificate of %s was refused: %s", tls->peer,
 		    X509_verify_cert_error_string(verified));
