@@ -102,7 +102,9 @@ SVC_API svc_err svc_start(struct svc_service *service);
  * watchers see it, refuse new calls, finish running ones (up to
  * --drain_timeout), close. A second signal, half a second after the first or
  * later, ends it at once; one that comes sooner is ignored, even where svc_run
- * has returned by then. After that signals do again what they did before. */
+ * has returned by then. After that signals do again what they did before.
+ * Errors: of svc_start; SVC_E_PRECONDITION (it runs or has ended),
+ * SVC_E_EXHAUSTED (64 services of this process run) */
 SVC_API svc_err svc_run(struct svc_service *service);
 /** Ends svc_run. From any thread or a signal handler. */
 SVC_API void svc_stop(struct svc_service *service);
@@ -371,7 +373,8 @@ typedef svc_err (*svc_call_next)(const struct svc_outgoing *call, void *arg);
  * `next` of a svc_call (call->done is NULL) returns when the call has ended. Of
  * a svc_call_async it returns when the call has begun; the end is told to
  * call->done, which a wrapper may replace in its copy. svc_call_then spares it
- * the difference.
+ * the difference. A call with the given `done` begins once: a further `next`
+ * returns SVC_E_PRECONDITION, and what the wrapper returns then is not heard.
  */
 typedef svc_err (*svc_call_wrapper)(const struct svc_outgoing *call,
     svc_call_next next, void *next_arg, void *arg);
@@ -589,7 +592,8 @@ SVC_API const char *svc_event_header(
 
 /** Options: queue("workers"): each queue gets each event once. Before
  * svc_start it is remembered; after it, it takes effect at once.
- * Errors: SVC_E_INVAL (topic), SVC_E_NOMEM */
+ * Errors: SVC_E_INVAL (topic), SVC_E_PRECONDITION (it has ended), SVC_E_NOMEM
+ */
 #ifndef __cplusplus
 #define svc_subscribe(service, topic, fn, ...) \
 	SVC_SUBSCRIBE_ARG_(service, topic, fn, __VA_ARGS__, end())
