@@ -312,7 +312,7 @@ SVC_API svc_err svc_call_options(struct svc_client *client, const char *service,
  * live until it returns: after a failure `rsp` has only the headers of the
  * reply, if any; `detail` has code and text, SVC_OK and "" on success. The
  * bytes of a reply have a NUL behind them, as with svc_call. It may block, and
- * it may make calls of either kind.
+ * it may make calls of either kind; one that blocks holds one of --threads.
  */
 typedef void (*svc_done_cb)(svc_err err, const struct svc_message *rsp,
     const struct svc_error *detail, void *arg);
