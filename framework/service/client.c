@@ -308,10 +308,10 @@ svc_call_options(struct svc_client *client, const char *service,
 	err.sys = 0;
 	err.text[0] = '\0';
 	struct svc_message scratch = {0}, request = {0};
-	if (rsp != NULL)
-		*rsp = scratch;
 	if (req != NULL)
 		request = *req;
+	if (rsp != NULL) /* which may be `req` */
+		*rsp = scratch;
 	struct svc_outgoing out = {
 	    .service = service,
 	    .endpoint = endpoint,

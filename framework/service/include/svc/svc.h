@@ -279,8 +279,8 @@ typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
  * from now (at least 1, or SVC_FOREVER), else --client_request_timeout, for all
  * tries together. On SVC_OK `rsp` must be freed with svc_message_free, and its
  * data have a NUL behind them that `len` does not count; on failure it is
- * empty. `req` is borrowed for the call. `req` and `rsp` may be NULL. What the
- * handler failed with is what is returned; its text is in detail.
+ * empty. `req` is borrowed for the call. `req` and `rsp` may be NULL, or one.
+ * What the handler failed with is what is returned; its text is in detail.
  * reply_headers() names a struct svc_headers that is cleared and gets the
  * headers of the reply, those of a failure too (rsp->headers has them on
  * success). within(call) is for a handler: the call gets no more time than the
