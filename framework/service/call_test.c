@@ -97,6 +97,13 @@ a_call_is_answered(void **state)
 	    svc_call(client, "student", "Student.Echo", &req, NULL), SVC_OK);
 	svc_message_free(NULL);
 
+	/* One message may be both. */
+	rsp = req;
+	assert_int_equal(
+	    svc_call(client, "student", "Student.Echo", &rsp, &rsp), SVC_OK);
+	assert_string_equal(rsp.data, "bob");
+	svc_message_free(&rsp);
+
 	/* A service may call itself. */
 	assert_int_equal(
 	    svc_call(svc_client_of(s), "student", "Student.Echo", &req, &rsp),

@@ -117,12 +117,64 @@ lacks_data(const struct svc_outgoing *out)
 	return true;
 }
 
-/* Wrapped or with headers by options; see is_simple for the others. */
+/* What svc_call_then keeps of an asynchronous call: until its end was told, and
+ * until svc_call_then has returned. */
+struct then {
+	svc_call_ended end;
+	void *arg;
+	svc_done_cb done;
+	void *done_arg;
+	struct svc_error *detail; /* of the caller, by an option */
+	atomic_int holds;
+	atomic_bool begun;
+};
+
+static void then_done(svc_err code, const struct svc_message *rsp,
+    const struct svc_error *detail, void *arg);
+
+/* Those that wait for the end of this call, the innermost first. */
+static struct then *
+then_first(const struct svc_outgoing *out)
+{
+	return out->done == then_done ? out->done_arg : NULL;
+}
+
+static struct then *
+then_next(const struct then *then)
+{
+	return then->done == then_done ? then->done_arg : NULL;
+}
+
+static bool
+has_begun(const struct svc_outgoing *out)
+{
+	struct then *then = then_first(out);
+	while (then != NULL && !atomic_load(&then->begun))
+		then = then_next(then);
+	return then != NULL;
+}
+
+static void
+set_begun(const struct svc_outgoing *out, bool begun)
+{
+	for (struct then *at = then_first(out); at != NULL; at = then_next(at))
+		atomic_store(&at->begun, begun);
+}
+
+/* Wrapped or with headers by options; see is_simple for the others. A wrapper
+ * that comes a second time would have one end told twice. */
 static SVC_APART svc_err
 call_async(struct svc_client *client, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
 {
-	return svc_async_call(client->async, plan, out);
+	if (has_begun(out))
+		return svc_error_set(out->err, SVC_E_PRECONDITION,
+		    "the call has begun already, and its end is told once");
+	set_begun(out, true);
+	svc_err code = svc_async_call(client->async, plan, out);
+	if (code != SVC_OK)
+		set_begun(out, false);
+	return code;
 }
 
 static svc_err
@@ -175,6 +227,27 @@ run_wrap(const struct svc_outgoing *out, void *arg)
 	return run_wrapped(client, out);
 }
 
+static svc_err
+as_it_ended(svc_err code, const struct svc_message *rsp, struct svc_error *err,
+    void *arg)
+{
+	(void)rsp;
+	(void)err;
+	(void)arg;
+	return code;
+}
+
+/* Whatever wrappers do, the caller's `done` runs once or the call has failed
+ * to begin. */
+static svc_err
+start_wrapped(struct svc_client *client, const struct svc_outgoing *out)
+{
+	void *first = &client->links[0];
+	return out->done == NULL
+		   ? run_wrap(out, first)
+		   : svc_call_then(out, run_wrap, first, as_it_ended, NULL);
+}
+
 /* What no call can have never reaches a wrapper. `out` has
  * everything but the headers of the options. */
 static SVC_HOT svc_err
@@ -203,9 +276,10 @@ start(struct svc_client *client, struct svc_outgoing *out,
 	}
 	if (code == SVC_OK && plan->reply_headers != NULL)
 		svc_headers_clear(plan->reply_headers);
-	if (code == SVC_OK)
-		code = client->wraps->n == 0 ? go(client, plan, out)
-					     : run_wrap(out, &client->links[0]);
+	if (code == SVC_OK && client->wraps->n == 0)
+		code = go(client, plan, out);
+	else if (code == SVC_OK)
+		code = start_wrapped(client, out);
 	if (made != NULL)
 		svc_headers_destroy(made);
 	return code;
@@ -234,10 +308,10 @@ svc_call_options(struct svc_client *client, const char *service,
 	err.sys = 0;
 	err.text[0] = '\0';
 	struct svc_message scratch = {0}, request = {0};
-	if (rsp != NULL)
-		*rsp = scratch;
 	if (req != NULL)
 		request = *req;
+	if (rsp != NULL) /* which may be `req` */
+		*rsp = scratch;
 	struct svc_outgoing out = {
 	    .service = service,
 	    .endpoint = endpoint,
@@ -323,15 +397,6 @@ svc_call_async_options(struct svc_client *client, const char *service,
 	return code;
 }
 
-/* What svc_call_then keeps of an asynchronous call. */
-struct then {
-	svc_call_ended end;
-	void *arg;
-	svc_done_cb done;
-	void *done_arg;
-	struct svc_error *detail; /* of the caller, by an option */
-};
-
 /* As the caller is to have it. */
 static void
 then_tell(svc_err code, const struct svc_message *rsp, struct svc_error *err,
@@ -349,14 +414,45 @@ then_tell(svc_err code, const struct svc_message *rsp, struct svc_error *err,
 }
 
 static void
+then_drop(struct then *then)
+{
+	if (atomic_fetch_sub(&then->holds, 1) == 1)
+		svc_mem_free(then);
+}
+
+static void
 then_done(svc_err code, const struct svc_message *rsp,
     const struct svc_error *detail, void *arg)
 {
-	struct then then = *(struct then *)arg;
-	svc_mem_free(arg);
+	struct then *then = arg;
 	struct svc_error err = *detail;
-	code = then.end(code, rsp, &err, then.arg);
-	then_tell(code, rsp, &err, &then);
+	code = then->end(code, rsp, &err, then->arg);
+	then_tell(code, rsp, &err, then);
+	then_drop(then);
+}
+
+/* Of an asynchronous call. *ret_begun says that the end is told to `then`,
+ * whatever a wrapper further in has made of that. */
+static svc_err
+then_begin(const struct svc_outgoing *out, svc_call_next next, void *next_arg,
+    struct then *made, bool *ret_begun)
+{
+	struct then *then = svc_mem_alloc(sizeof(*then));
+	*ret_begun = false;
+	if (then == NULL)
+		return svc_error_set(out->err, SVC_E_NOMEM, "out of memory");
+	*then = *made;
+	atomic_init(&then->holds, 2);
+	atomic_init(&then->begun, false);
+	struct svc_outgoing chained = *out;
+	chained.done = then_done;
+	chained.done_arg = then;
+	svc_err code = next(&chained, next_arg);
+	*ret_begun = code == SVC_OK || atomic_load(&then->begun);
+	if (!*ret_begun)
+		then_drop(then);
+	then_drop(then);
+	return code;
 }
 
 svc_err
@@ -373,21 +469,16 @@ svc_call_then(const struct svc_outgoing *out, svc_call_next next,
 		return end(
 		    code, code == SVC_OK ? out->rsp : &none, out->err, arg);
 	}
-	struct then *then = svc_mem_alloc(sizeof(*then));
-	if (then == NULL) {
-		code = svc_error_set(out->err, SVC_E_NOMEM, "out of memory");
-	} else {
-		*then = (struct then){end, arg, out->done, out->done_arg,
-		    svc_call_plan_detail(out->options)};
-		struct svc_outgoing chained = *out;
-		chained.done = then_done;
-		chained.done_arg = then;
-		code = next(&chained, next_arg);
-	}
-	if (code == SVC_OK)
-		return code;
+	struct then made = {.end = end,
+	    .arg = arg,
+	    .done = out->done,
+	    .done_arg = out->done_arg,
+	    .detail = svc_call_plan_detail(out->options)};
+	bool begun;
+	code = then_begin(out, next, next_arg, &made, &begun);
+	if (begun)
+		return SVC_OK;
 	/* It did not begin, and so it has ended. */
-	svc_mem_free(then);
 	svc_err other = end(code, &none, out->err, arg);
 	return other != SVC_OK ? other : code;
 }

@@ -181,12 +181,37 @@ subscribe(struct svc_subscriber *subscriber, struct svc_error *err)
 svc_err
 svc_events_start(struct svc_service *service, struct svc_error *err)
 {
+	struct svc_events *events = &service->events;
 	svc_err code = connect(service, err);
-	/* Nobody else changes the list before the start has ended. */
-	for (struct svc_subscriber *at = service->events.subscribers;
-	     at != NULL && code == SVC_OK; at = at->next)
+	/* Handlers run already: who subscribes from here on does so itself, and
+	 * stands behind `end`. */
+	pthread_mutex_lock(&events->lock);
+	events->open = true;
+	struct svc_subscriber *at = events->subscribers, *end = at;
+	while (end != NULL && end->next != NULL)
+		end = end->next;
+	pthread_mutex_unlock(&events->lock);
+	while (at != NULL && code == SVC_OK) {
 		code = subscribe(at, err);
+		at = at != end ? at->next : NULL;
+	}
 	return code;
+}
+
+/* Into the list, if the start or who asks has subscribed it or will. */
+static bool
+remember(struct svc_subscriber *made, bool subscribed)
+{
+	struct svc_events *events = &made->service->events;
+	pthread_mutex_lock(&events->lock);
+	bool fits = subscribed || !events->open;
+	struct svc_subscriber **end = &events->subscribers;
+	while (*end != NULL)
+		end = &(*end)->next;
+	if (fits)
+		*end = made;
+	pthread_mutex_unlock(&events->lock);
+	return fits;
 }
 
 static svc_err
@@ -208,6 +233,9 @@ svc_subscribe_options(struct svc_service *service, const char *topic,
 {
 	if (service == NULL)
 		return SVC_E_NOMEM;
+	if (service->state == SVC_SERVICE_STOPPED)
+		return svc_service_fail(service, SVC_E_PRECONDITION,
+		    "the service has ended; make a new one");
 	struct svc_error err = {0};
 	const char *queue = "";
 	svc_err code = check_topic(topic, &err);
@@ -237,21 +265,18 @@ svc_subscribe_options(struct svc_service *service, const char *topic,
 	made->arg = arg;
 	code =
 	    made->topic != NULL && made->queue != NULL ? SVC_OK : SVC_E_NOMEM;
-	if (code == SVC_OK && service->state == SVC_SERVICE_STARTED)
+	bool kept = code == SVC_OK && remember(made, false);
+	if (code == SVC_OK && !kept) {
 		code = subscribe(made, &err);
-	if (code != SVC_OK) {
+		kept = code == SVC_OK && remember(made, true);
+	}
+	if (!kept) {
 		svc_mem_free(made->topic);
 		svc_mem_free(made->queue);
 		svc_mem_free(made);
 		return svc_service_fail(service, code, "%s",
 		    err.text[0] != '\0' ? err.text : svc_err_text(code));
 	}
-	pthread_mutex_lock(&service->events.lock);
-	struct svc_subscriber **end = &service->events.subscribers;
-	while (*end != NULL)
-		end = &(*end)->next;
-	*end = made;
-	pthread_mutex_unlock(&service->events.lock);
 	return SVC_OK;
 }
 

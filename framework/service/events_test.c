@@ -263,6 +263,63 @@ subscribers_stand_in_the_record(void **state)
 	svc_free(s);
 }
 
+/* A service may be called, and its handlers may subscribe, before svc_start has
+ * returned: here while it announces itself. */
+static struct svc_service *announcing;
+static struct heard early;
+
+static svc_err
+subscribe_meanwhile(void *self, const struct svc_record *record, int64_t ttl_ms,
+    struct svc_error *err)
+{
+	if (announcing != NULL)
+		assert_int_equal(
+		    svc_subscribe(announcing, "early", hear, &early), SVC_OK);
+	announcing = NULL;
+	return svc_registry_memory.announce(self, record, ttl_ms, err);
+}
+
+static void
+who_subscribes_during_the_start_hears(void **state)
+{
+	(void)state;
+	static struct svc_registry_ops ops;
+	if (ops.name == NULL) {
+		ops = svc_registry_memory;
+		ops.name = "meanwhile";
+		ops.announce = subscribe_meanwhile;
+		assert_int_equal(svc_plugin_add(&ops), SVC_OK);
+	}
+	heard_init(&early);
+	struct svc_option more[] = {
+	    {SVC_OPTION_REGISTRY, "meanwhile", registry_name, 0, 0, 0, 0},
+	    {SVC_OPTION_BROKER, broker_name, registry_name, 0, 0, 0, 0},
+	    SVC_OPT_end()};
+	if (strcmp(broker_name, "memory") != 0)
+		more[1].text2 = NULL;
+	struct svc_service *s = make("s", more);
+	announcing = s;
+	must_start(s);
+	assert_null(announcing);
+	must_publish(s, "early", "hi");
+	gate_wait(&early.gate, 1);
+	svc_free(s);
+}
+
+static void
+who_subscribes_after_the_end_is_told(void **state)
+{
+	(void)state;
+	struct svc_service *s = make_with_broker("s");
+	svc_stop(s);
+	assert_int_equal(svc_run(s), SVC_OK);
+	assert_int_equal(
+	    svc_subscribe(s, "late", hear, NULL), SVC_E_PRECONDITION);
+	assert_string_equal(
+	    svc_error_text(s), "the service has ended; make a new one");
+	svc_free(s);
+}
+
 int
 main(void)
 {
@@ -273,6 +330,8 @@ main(void)
 	    TEST(subscribing_and_publishing_need_no_order),
 	    TEST(bad_events_are_told),
 	    TEST(subscribers_stand_in_the_record),
+	    TEST(who_subscribes_during_the_start_hears),
+	    TEST(who_subscribes_after_the_end_is_told),
 	};
 	const struct {
 		const char *name, *broker, *transport;

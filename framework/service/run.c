@@ -78,6 +78,28 @@ install(int number, struct sigaction *old)
 	sigaction(number, &action, NULL);
 }
 
+/* MAX_RUNNERS: there is none like it. */
+static size_t
+find(int fd)
+{
+	size_t place = 0;
+	while (place < MAX_RUNNERS && atomic_load(&fds[place]) != fd)
+		place++;
+	return place;
+}
+
+static svc_err
+may_run(struct svc_service *service)
+{
+	if (service->wake_fd >= 0 && find(service->wake_fd + 1) < MAX_RUNNERS)
+		return svc_service_fail(
+		    service, SVC_E_PRECONDITION, "svc_run runs already");
+	if (find(0) == MAX_RUNNERS)
+		return svc_service_fail(service, SVC_E_EXHAUSTED,
+		    "more than %d services run in this process", MAX_RUNNERS);
+	return SVC_OK;
+}
+
 svc_err
 svc_run_begin(struct svc_service *service)
 {
@@ -85,15 +107,12 @@ svc_run_begin(struct svc_service *service)
 	 * that come when a thread waits for the first time. */
 	poll(NULL, 0, 0);
 	pthread_mutex_lock(&lock);
-	size_t place = 0;
-	while (place < MAX_RUNNERS && atomic_load(&fds[place]) != 0)
-		place++;
-	if (place == MAX_RUNNERS) {
+	svc_err code = may_run(service);
+	if (code != SVC_OK) {
 		pthread_mutex_unlock(&lock);
-		return svc_service_fail(service, SVC_E_EXHAUSTED,
-		    "more than %d services run in this process", MAX_RUNNERS);
+		return code;
 	}
-	atomic_store(&fds[place], service->wake_fd + 1);
+	atomic_store(&fds[find(0)], service->wake_fd + 1);
 	if (atomic_fetch_add(&runners, 1) == 0) {
 		atomic_store(&first_at_ms, 0);
 		install(SIGINT, &old_int);

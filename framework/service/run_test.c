@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -356,6 +357,67 @@ a_handler_that_hangs_does_not_keep_the_process(void **state)
 	end_program(&program, text, sizeof(text));
 }
 
+static void
+a_service_without_a_descriptor_says_so(void **state)
+{
+	(void)state;
+	struct rlimit old, none;
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	none = old;
+	none.rlim_cur = 3;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	struct svc_service *s = svc_new(HERE, name("poor"));
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_non_null(s);
+	svc_stop(s);
+	assert_int_equal(svc_run(s), SVC_E_EXHAUSTED);
+	assert_string_equal(svc_error_text(s),
+	    "no descriptor for the service: Too many open files");
+	svc_free(s);
+}
+
+/* Both would wait for one svc_stop, and one of them would miss it. */
+static svc_err
+run_again(struct svc_call *call, const struct svc_message *req,
+    struct svc_message *rsp, void *arg)
+{
+	(void)req;
+	(void)rsp;
+	(void)arg;
+	svc_err code = svc_run(svc_call_service(call));
+	return svc_fail(
+	    call, code, "%s", svc_error_text(svc_call_service(call)));
+}
+
+static void *
+ask_to_run_again(void *arg)
+{
+	struct svc_error why = {0};
+	while (!svc_registered(arg))
+		sched_yield();
+	assert_int_equal(svc_call(svc_client_of(arg), "again", "Again.Run",
+			     NULL, NULL, timeout_ms(5000), detail(&why)),
+	    SVC_E_PRECONDITION);
+	assert_string_equal(why.text, "svc_run runs already");
+	svc_stop(arg);
+	return NULL;
+}
+
+static void
+a_service_runs_once(void **state)
+{
+	(void)state;
+	pthread_t thread;
+	struct svc_service *s = svc_new(HERE, name("again"));
+	svc_handle(s, "Again.Run", run_again, NULL);
+	assert_int_equal(svc_init(s, 0, NULL), SVC_OK);
+	assert_int_equal(
+	    svc_thread_start(&thread, "again", ask_to_run_again, s), 0);
+	assert_int_equal(svc_run(s), SVC_OK);
+	svc_thread_join(thread);
+	svc_free(s);
+}
+
 static void *
 run_it(void *arg)
 {
@@ -511,6 +573,8 @@ main(void)
 	    TEST(a_start_after_a_failure_tells_why),
 	    TEST(an_address_in_use_is_told),
 	    TEST(svc_stop_ends_svc_run),
+	    TEST(a_service_runs_once),
+	    TEST(a_service_without_a_descriptor_says_so),
 	    TEST(running_calls_finish_while_new_ones_go_elsewhere),
 	    TEST(plugins_are_added_by_their_interface),
 	};

@@ -52,8 +52,9 @@ svc_new_options(const struct svc_option *options)
 	if (svc_values_init(&service->values) != SVC_OK)
 		goto fail;
 	service->wake_fd = eventfd(0, EFD_CLOEXEC);
-	if (service->wake_fd < 0)
-		goto fail;
+	if (service->wake_fd < 0) /* svc_init tells it */
+		svc_error_sys(&service->bad_option, SVC_OK, errno,
+		    "no descriptor for the service");
 	service->settings = svc_settings_create(program_invocation_short_name);
 	if (service->settings == NULL ||
 	    svc_flags_add(service->settings, &service->values, NULL) != SVC_OK)

@@ -460,8 +460,9 @@ struct svc_event {
 };
 struct svc_peers;
 struct svc_events {
-	pthread_mutex_t lock; /* guards the lists and `connected` */
+	pthread_mutex_t lock; /* guards the lists, `connected` and `open` */
 	pthread_cond_t changed;
+	bool open; /* the start subscribes, or has: nothing is remembered */
 	struct svc_subscriber *subscribers;
 	struct svc_advertised *advertised;
 	enum { SVC_BROKER_NEW, SVC_BROKER_CONNECTING, SVC_BROKER_ON } connected;

@@ -731,11 +731,12 @@ svc_stream_close_send(struct svc_stream *stream)
 	pthread_mutex_lock(&stream->lock);
 	while (stream->moving && !stream->ended)
 		wait_for_move(stream);
+	bool closed = stream->sent_end;
+	stream->sent_end = true;
 	if (stream->ended && stream->end.code != SVC_OK) {
 		code = fail_ended(stream);
-	} else if (!stream->sent_end && !stream->ended) {
+	} else if (!closed && !stream->ended) {
 		/* A handler's end goes with its status, when it returns. */
-		stream->sent_end = true;
 		svc_stream_close_gate(stream);
 		struct svc_part part = {
 		    .flags = SVC_PART_END,

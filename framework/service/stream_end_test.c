@@ -159,6 +159,8 @@ a_handler_ends_before_its_client(void **state)
 	    svc_open(client, "student", "Student.Cancels");
 	must_receive(stream, "one");
 	must_end(stream, SVC_E_CANCELLED, "svc_stream_cancel was called");
+	assert_int_equal(svc_stream_close_send(stream), SVC_E_CANCELLED);
+	assert_int_equal(send_text(stream, "late"), SVC_E_INVAL);
 	svc_stream_free(stream);
 	gate_wait(&seen.out, 1);
 	assert_int_equal(seen.recv, SVC_E_CANCELLED);
@@ -174,6 +176,7 @@ a_handler_ends_before_its_client(void **state)
 	assert_int_equal(code, SVC_E_EOF);
 	must_end(stream, SVC_E_EOF, NULL);
 	assert_int_equal(svc_stream_close_send(stream), SVC_OK);
+	assert_int_equal(send_text(stream, "late"), SVC_E_INVAL);
 	svc_stream_free(stream);
 	svc_free(c);
 	svc_free(s);

@@ -540,6 +540,69 @@ a_wrapper_may_call_twice(void **state)
 	svc_free(s);
 }
 
+/* Goes on, and says all the same that it has failed. */
+static svc_err
+begin_and_fail(const struct svc_outgoing *call, svc_call_next next,
+    void *next_arg, void *arg)
+{
+	(void)arg;
+	svc_err code = next(call, next_arg);
+	return code == SVC_OK ? svc_error_set(call->err, SVC_E_ABORTED, "no")
+			      : code;
+}
+
+static int
+times(char who)
+{
+	int n = 0;
+	for (const char *at = order; *at != '\0'; at++)
+		n += *at == who;
+	return n;
+}
+
+static void
+must_be_told_once(const struct svc_option *wrappers)
+{
+	struct svc_service *s = make("student", NULL);
+	svc_handle(s, "Student.Echo", echo, NULL);
+	must_start(s);
+	struct svc_service *c = make("caller", wrappers);
+	assert_int_equal(svc_init(c, 0, NULL), SVC_OK);
+	struct end end = {0};
+	gate_init(&end.gate);
+	order[0] = '\0';
+	assert_int_equal(
+	    svc_call_async(svc_client_of(c), "student", "Student.Echo", NULL,
+		on_end, &end, header("token", "mine")),
+	    SVC_OK);
+	gate_wait(&end.gate, 1);
+	svc_free(c);
+	svc_free(s);
+	assert_int_equal(end.code, SVC_OK);
+	assert_string_equal(end.data, "mine");
+	assert_int_equal(times('*'), 1);
+	assert_int_equal(times('!'), 1);
+}
+
+static void
+an_asynchronous_call_is_begun_and_told_once(void **state)
+{
+	(void)state;
+	static char y[] = "y", z[] = "z";
+	must_be_told_once(MORE(wrap_call(call_twice, NULL)));
+	must_be_told_once(MORE(wrap_call(begin_and_fail, NULL)));
+	must_be_told_once(
+	    MORE(wrap_call(trace, z), wrap_call(call_twice, NULL)));
+	assert_int_equal(times('z'), 2);
+	must_be_told_once(
+	    MORE(wrap_call(trace, z), wrap_call(begin_and_fail, NULL)));
+	assert_int_equal(times('z'), 2);
+	must_be_told_once(MORE(wrap_call(trace, z), wrap_call(call_twice, NULL),
+	    wrap_call(trace, y)));
+	assert_int_equal(times('z'), 2);
+	assert_int_equal(times('y'), 4);
+}
+
 static void
 a_call_that_is_stopped_has_no_headers_of_another(void **state)
 {
@@ -656,6 +719,7 @@ main(void)
 	    TEST(a_wrapper_may_leave_away_what_a_caller_may),
 	    TEST(a_handler_sees_the_request_that_it_was_handed),
 	    TEST(a_wrapper_may_call_twice),
+	    TEST(an_asynchronous_call_is_begun_and_told_once),
 	    TEST(a_call_that_is_stopped_has_no_headers_of_another),
 	    TEST(a_handler_has_always_a_request),
 	    TEST(why_a_stream_is_not_opened_is_told),

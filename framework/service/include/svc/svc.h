@@ -102,7 +102,9 @@ SVC_API svc_err svc_start(struct svc_service *service);
  * watchers see it, refuse new calls, finish running ones (up to
  * --drain_timeout), close. A second signal, half a second after the first or
  * later, ends it at once; one that comes sooner is ignored, even where svc_run
- * has returned by then. After that signals do again what they did before. */
+ * has returned by then. After that signals do again what they did before.
+ * Errors: of svc_start; SVC_E_PRECONDITION (it runs or has ended),
+ * SVC_E_EXHAUSTED (64 services of this process run) */
 SVC_API svc_err svc_run(struct svc_service *service);
 /** Ends svc_run. From any thread or a signal handler. */
 SVC_API void svc_stop(struct svc_service *service);
@@ -277,8 +279,8 @@ typedef svc_err (*svc_handler_wrapper)(struct svc_call *call,
  * from now (at least 1, or SVC_FOREVER), else --client_request_timeout, for all
  * tries together. On SVC_OK `rsp` must be freed with svc_message_free, and its
  * data have a NUL behind them that `len` does not count; on failure it is
- * empty. `req` is borrowed for the call. `req` and `rsp` may be NULL. What the
- * handler failed with is what is returned; its text is in detail.
+ * empty. `req` is borrowed for the call. `req` and `rsp` may be NULL, or one.
+ * What the handler failed with is what is returned; its text is in detail.
  * reply_headers() names a struct svc_headers that is cleared and gets the
  * headers of the reply, those of a failure too (rsp->headers has them on
  * success). within(call) is for a handler: the call gets no more time than the
@@ -310,7 +312,7 @@ SVC_API svc_err svc_call_options(struct svc_client *client, const char *service,
  * live until it returns: after a failure `rsp` has only the headers of the
  * reply, if any; `detail` has code and text, SVC_OK and "" on success. The
  * bytes of a reply have a NUL behind them, as with svc_call. It may block, and
- * it may make calls of either kind.
+ * it may make calls of either kind; one that blocks holds one of --threads.
  */
 typedef void (*svc_done_cb)(svc_err err, const struct svc_message *rsp,
     const struct svc_error *detail, void *arg);
@@ -371,7 +373,8 @@ typedef svc_err (*svc_call_next)(const struct svc_outgoing *call, void *arg);
  * `next` of a svc_call (call->done is NULL) returns when the call has ended. Of
  * a svc_call_async it returns when the call has begun; the end is told to
  * call->done, which a wrapper may replace in its copy. svc_call_then spares it
- * the difference.
+ * the difference. A call with the given `done` begins once: a further `next`
+ * returns SVC_E_PRECONDITION, and what the wrapper returns then is not heard.
  */
 typedef svc_err (*svc_call_wrapper)(const struct svc_outgoing *call,
     svc_call_next next, void *next_arg, void *arg);
@@ -589,7 +592,8 @@ SVC_API const char *svc_event_header(
 
 /** Options: queue("workers"): each queue gets each event once. Before
  * svc_start it is remembered; after it, it takes effect at once.
- * Errors: SVC_E_INVAL (topic), SVC_E_NOMEM */
+ * Errors: SVC_E_INVAL (topic), SVC_E_PRECONDITION (it has ended), SVC_E_NOMEM
+ */
 #ifndef __cplusplus
 #define svc_subscribe(service, topic, fn, ...) \
 	SVC_SUBSCRIBE_ARG_(service, topic, fn, __VA_ARGS__, end())
