@@ -497,6 +497,67 @@ who_yields_comes_after_the_others(void **state)
 	count_fini(&turns);
 }
 
+#define CROWD 256 /* of which a look finds a part */
+static struct {
+	struct rival rivals[CROWD];
+	struct count done;
+	int shares, longest; /* since the first of them was found ready */
+	int turns;           /* of the first */
+} crowd;
+
+static void
+crowd_ready(struct svc_source *source, unsigned events)
+{
+	struct rival *rival = (struct rival *)(void *)source;
+	bool over = crowd.turns == 10;
+	char byte;
+	if (events & SVC_IO_KICK) {
+		crowd.shares++;
+		if (!over)
+			assert_true(svc_source_yield(source));
+	}
+	if (!(events & SVC_IO_READ))
+		return;
+	if (over)
+		assert_int_equal(read(source->fd, &byte, 1), 1);
+	if (over || rival != &crowd.rivals[0])
+		return;
+	if (crowd.turns > 0 && crowd.shares > crowd.longest)
+		crowd.longest = crowd.shares;
+	crowd.shares = 0;
+	if (++crowd.turns == 10)
+		count_up(&crowd.done);
+}
+
+/* It takes several looks to find all that is ready: meanwhile who yields has no
+ * more turns than that. */
+static void
+a_crowd_that_yields_has_a_turn_each(void **state)
+{
+	(void)state;
+	struct held_loop held;
+	count_init(&crowd.done);
+	struct svc_executor *executor = create(1, 4);
+	struct svc_loop *loop = svc_executor_loop(executor);
+	held_begin(&held, loop);
+	for (int i = 0; i < CROWD; i++) {
+		struct rival *rival = &crowd.rivals[i];
+		rival_init(rival, loop, NULL, crowd_ready);
+		assert_int_equal(write(rival->write_end, "x", 1), 1);
+		assert_true(svc_source_kick(&rival->source));
+	}
+	held_end(&held);
+	count_await(&crowd.done, 1);
+	svc_executor_destroy(executor);
+	assert_true(crowd.longest <= 2 * CROWD);
+	for (int i = 0; i < CROWD; i++) {
+		close(crowd.rivals[i].source.fd);
+		close(crowd.rivals[i].write_end);
+	}
+	waiting_fini(&held.waiting);
+	count_fini(&crowd.done);
+}
+
 /* ---------------------------------------------------------- deferred tasks */
 
 /* A task that defers another one; who ran is noted, in order. */
@@ -649,6 +710,7 @@ main(void)
 	    cmocka_unit_test(kicks_between_two_runs_are_one),
 	    cmocka_unit_test(events_of_a_detached_source_are_dropped),
 	    cmocka_unit_test(who_yields_comes_after_the_others),
+	    cmocka_unit_test(a_crowd_that_yields_has_a_turn_each),
 	    cmocka_unit_test(deferred_tasks_come_together),
 	    cmocka_unit_test(a_new_owner_runs_what_was_deferred),
 	};

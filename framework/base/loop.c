@@ -42,7 +42,7 @@ struct svc_loop {
 	struct svc_task *tasks;     /* taken from the inbox, oldest first */
 	/* Sources that gave way: those since the last look at the descriptors,
 	 * and those whose turn has come. */
-	struct svc_task *yielded, *due;
+	struct svc_task *yielded, **last_yielded, *due;
 	int rounds; /* of tasks since then */
 	struct svc_task *deferred, **last_deferred;
 	int n_deferred;
@@ -81,6 +81,7 @@ svc_loop_create(struct svc_executor *executor, struct svc_loop **ret_loop,
 		return svc_error_set(err, SVC_E_NOMEM, "out of memory");
 	loop->executor = executor;
 	loop->last_deferred = &loop->deferred;
+	loop->last_yielded = &loop->yielded;
 	atomic_store(&loop->sleeping, true);
 	loop->epoll = epoll_create1(EPOLL_CLOEXEC);
 	loop->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -324,8 +325,27 @@ svc_source_yield(struct svc_source *source)
 		return false;
 	source->kick.run = kick_run;
 	source->kick.next = NULL;
-	append(&source->kick_loop->yielded, &source->kick);
+	struct svc_loop *loop = source->kick_loop;
+	*loop->last_yielded = &source->kick;
+	loop->last_yielded = &source->kick.next;
 	return true;
+}
+
+/* As many as a look finds descriptors: else hundreds would each have a turn
+ * between two looks, of which it takes several to find all that is ready. */
+static struct svc_task *
+take_yielded(struct svc_loop *loop)
+{
+	struct svc_task *first = loop->yielded, *last = first;
+	if (first == NULL)
+		return NULL;
+	for (int n = 1; n < EVENTS && last->next != NULL; n++)
+		last = last->next;
+	loop->yielded = last->next;
+	if (loop->yielded == NULL)
+		loop->last_yielded = &loop->yielded;
+	last->next = NULL;
+	return first;
 }
 
 void
@@ -584,8 +604,7 @@ run(struct svc_loop *loop)
 			break;
 		wait_for_events(loop);
 		/* Behind the events that came meanwhile. */
-		loop->due = loop->yielded;
-		loop->yielded = NULL;
+		loop->due = take_yielded(loop);
 		take_inbox(loop);
 	}
 	atomic_store(&loop->sleeping, true);
