@@ -32,6 +32,9 @@ int svc_conformance_transport_silent(
 /* Which addresses of the host a listener takes. */
 int svc_conformance_transport_address(
     const struct svc_conformance_transport *setup);
+/* What a server said that is gone when its client writes. */
+int svc_conformance_transport_gone(
+    const struct svc_conformance_transport *setup);
 /* And what a call on its caller's thread promises. */
 int svc_conformance_transport_call(
     const struct svc_conformance_transport *setup);

@@ -128,6 +128,20 @@ conn_flush(struct svc_mux *mux)
 	svc_mux_unref(&conn->mux);
 }
 
+/* A peer that is gone has mostly said something before, which is still to be
+ * read: replies, why it ended TLS, or an end in good order. With the lock. */
+static bool
+reader_tells(struct conn *conn, int rv)
+{
+	if (conn->tls != NULL)
+		return conn->receiving;
+	if (conn->listener != NULL || conn->layered ||
+	    (rv != NNG_ECLOSED && rv != NNG_ECONNRESET))
+		return false;
+	conn->gone = rv;
+	return true;
+}
+
 static void
 sent(void *arg)
 {
@@ -143,8 +157,7 @@ sent(void *arg)
 	}
 	lock(conn);
 	bool shaking = conn->shaking;
-	/* It comes upon why, or what the peer said before. */
-	bool reader_tells = conn->receiving && conn->tls != NULL;
+	bool told = rv != 0 && reader_tells(conn, rv);
 	unlock(conn);
 	if (!shaking) {
 		/* A websocket and TLS may have sent more than they told. */
@@ -152,7 +165,7 @@ sent(void *arg)
 			       ? conn->output.len
 			       : conn->written;
 		more = svc_mux_end_flush(mux, &conn->output, n);
-		if (rv != 0 && !reader_tells)
+		if (rv != 0 && !told)
 			conn_lose(conn, rv);
 		more = more && rv == 0;
 	}
@@ -267,6 +280,20 @@ receive(struct conn *conn)
 		conn_receive(conn, conn->came, COME_SIZE);
 }
 
+/* A write that failed before has taken the error: NNG_ECLOSED, when the peer's
+ * end had come before a reset. One that is under way may be about to say so. */
+static void
+ended(struct conn *conn, int rv)
+{
+	lock(conn);
+	bool in_order = rv == NNG_ECONNSHUT && conn->gone != NNG_ECONNRESET;
+	bool known = in_order && conn->sends == 0;
+	unlock(conn);
+	if (known && conn->tls == NULL && !conn->spoken)
+		svc_mux_unheard(&conn->mux);
+	conn_lose(conn, rv);
+}
+
 static void
 received(void *arg)
 {
@@ -274,9 +301,7 @@ received(void *arg)
 	int rv = nng_aio_result(conn->recv_aio);
 	size_t n = nng_aio_count(conn->recv_aio);
 	if (rv != 0) {
-		if (conn->tls == NULL && !conn->spoken && rv == NNG_ECONNSHUT)
-			svc_mux_unheard(&conn->mux);
-		conn_lose(conn, rv);
+		ended(conn, rv);
 	} else if (conn->tls == NULL) {
 		conn->spoken = true;
 		struct block *block = conn->block;

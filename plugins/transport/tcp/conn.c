@@ -151,6 +151,21 @@ get(struct conn *conn, void *data, size_t room, bool sleep)
 	return recv(conn->source.fd, data, room, sleep ? 0 : MSG_DONTWAIT);
 }
 
+/* A client's peer that is gone has mostly said something before, which is still
+ * to be read: replies, or an end in good order. So the reader comes upon the
+ * end, and this only notes it. */
+static bool
+reader_tells(struct conn *conn, int sys)
+{
+	if (conn->listener != NULL || conn->tls != NULL ||
+	    (sys != EPIPE && sys != ECONNRESET))
+		return false;
+	lock(conn);
+	conn->gone = sys;
+	unlock(conn);
+	return true;
+}
+
 /* As the flusher: true when all is written and the role given back. */
 static SVC_HOT bool
 write_output(struct conn *conn, bool *ret_more)
@@ -169,7 +184,10 @@ write_output(struct conn *conn, bool *ret_more)
 			return false;
 		} else if (errno != EINTR) {
 			int sys = errno;
+			bool told = reader_tells(conn, sys);
 			svc_mux_end_flush(&conn->mux, out, conn->written);
+			if (told)
+				return false;
 			conn_lose(conn, sys);
 			shutdown(conn->source.fd, SHUT_RDWR);
 			conn_kick(conn);
@@ -235,6 +253,21 @@ make_room(struct conn *conn)
 	return true;
 }
 
+/* As the reader, who has come to the end. A write that failed before has taken
+ * the error: by EPIPE, when the end had come before a reset. One that is under
+ * way may be about to say so. */
+static void
+conn_ended(struct conn *conn)
+{
+	lock(conn);
+	bool in_order = conn->gone != ECONNRESET;
+	bool known = in_order && !conn->mux.flushing;
+	unlock(conn);
+	if (known && conn->tls == NULL && !conn->mux.greeted)
+		svc_mux_unheard(&conn->mux);
+	conn_lose(conn, in_order ? 0 : ECONNRESET);
+}
+
 SVC_HOT ssize_t
 conn_read(struct conn *conn, bool sleep, bool *ret_drained)
 {
@@ -258,10 +291,10 @@ conn_read(struct conn *conn, bool sleep, bool *ret_drained)
 			continue;
 		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
 			return 0;
-		int sys = n < 0 ? errno : 0;
-		if (conn->tls == NULL && !conn->mux.greeted && sys == 0)
-			svc_mux_unheard(&conn->mux);
-		conn_lose(conn, sys);
+		if (n == 0)
+			conn_ended(conn);
+		else
+			conn_lose(conn, errno);
 		return -1;
 	}
 }

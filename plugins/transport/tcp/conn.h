@@ -60,6 +60,7 @@ struct conn {
 	bool write_blocked;
 	bool paused;  /* the peer does not read what we send; set by the loop */
 	bool aborted; /* who dials a name reads it without the lock */
+	int gone;     /* a client's write failed so: its reader tells the end */
 	_Atomic bool hung_up; /* the loop was told so */
 
 	/* of the flusher */
