@@ -241,6 +241,8 @@ set_tls(CURL *easy, const struct http_servers *servers)
 	    easy, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
 	/* So that files which have been replaced are read again. */
 	curl_easy_setopt(easy, CURLOPT_CA_CACHE_TIMEOUT, 0L);
+	/* A pass phrase would be asked for on the terminal. */
+	curl_easy_setopt(easy, CURLOPT_KEYPASSWD, "");
 	return set_text(easy, CURLOPT_CAINFO, servers->ca) &&
 	       (servers->ca == NULL ||
 		   curl_easy_setopt(easy, CURLOPT_CAPATH, NULL) == CURLE_OK) &&

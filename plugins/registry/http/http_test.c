@@ -21,6 +21,7 @@
 #include <sys/socket.h>
 
 #include <cmocka.h>
+#include <unistd.h>
 
 static struct test_server *server;
 static struct test_pki pki;
@@ -391,6 +392,19 @@ a_server_may_demand_a_certificate(void **state)
 	tls.key = test_pki_path(&pki, "server", "key");
 	expect_refusal(secure->address, &tls, SVC_E_INVAL,
 	    "see --registry_tls_cert and --registry_tls_key");
+	/* Nobody is asked for the pass phrase. */
+	int said[2], before = dup(STDIN_FILENO);
+	assert_true(test_pki_lock(&pki, "client", "locked", false));
+	assert_int_equal(pipe(said), 0);
+	assert_int_equal(write(said[1], "word\n", 5), 5);
+	dup2(said[0], STDIN_FILENO);
+	tls.key = test_pki_path(&pki, "locked", "key");
+	expect_refusal(secure->address, &tls, SVC_E_INVAL,
+	    "see --registry_tls_cert and --registry_tls_key");
+	dup2(before, STDIN_FILENO);
+	close(before);
+	close(said[0]);
+	close(said[1]);
 	tls.cert = test_pki_path(&pki, "other", "pem");
 	tls.key = test_pki_path(&pki, "other", "key");
 	expect_refusal(secure->address, &tls, SVC_E_UNAVAILABLE,
