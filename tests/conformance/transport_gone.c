@@ -73,13 +73,12 @@ hold_run(struct svc_task *task)
 static void
 scene_begin(struct scene *scene)
 {
-	struct sockaddr_in in = {.sin_family = AF_INET,
-	    .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	struct sockaddr_in in = {
+	    .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	socklen_t len = sizeof(in);
 	memset(scene, 0, sizeof(*scene));
 	scene->listener = socket(AF_INET, SOCK_STREAM, 0);
-	assert_int_equal(
-	    bind(scene->listener, (struct sockaddr *)&in, len), 0);
+	assert_int_equal(bind(scene->listener, (struct sockaddr *)&in, len), 0);
 	assert_int_equal(listen(scene->listener, 1), 0);
 	assert_int_equal(
 	    getsockname(scene->listener, (struct sockaddr *)&in, &len), 0);
@@ -117,8 +116,8 @@ open_stream(struct scene *scene, int i)
 	    .timeout_ms = SVC_FOREVER};
 	struct outcome *outcome = &scene->outcomes[i];
 	sem_init(&outcome->over, 0, 0);
-	svc_err code = scene->ops->open(scene->conn, &first, 0, &events,
-	    outcome, &scene->streams[i], NULL);
+	svc_err code = scene->ops->open(
+	    scene->conn, &first, 0, &events, outcome, &scene->streams[i], NULL);
 	if (code == SVC_E_CLOSED) { /* it has been noticed already */
 		scene->streams[i] = NULL;
 		outcome->not_run = true;
@@ -161,8 +160,7 @@ scene_end(struct scene *scene)
 {
 	for (int i = 0; i < 2; i++) {
 		if (scene->streams[i] != NULL)
-			scene->ops->release(
-			    scene->streams[i], SVC_E_CANCELLED);
+			scene->ops->release(scene->streams[i], SVC_E_CANCELLED);
 		sem_destroy(&scene->outcomes[i].over);
 	}
 	scene->ops->conn_destroy(scene->conn);
