@@ -25,6 +25,7 @@ struct listener {
 	nng_aio *aio;
 	struct svc_source source; /* only kicked */
 	struct svc_timer pause;
+	struct svc_task close_task;
 	struct svc_loop *loop;
 	svc_accept_cb accept;
 	void *arg;
@@ -189,17 +190,23 @@ listener_ready(struct svc_source *source, unsigned events)
 					offsetof(struct listener, source));
 	(void)events;
 	lock(listener);
-	bool closing = listener->closing;
-	int64_t pause_ms = closing ? 0 : listener->pause_ms;
+	int64_t pause_ms = listener->closing ? 0 : listener->pause_ms;
 	listener->pause_ms = 0;
 	unlock(listener);
 	if (pause_ms > 0)
 		svc_timer_start(
 		    listener->loop, &listener->pause, svc_deadline(pause_ms));
-	if (!closing)
-		return;
+}
+
+/* Behind every kick: nothing is accepted any more when this is posted. */
+static void
+listener_close(struct svc_task *task)
+{
+	struct listener *listener =
+	    (struct listener *)(void *)((char *)task -
+					offsetof(struct listener, close_task));
 	svc_timer_stop(listener->loop, &listener->pause);
-	svc_source_detach(source);
+	svc_source_detach(&listener->source);
 	lock(listener);
 	listener->closed = true;
 	pthread_cond_broadcast(&listener->changed);
@@ -362,6 +369,7 @@ listener_create(struct nng *self, const char *given, svc_accept_cb accept,
 	listener->given = address;
 	listener->source.fd = -1;
 	listener->source.ready = listener_ready;
+	listener->close_task.run = listener_close;
 	listener->pause.fire = go_on;
 	listener->loop = svc_executor_loop(self->config.executor);
 	pthread_mutex_init(&listener->mutex, NULL);
@@ -440,7 +448,7 @@ stop_accepting(struct listener *listener)
 		if (listener->server != NULL)
 			websocket_server_stop(listener->server);
 		nng_aio_stop(listener->aio);
-		svc_source_kick(&listener->source);
+		svc_loop_post(listener->loop, &listener->close_task);
 	}
 	lock(listener);
 	while (!listener->closed)
