@@ -98,6 +98,56 @@ conn_send(struct conn *conn)
 	return true;
 }
 
+/* A read has ended so. An end in good order before anything was said means that
+ * nothing was run; but a write that failed before has taken the error of a
+ * reset: it is NNG_ECLOSED when the end had come first. False: a write is under
+ * way that may be about to say so, and tells the end when it is over. */
+static bool
+ended(struct conn *conn, int rv)
+{
+	bool silent = conn->tls == NULL && !conn->spoken;
+	lock(conn);
+	bool wait = silent && rv == NNG_ECONNSHUT && conn->sends > 0;
+	bool reset = conn->gone == NNG_ECONNRESET;
+	if (wait)
+		conn->ended = rv;
+	unlock(conn);
+	if (wait)
+		return false;
+	if (silent && rv == NNG_ECONNSHUT && !reset)
+		svc_mux_unheard(&conn->mux);
+	conn_lose(conn, rv);
+	return true;
+}
+
+static void
+reading_over(struct conn *conn)
+{
+	lock(conn);
+	conn->receiving = false;
+	unlock(conn);
+	conn_kick(conn);
+	svc_mux_unref(&conn->mux); /* the read's */
+}
+
+/* Nothing of this write is under way any more; `wake`: tell the loop. */
+static void
+writing_over(struct conn *conn, bool wake)
+{
+	lock(conn);
+	int rv = --conn->sends == 0 ? conn->ended : 0;
+	if (rv != 0)
+		conn->ended = 0;
+	wake = wake || (conn->paused && conn->sends == 0);
+	if (wake) /* nothing is under way whose end would tell the reader */
+		conn->paused = false;
+	unlock(conn);
+	if (rv != 0 && ended(conn, rv))
+		reading_over(conn);
+	if (wake)
+		conn_kick(conn);
+}
+
 void
 conn_flush(struct svc_mux *mux)
 {
@@ -117,14 +167,7 @@ conn_flush(struct svc_mux *mux)
 			return;
 		svc_mux_end_flush(mux, &conn->output, 0);
 	}
-	lock(conn);
-	conn->sends--;
-	bool wake = conn->paused && conn->sends == 0;
-	if (wake) /* nothing is under way whose end would tell the reader */
-		conn->paused = false;
-	unlock(conn);
-	if (wake)
-		conn_kick(conn);
+	writing_over(conn, false);
 	svc_mux_unref(&conn->mux);
 }
 
@@ -158,6 +201,7 @@ sent(void *arg)
 	lock(conn);
 	bool shaking = conn->shaking;
 	bool told = rv != 0 && reader_tells(conn, rv);
+	bool wake = conn->paused || conn->aborted || rv != 0;
 	unlock(conn);
 	if (!shaking) {
 		/* A websocket and TLS may have sent more than they told. */
@@ -169,17 +213,11 @@ sent(void *arg)
 			conn_lose(conn, rv);
 		more = more && rv == 0;
 	}
-	lock(conn);
-	conn->sends--;
-	bool wake = conn->paused || conn->aborted || rv != 0;
-	conn->paused = false;
-	unlock(conn);
+	writing_over(conn, wake);
 	if (shaking)
 		secure_sent(conn, rv);
 	else if (more)
 		conn_flush(mux);
-	if (wake)
-		conn_kick(conn);
 	svc_mux_unref(&conn->mux);
 }
 
@@ -280,20 +318,6 @@ receive(struct conn *conn)
 		conn_receive(conn, conn->came, COME_SIZE);
 }
 
-/* A write that failed before has taken the error: NNG_ECLOSED, when the peer's
- * end had come before a reset. One that is under way may be about to say so. */
-static void
-ended(struct conn *conn, int rv)
-{
-	lock(conn);
-	bool in_order = rv == NNG_ECONNSHUT && conn->gone != NNG_ECONNRESET;
-	bool known = in_order && conn->sends == 0;
-	unlock(conn);
-	if (known && conn->tls == NULL && !conn->spoken)
-		svc_mux_unheard(&conn->mux);
-	conn_lose(conn, rv);
-}
-
 static void
 received(void *arg)
 {
@@ -301,7 +325,8 @@ received(void *arg)
 	int rv = nng_aio_result(conn->recv_aio);
 	size_t n = nng_aio_count(conn->recv_aio);
 	if (rv != 0) {
-		ended(conn, rv);
+		if (!ended(conn, rv))
+			return;
 	} else if (conn->tls == NULL) {
 		conn->spoken = true;
 		struct block *block = conn->block;
@@ -313,11 +338,7 @@ received(void *arg)
 		svc_mux_unref(&conn->mux);
 		return;
 	}
-	lock(conn);
-	conn->receiving = false;
-	unlock(conn);
-	conn_kick(conn);
-	svc_mux_unref(&conn->mux);
+	reading_over(conn);
 }
 
 static svc_mux_result
