@@ -196,27 +196,12 @@ a_reply_that_came_before_the_end_counts(void **state)
 	scene_end(&scene);
 }
 
-/* Its hello alone does not tell what it has run. */
-static void
-who_said_hello_may_have_run_it(void **state)
-{
-	(void)state;
-	static const char said[] = HELLO;
-	struct scene scene;
-	scene_begin(&scene);
-	go_and_be_written_to(&scene, said, sizeof(said) - 1);
-	assert_false(scene.outcomes[0].answered);
-	assert_false(scene.outcomes[0].not_run);
-	scene_end(&scene);
-}
-
 int
 svc_conformance_transport_gone(const struct svc_conformance_transport *with)
 {
 	static const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(who_said_nothing_has_run_nothing),
 	    cmocka_unit_test(a_reply_that_came_before_the_end_counts),
-	    cmocka_unit_test(who_said_hello_may_have_run_it),
 	};
 	if (!with->sockets || with->tls != NULL)
 		return 0;
