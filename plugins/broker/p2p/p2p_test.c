@@ -216,7 +216,7 @@ static svc_err
 count(const char *topic, const struct svc_message *message, void *arg)
 {
 	struct counter *counter = arg;
-	counter->n++;
+	__atomic_add_fetch(&counter->n, 1, __ATOMIC_RELAXED);
 	if (counter->publish_with != NULL)
 		counter->published = svc_broker_publish(
 		    counter->publish_with, topic, message, 0, &counter->err);

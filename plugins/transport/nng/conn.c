@@ -98,56 +98,6 @@ conn_send(struct conn *conn)
 	return true;
 }
 
-/* A read has ended so. An end in good order before anything was said means that
- * nothing was run; but a write that failed before has taken the error of a
- * reset: it is NNG_ECLOSED when the end had come first. False: a write is under
- * way that may be about to say so, and tells the end when it is over. */
-static bool
-ended(struct conn *conn, int rv)
-{
-	bool silent = conn->tls == NULL && !conn->spoken;
-	lock(conn);
-	bool wait = silent && rv == NNG_ECONNSHUT && conn->sends > 0;
-	bool reset = conn->gone == NNG_ECONNRESET;
-	if (wait)
-		conn->ended = rv;
-	unlock(conn);
-	if (wait)
-		return false;
-	if (silent && rv == NNG_ECONNSHUT && !reset)
-		svc_mux_unheard(&conn->mux);
-	conn_lose(conn, rv);
-	return true;
-}
-
-static void
-reading_over(struct conn *conn)
-{
-	lock(conn);
-	conn->receiving = false;
-	unlock(conn);
-	conn_kick(conn);
-	svc_mux_unref(&conn->mux); /* the read's */
-}
-
-/* Nothing of this write is under way any more; `wake`: tell the loop. */
-static void
-writing_over(struct conn *conn, bool wake)
-{
-	lock(conn);
-	int rv = --conn->sends == 0 ? conn->ended : 0;
-	if (rv != 0)
-		conn->ended = 0;
-	wake = wake || (conn->paused && conn->sends == 0);
-	if (wake) /* nothing is under way whose end would tell the reader */
-		conn->paused = false;
-	unlock(conn);
-	if (rv != 0 && ended(conn, rv))
-		reading_over(conn);
-	if (wake)
-		conn_kick(conn);
-}
-
 void
 conn_flush(struct svc_mux *mux)
 {
@@ -167,22 +117,15 @@ conn_flush(struct svc_mux *mux)
 			return;
 		svc_mux_end_flush(mux, &conn->output, 0);
 	}
-	writing_over(conn, false);
+	lock(conn);
+	conn->sends--;
+	bool wake = conn->paused && conn->sends == 0;
+	if (wake) /* nothing is under way whose end would tell the reader */
+		conn->paused = false;
+	unlock(conn);
+	if (wake)
+		conn_kick(conn);
 	svc_mux_unref(&conn->mux);
-}
-
-/* A peer that is gone has mostly said something before, which is still to be
- * read: replies, why it ended TLS, or an end in good order. With the lock. */
-static bool
-reader_tells(struct conn *conn, int rv)
-{
-	if (conn->tls != NULL)
-		return conn->receiving;
-	if (conn->listener != NULL || conn->layered ||
-	    (rv != NNG_ECLOSED && rv != NNG_ECONNRESET))
-		return false;
-	conn->gone = rv;
-	return true;
 }
 
 static void
@@ -200,8 +143,8 @@ sent(void *arg)
 	}
 	lock(conn);
 	bool shaking = conn->shaking;
-	bool told = rv != 0 && reader_tells(conn, rv);
-	bool wake = conn->paused || conn->aborted || rv != 0;
+	/* It comes upon why, or what the peer said before. */
+	bool reader_tells = conn->receiving && conn->tls != NULL;
 	unlock(conn);
 	if (!shaking) {
 		/* A websocket and TLS may have sent more than they told. */
@@ -209,15 +152,21 @@ sent(void *arg)
 			       ? conn->output.len
 			       : conn->written;
 		more = svc_mux_end_flush(mux, &conn->output, n);
-		if (rv != 0 && !told)
+		if (rv != 0 && !reader_tells)
 			conn_lose(conn, rv);
 		more = more && rv == 0;
 	}
-	writing_over(conn, wake);
+	lock(conn);
+	conn->sends--;
+	bool wake = conn->paused || conn->aborted || rv != 0;
+	conn->paused = false;
+	unlock(conn);
 	if (shaking)
 		secure_sent(conn, rv);
 	else if (more)
 		conn_flush(mux);
+	if (wake)
+		conn_kick(conn);
 	svc_mux_unref(&conn->mux);
 }
 
@@ -325,8 +274,9 @@ received(void *arg)
 	int rv = nng_aio_result(conn->recv_aio);
 	size_t n = nng_aio_count(conn->recv_aio);
 	if (rv != 0) {
-		if (!ended(conn, rv))
-			return;
+		if (conn->tls == NULL && !conn->spoken && rv == NNG_ECONNSHUT)
+			svc_mux_unheard(&conn->mux);
+		conn_lose(conn, rv);
 	} else if (conn->tls == NULL) {
 		conn->spoken = true;
 		struct block *block = conn->block;
@@ -338,7 +288,11 @@ received(void *arg)
 		svc_mux_unref(&conn->mux);
 		return;
 	}
-	reading_over(conn);
+	lock(conn);
+	conn->receiving = false;
+	unlock(conn);
+	conn_kick(conn);
+	svc_mux_unref(&conn->mux);
 }
 
 static svc_mux_result

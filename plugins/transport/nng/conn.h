@@ -50,9 +50,7 @@ struct conn {
 	bool running;   /* its bytes are being handled */
 	bool receiving; /* nng has the block */
 	bool spoken;    /* of `received`: something has come */
-	int gone;    /* a client's write failed so: its reader tells the end */
-	int ended;   /* so a read did, and waits for a write under way */
-	bool paused; /* the peer does not read what we send */
+	bool paused;    /* the peer does not read what we send */
 	int sends;
 	int starting; /* calls that begin an operation on the stream */
 
