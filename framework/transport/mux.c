@@ -78,6 +78,9 @@ svc_mux_init(
 	mux->secret = config->server ? (uint32_t)svc_random() : 0;
 	mux->most_streams = mux->config.limits.max_streams;
 	mux->most_message = mux->config.limits.max_message;
+	mux->most_pending = 2 * (uint64_t)mux->config.limits.conn_window;
+	if (mux->most_pending < (uint64_t)mux->most_message)
+		mux->most_pending = (uint64_t)mux->most_message;
 	mux->piece = PIECE_MIN;
 	mux->window = mux->config.limits.conn_window;
 	mux->first_window = FIRST_WINDOW;
@@ -247,6 +250,12 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 	} else {
 		svc_buf_clear(from);
 	}
+	/* The same storage again: it is in the processor's cache. */
+	if (mux->out.len == 0) {
+		struct svc_buf empty = mux->out;
+		mux->out = *from;
+		*from = empty;
+	}
 	bool close = mux->close_due || (mux->leaving && !more);
 	mux->close_due = false;
 	svc_biased_lock_leave_hot(&mux->lock);
@@ -413,7 +422,7 @@ must_wait(struct svc_mux_stream *stream, const struct svc_part *part)
 	struct svc_mux *mux = stream->mux;
 	if (stream->pending != NULL)
 		return true;
-	if (mux->pending > mux_pending_limit(mux)) {
+	if (mux->pending > mux->most_pending) {
 		mux->choked = true;
 		return true;
 	}
@@ -441,7 +450,7 @@ give_message(struct svc_mux_stream *stream, const struct svc_part *part)
 	    part->len > mux->piece || (int64_t)part->len > mux->most_message ||
 	    out->len > BACKLOG ||
 	    out->cap - out->len <= FRAME_SIZE + part->len ||
-	    mux->pending > mux_pending_limit(mux) ||
+	    mux->pending > mux->most_pending ||
 	    !mux_may_send(stream, part->flags))
 		return false;
 	struct frame frame = {

@@ -24,7 +24,7 @@ is_over(const struct svc_mux *mux)
 static inline bool
 is_choked(const struct svc_mux *mux)
 {
-	return mux->out.len > BACKLOG || mux->pending > mux_pending_limit(mux);
+	return mux->out.len > BACKLOG || mux->pending > mux->most_pending;
 }
 
 static inline bool
