@@ -67,7 +67,7 @@ give_request(struct svc_mux_stream *stream, const struct svc_part *part)
 {
 	const unsigned whole = SVC_PART_HEADERS | SVC_PART_MESSAGE;
 	struct svc_mux *mux = stream->mux;
-	struct svc_buf *out = &mux->out;
+	struct svc_buf *out = mux_output(mux);
 	size_t size = part->head_len + part->len;
 	if (part->head == NULL || (part->flags & whole) != whole ||
 	    part->headers != NULL || part->len > mux->piece ||

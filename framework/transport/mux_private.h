@@ -295,6 +295,22 @@ mux_unlock_in_batch(struct svc_mux *mux)
 svc_err mux_give_part(struct svc_mux_stream *stream,
     const struct svc_part *part, bool at_once, struct svc_error *err);
 
+/* -------------------------------------------------------------- mux_storage.c
+ */
+/* An output that has no storage gets one that this thread keeps, if any. */
+void mux_take_storage(struct svc_buf *out);
+/* Of an empty output, which has none then. */
+void mux_give_storage(struct svc_buf *out);
+
+/* Where to add to the output. */
+static inline struct svc_buf *
+mux_output(struct svc_mux *mux)
+{
+	if (mux->out.data == NULL)
+		mux_take_storage(&mux->out);
+	return &mux->out;
+}
+
 /* ----------------------------------------------------------------- mux_open.c
  */
 /* Errors: SVC_E_EXHAUSTED, when the message is too large for one of us. */

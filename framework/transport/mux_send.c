@@ -177,7 +177,8 @@ send_piece(struct svc_mux_stream *stream)
 			mux_append(&mux->starved, &stream->send_node);
 		return;
 	}
-	if (svc_buf_reserve(&mux->out, FRAME_SIZE + head + len) != SVC_OK) {
+	if (svc_buf_reserve(mux_output(mux), FRAME_SIZE + head + len) !=
+	    SVC_OK) {
 		mux_fail(mux, SVC_E_NOMEM, "out of memory");
 		return;
 	}
