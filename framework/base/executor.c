@@ -33,6 +33,7 @@
 	1000 /* of both; the system's own 50 us would double FAST_TICK */
 #define FAST_TICKS 500
 #define QUIET_TICKS 100
+#define PROBES 4 /* of threads, kept open by the monitor */
 
 /* A spare thread that was idle for so long ends. */
 #define IDLE_MS 10000
@@ -453,18 +454,66 @@ thread_cpu_ns(pid_t thread)
 		   : 0;
 }
 
-/* Whether a thread runs, or would if it had a processor. False when the system
- * does not say. */
-static bool
-is_runnable(pid_t thread)
+/* Where the system says how a thread does. To open it takes longer than to read
+ * it, and the same few threads have the loops in turn. */
+struct probes {
+	struct probe {
+		pid_t thread; /* 0: unused */
+		int fd;
+	} all[PROBES];
+	unsigned next; /* to be replaced */
+};
+
+static ssize_t
+read_probe(struct probe *probe, char *text, size_t size)
 {
-	char path[64], text[128];
+	ssize_t n = pread(probe->fd, text, size, 0);
+	if (n <= 0) { /* that thread has ended */
+		close(probe->fd);
+		probe->thread = 0;
+	}
+	return n;
+}
+
+static struct probe *
+open_probe(struct probes *probes, pid_t thread)
+{
+	char path[64];
 	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)thread);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return false;
-	ssize_t n = read(fd, text, sizeof(text) - 1);
-	close(fd);
+		return NULL;
+	struct probe *probe = &probes->all[probes->next++ % PROBES];
+	if (probe->thread != 0)
+		close(probe->fd);
+	*probe = (struct probe){.thread = thread, .fd = fd};
+	return probe;
+}
+
+static void
+close_probes(struct probes *probes)
+{
+	for (int i = 0; i < PROBES; i++)
+		if (probes->all[i].thread != 0)
+			close(probes->all[i].fd);
+}
+
+/* Whether a thread runs, or would if it had a processor. False when the system
+ * does not say. */
+static bool
+is_runnable(struct probes *probes, pid_t thread)
+{
+	char text[128];
+	ssize_t n = 0;
+	struct probe *probe = NULL;
+	for (int i = 0; i < PROBES && probe == NULL; i++)
+		if (probes->all[i].thread == thread)
+			probe = &probes->all[i];
+	if (probe != NULL)
+		n = read_probe(probe, text, sizeof(text) - 1);
+	/* Another thread may have got the number of one that has ended. */
+	if (n <= 0 && (probe = open_probe(probes, thread)) != NULL)
+		n = read_probe(probe, text, sizeof(text) - 1);
 	text[n > 0 ? n : 0] = '\0';
 	/* "NUMBER (NAME) STATE ..." */
 	const char *state = strrchr(text, ')');
@@ -475,10 +524,11 @@ is_runnable(pid_t thread)
  * for a processor: to give its loop to another thread would be one more that
  * does. If it has been running, it computes. */
 static bool
-is_stuck(const struct svc_loop *loop, const struct look *before, int tick_ns)
+is_stuck(struct probes *probes, const struct svc_loop *loop,
+    const struct look *before, int tick_ns)
 {
 	pid_t thread = svc_loop_thread(loop);
-	return !is_runnable(thread) ||
+	return !is_runnable(probes, thread) ||
 	       thread_cpu_ns(thread) - before->cpu_ns >= tick_ns / 2;
 }
 
@@ -486,9 +536,9 @@ is_stuck(const struct svc_loop *loop, const struct look *before, int tick_ns)
  * handler asleep is enough. It still has time to return until its loop is
  * taken, and has lost it then for no more than a take-over costs. */
 static bool
-is_asleep(const struct svc_loop *loop)
+is_asleep(struct probes *probes, const struct svc_loop *loop)
 {
-	return !is_runnable(svc_loop_thread(loop));
+	return !is_runnable(probes, svc_loop_thread(loop));
 }
 
 /* The tokens need no time stamps: a call that began in between has another one.
@@ -498,6 +548,7 @@ monitor_thread(void *arg)
 {
 	struct svc_executor *executor = arg;
 	struct look seen[MAX_LOOPS] = {{0}};
+	struct probes probes = {0};
 	int fast = 0, quiet = 0, tick_ns = TICK_NS;
 	prctl(PR_SET_TIMERSLACK, SLACK_NS, 0, 0, 0);
 
@@ -510,9 +561,10 @@ monitor_thread(void *arg)
 			uint64_t token = svc_loop_token(loop);
 			bool same = token == seen[i].token;
 			bool in_handler = (token & 1) != 0;
-			bool stuck = in_handler &&
-				     (same ? is_stuck(loop, &seen[i], tick_ns)
-					   : fast > 0 && is_asleep(loop));
+			bool stuck =
+			    in_handler &&
+			    (same ? is_stuck(&probes, loop, &seen[i], tick_ns)
+				  : fast > 0 && is_asleep(&probes, loop));
 			if (stuck &&
 			    svc_executor_take_over(executor, loop, token))
 				fast = FAST_TICKS;
@@ -543,5 +595,6 @@ monitor_thread(void *arg)
 			fast--;
 		clock_nanosleep(CLOCK_MONOTONIC, 0, &tick, NULL);
 	}
+	close_probes(&probes);
 	return NULL;
 }

@@ -38,20 +38,18 @@ fits_but_for_node(
 static SVC_APART size_t
 find_id(const struct svc_snapshot *snapshot, const char *id)
 {
-	size_t from = 0, to = snapshot->n;
+	uint32_t hash = svc_entry_hash(id);
 
-	while (from < to) {
-		size_t middle = from + (to - from) / 2;
-		int order =
-		    strcmp(snapshot->targets[middle]->seen.node->id, id);
-		if (order == 0)
-			return middle;
-		if (order < 0)
-			from = middle + 1;
-		else
-			to = middle;
+	for (size_t place = hash;; place++) {
+		uint32_t at = snapshot->by_id[place & (snapshot->n_places - 1)];
+		const struct svc_held_target *target;
+		if (at == 0)
+			return snapshot->n;
+		target = snapshot->targets[at - 1];
+		if (target->id_hash == hash &&
+		    strcmp(target->seen.node->id, id) == 0)
+			return at - 1;
 	}
-	return snapshot->n;
 }
 
 static bool

@@ -55,8 +55,9 @@ struct svc_held_target {
 	struct svc_target seen; /* first: what the world sees */
 	struct svc_peer *peer;  /* held */
 	struct svc_hold_row *holds;
-	unsigned index; /* in a row */
-	bool draining;  /* as its record says */
+	unsigned index;   /* in a row */
+	uint32_t id_hash; /* of the node's */
+	bool draining;    /* as its record says */
 	atomic_bool dying;
 	_Atomic int64_t late;
 	atomic_size_t refs;
@@ -72,6 +73,11 @@ struct svc_snapshot {
 	atomic_size_t refs;
 	const struct svc_strategy_ops *strategy;
 	void *state;
+	/* A table of the targets' numbers, plus 1, by their id_hash; 0: a free
+	 * place. There are n_places, a power of 2, and at least as many free
+	 * as not. It lies behind the targets. */
+	uint32_t *by_id;
+	size_t n_places;
 	size_t n;
 	struct svc_held_target *targets[]; /* held; sorted by node id */
 };
@@ -129,6 +135,7 @@ void svc_entry_unref(struct svc_entry *entry);
 /** The entry has no watch any more and nobody reads it: its targets go, and
  * with them and the other holds it goes itself. */
 void svc_entry_dissolve(struct svc_entry *entry);
+uint32_t svc_entry_hash(const char *text);
 /** In a read: the entry of the service through what this thread remembers;
  * NULL when there is none yet. */
 struct svc_entry *svc_entry_find(struct svc_reader *reader,

@@ -109,6 +109,7 @@ svc_target_create(struct svc_entry *entry, const struct svc_record *record,
 	atomic_init(&target->late, SVC_HOLD_BIAS);
 	target->seen.record = target->own;
 	target->seen.node = &target->own->nodes[0];
+	target->id_hash = svc_entry_hash(target->seen.node->id);
 	const char *draining =
 	    svc_headers_get(target->seen.node->metadata, SVC_DRAINING);
 	target->draining = draining != NULL && strcmp(draining, "true") == 0;

@@ -35,8 +35,8 @@ svc_view_no_memory(const char *service, struct svc_error *err)
 
 /* --------------------------------------------------------------- entries */
 
-static uint32_t
-hash_text(const char *text)
+uint32_t
+svc_entry_hash(const char *text)
 {
 	uint32_t hash = 2166136261u;
 
@@ -151,7 +151,7 @@ find_other(struct svc_reader *reader, struct svc_selector *selector,
 			return entry;
 		}
 	}
-	entry = find(selector, service, hash_text(service));
+	entry = find(selector, service, svc_entry_hash(service));
 	if (entry != NULL) {
 		reader->last =
 		    (reader->last + SVC_READER_SLOTS - 1) % SVC_READER_SLOTS;
@@ -215,7 +215,7 @@ static svc_err
 obtain(struct svc_selector *selector, const char *service,
     struct svc_entry **ret_entry, struct svc_error *err)
 {
-	uint32_t hash = hash_text(service);
+	uint32_t hash = svc_entry_hash(service);
 	struct svc_entry *entry, *old = NULL;
 	_Atomic(struct svc_entry *) *bucket;
 	svc_err rc = SVC_OK;
@@ -255,6 +255,39 @@ obtain(struct svc_selector *selector, const char *service,
 
 /* ------------------------------------------------- from watch to snapshot */
 
+/* An empty one with room for `n`. NULL when memory ran out. */
+static struct svc_snapshot *
+snapshot_create(const struct svc_strategy_ops *strategy, size_t n)
+{
+	struct svc_snapshot *snapshot;
+	size_t n_places = 1, size;
+
+	while (n_places < 2 * n)
+		n_places *= 2;
+	size = sizeof(*snapshot) + n * sizeof(snapshot->targets[0]);
+	snapshot = svc_mem_calloc(1, size + n_places * sizeof(uint32_t));
+	if (snapshot == NULL)
+		return NULL;
+	snapshot->retired.free = snapshot_retired;
+	snapshot->strategy = strategy;
+	snapshot->by_id = (uint32_t *)(void *)((char *)snapshot + size);
+	snapshot->n_places = n_places;
+	atomic_init(&snapshot->refs, 1);
+	return snapshot;
+}
+
+static void
+snapshot_add(struct svc_snapshot *snapshot, struct svc_held_target *target)
+{
+	size_t place = target->id_hash;
+
+	while (snapshot->by_id[place & (snapshot->n_places - 1)] != 0)
+		place++;
+	snapshot->targets[snapshot->n++] = target;
+	snapshot->by_id[place & (snapshot->n_places - 1)] =
+	    (uint32_t)snapshot->n;
+}
+
 /* Under entry->lock. Makes a snapshot of the nodes; the one before is to be
  * retired by the caller when the lock is free. */
 static svc_err
@@ -277,18 +310,12 @@ publish(struct svc_entry *entry, struct svc_snapshot **ret_old)
 	/* Those that are about to go are left out, unless all are. */
 	for (size_t i = 0; i < entry->n_nodes; i++)
 		n_staying += !entry->nodes[i]->draining;
-	snapshot = svc_mem_alloc(
-	    sizeof(*snapshot) + entry->n_nodes * sizeof(snapshot->targets[0]));
+	snapshot = snapshot_create(strategy, entry->n_nodes);
 	if (snapshot == NULL)
 		goto nomem;
-	*snapshot = (struct svc_snapshot){
-	    .retired.free = snapshot_retired,
-	    .strategy = strategy,
-	};
-	atomic_init(&snapshot->refs, 1);
 	for (size_t i = 0; i < entry->n_nodes; i++)
 		if (n_staying == 0 || !entry->nodes[i]->draining)
-			snapshot->targets[snapshot->n++] = entry->nodes[i];
+			snapshot_add(snapshot, entry->nodes[i]);
 	if (SVC_OPS_HAS(strategy, create)) {
 		rc = strategy->create(
 		    (const struct svc_target *const *)snapshot->targets,
@@ -627,7 +654,7 @@ svc_entry_is_full(struct svc_selector *selector, const char *service)
 	bool full = false;
 
 	pthread_mutex_lock(&selector->lock);
-	entry = find(selector, service, hash_text(service));
+	entry = find(selector, service, svc_entry_hash(service));
 	if (entry != NULL) {
 		pthread_mutex_lock(&entry->lock);
 		full = entry->synced || entry->lost;

@@ -5,8 +5,6 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#define KEEP_OUTPUT 4096 /* output storage an idle connection keeps */
-
 SVC_THREAD_LOCAL struct svc_mux *mux_batch;
 
 #define KEEP_DESCRIPTORS 256 /* or a quarter of all, if that is less */
@@ -78,6 +76,9 @@ svc_mux_init(
 	mux->secret = config->server ? (uint32_t)svc_random() : 0;
 	mux->most_streams = mux->config.limits.max_streams;
 	mux->most_message = mux->config.limits.max_message;
+	mux->most_pending = 2 * (uint64_t)mux->config.limits.conn_window;
+	if (mux->most_pending < (uint64_t)mux->most_message)
+		mux->most_pending = (uint64_t)mux->most_message;
 	mux->piece = PIECE_MIN;
 	mux->window = mux->config.limits.conn_window;
 	mux->first_window = FIRST_WINDOW;
@@ -148,7 +149,7 @@ mux_queue_frame(struct svc_mux *mux, uint8_t type, uint8_t flags,
 	if (before > MAX_CONTROL)
 		mux_fail(mux, SVC_E_UNAVAILABLE,
 		    "the peer asks for more answers than it reads");
-	else if (frame_encode(&mux->out, &frame, body, len) != SVC_OK)
+	else if (frame_encode(mux_output(mux), &frame, body, len) != SVC_OK)
 		mux_fail(mux, SVC_E_NOMEM, "out of memory");
 	else
 		mux->queued += mux->out.len - before;
@@ -202,6 +203,16 @@ mux_unlock_and_flush(struct svc_mux *mux)
 		svc_biased_lock_leave_hot(&mux->lock);
 }
 
+/* Of an output and an empty one. */
+static inline void
+swap_storage(struct svc_mux *mux, struct svc_buf *buf)
+{
+	struct svc_buf empty = *buf;
+	empty.max = mux->out.max;
+	*buf = mux->out;
+	mux->out = empty;
+}
+
 SVC_HOT bool
 svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 {
@@ -213,10 +224,7 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 	}
 	if (begin) {
 		mux->gathered_at_us = 0;
-		struct svc_buf empty = *into;
-		empty.max = mux->out.max;
-		*into = mux->out;
-		mux->out = empty;
+		swap_storage(mux, into);
 		mux->flushing = true;
 	}
 	bool close = mux->close_due;
@@ -238,14 +246,11 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 	mux->sent += sent;
 	mux->flushing = false;
 	bool more = has_output(mux);
-	/* A server has no stream after each batch, so what it sent tells. */
-	if (from->cap > KEEP_OUTPUT && from->len <= KEEP_OUTPUT &&
-	    mux->n_streams == 0 && !more) {
-		size_t max = from->max;
-		svc_buf_fini(from);
-		svc_buf_init(from, max);
-	} else {
-		svc_buf_clear(from);
+	svc_buf_clear(from);
+	if (!more) {
+		mux_give_storage(from);
+		if (mux->out.data != NULL)
+			mux_give_storage(&mux->out);
 	}
 	bool close = mux->close_due || (mux->leaving && !more);
 	mux->close_due = false;
@@ -396,8 +401,8 @@ mux_give_part(struct svc_mux_stream *stream, const struct svc_part *part,
 	    mux->out.len > BACKLOG || !mux_may_send(stream, part->flags))
 		return mux_pend(stream, part, err);
 	size_t before = mux->out.len;
-	svc_err rc = part_encode(&mux->out, stream->id, !mux->config.server,
-	    part, mux->config.limits.max_headers, err);
+	svc_err rc = part_encode(mux_output(mux), stream->id,
+	    !mux->config.server, part, mux->config.limits.max_headers, err);
 	size_t added = mux->out.len - before;
 	if (rc == SVC_OK) {
 		mux->queued += added;
@@ -413,7 +418,7 @@ must_wait(struct svc_mux_stream *stream, const struct svc_part *part)
 	struct svc_mux *mux = stream->mux;
 	if (stream->pending != NULL)
 		return true;
-	if (mux->pending > mux_pending_limit(mux)) {
+	if (mux->pending > mux->most_pending) {
 		mux->choked = true;
 		return true;
 	}
@@ -435,13 +440,13 @@ static bool
 give_message(struct svc_mux_stream *stream, const struct svc_part *part)
 {
 	struct svc_mux *mux = stream->mux;
-	struct svc_buf *out = &mux->out;
+	struct svc_buf *out = mux_output(mux);
 	if (part->flags != SVC_PART_MESSAGE || stream->sent_end ||
 	    !stream->listed || mux->failed || stream->pending != NULL ||
 	    part->len > mux->piece || (int64_t)part->len > mux->most_message ||
 	    out->len > BACKLOG ||
 	    out->cap - out->len <= FRAME_SIZE + part->len ||
-	    mux->pending > mux_pending_limit(mux) ||
+	    mux->pending > mux->most_pending ||
 	    !mux_may_send(stream, part->flags))
 		return false;
 	struct frame frame = {

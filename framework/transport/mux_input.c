@@ -35,7 +35,7 @@ refuses(const struct svc_mux *mux)
 {
 	return MUX_GET(mux->failed) || MUX_GET(mux->draining) ||
 	       MUX_GET(mux->n_held) >= mux->config.limits.max_streams ||
-	       MUX_GET(mux->pending) > mux_pending_limit(mux);
+	       MUX_GET(mux->pending) > mux->most_pending;
 }
 
 static svc_mux_result
@@ -75,7 +75,7 @@ open_by_peer(struct svc_mux *mux, const struct frame *frame,
 		code = SVC_E_UNAVAILABLE;
 	} else if (mux->n_held >= mux->config.limits.max_streams) {
 		refused = "too many streams in this connection (--max_streams)";
-	} else if (mux->pending > mux_pending_limit(mux)) {
+	} else if (mux->pending > mux->most_pending) {
 		refused = "too many answers wait for this connection";
 	} else if (stream == NULL || mux_list(mux, stream) != SVC_OK) {
 		refused = "out of memory";

@@ -24,7 +24,7 @@ is_over(const struct svc_mux *mux)
 static inline bool
 is_choked(const struct svc_mux *mux)
 {
-	return mux->out.len > BACKLOG || mux->pending > mux_pending_limit(mux);
+	return mux->out.len > BACKLOG || mux->pending > mux->most_pending;
 }
 
 static inline bool
@@ -67,7 +67,7 @@ give_request(struct svc_mux_stream *stream, const struct svc_part *part)
 {
 	const unsigned whole = SVC_PART_HEADERS | SVC_PART_MESSAGE;
 	struct svc_mux *mux = stream->mux;
-	struct svc_buf *out = &mux->out;
+	struct svc_buf *out = mux_output(mux);
 	size_t size = part->head_len + part->len;
 	if (part->head == NULL || (part->flags & whole) != whole ||
 	    part->headers != NULL || part->len > mux->piece ||

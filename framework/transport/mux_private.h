@@ -106,17 +106,14 @@ struct svc_mux_stream {
 	_Atomic int64_t looked_at_us;
 	/* to here; what follows is set, or NULL when it is forgotten. */
 	uint32_t id;
-	uintptr_t waiter; /* the thread that waits for its end; 0: none */
-	/* to the peer */
-	int64_t credit;
-	struct pending_part *pending, **last_pending;
+	uintptr_t waiter;       /* the thread that waits for its end; 0: none */
+	int64_t credit, window; /* of the peer's, and of ours that it has */
+	size_t cost;            /* of the request, while it is mux->current */
+	struct pending_part *pending, **last_pending; /* to the peer */
+	struct queued_part *parts, **last_part;       /* from the peer */
+	struct queued_part *assembly;
 	struct svc_mux_node send_node; /* in sending or starved */
 	struct svc_mux_node due_node;
-	/* from the peer */
-	int64_t window;
-	size_t cost; /* of the request, while it is mux->current */
-	struct queued_part *parts, **last_part;
-	struct queued_part *assembly;
 	struct svc_mux_node assembly_node;
 	pthread_cond_t cond; /* only with `sleeps` */
 	struct svc_stream_end end;
@@ -298,6 +295,22 @@ mux_unlock_in_batch(struct svc_mux *mux)
 svc_err mux_give_part(struct svc_mux_stream *stream,
     const struct svc_part *part, bool at_once, struct svc_error *err);
 
+/* -------------------------------------------------------------- mux_storage.c
+ */
+/* An output that has no storage gets one that this thread keeps, if any. */
+void mux_take_storage(struct svc_buf *out);
+/* Of an empty output, which has none then. */
+void mux_give_storage(struct svc_buf *out);
+
+/* Where to add to the output. */
+static inline struct svc_buf *
+mux_output(struct svc_mux *mux)
+{
+	if (mux->out.data == NULL)
+		mux_take_storage(&mux->out);
+	return &mux->out;
+}
+
 /* ----------------------------------------------------------------- mux_open.c
  */
 /* Errors: SVC_E_EXHAUSTED, when the message is too large for one of us. */
@@ -339,8 +352,6 @@ void mux_drop_pending(struct svc_mux_stream *stream);
 bool mux_sendable(const struct svc_mux *mux);
 /* Moves pieces to the output, of the streams in turn, up to ENOUGH. */
 void mux_pump(struct svc_mux *mux);
-/* More than this pending: new streams are refused. */
-uint64_t mux_pending_limit(const struct svc_mux *mux);
 /* The peer's hello and its WINDOW frames; false: more than there can be. */
 void mux_greet(struct svc_mux *mux, const struct hello *hello);
 bool mux_credit(struct svc_mux *mux, const struct frame *frame);

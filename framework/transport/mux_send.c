@@ -42,14 +42,6 @@ mux_charge(struct svc_mux_stream *stream, size_t len)
 	stream->mux->credit -= cost;
 }
 
-uint64_t
-mux_pending_limit(const struct svc_mux *mux)
-{
-	uint64_t windows = 2 * (uint64_t)mux->config.limits.conn_window;
-	uint64_t message = (uint64_t)mux->config.limits.max_message;
-	return message > windows ? message : windows;
-}
-
 svc_err
 mux_pend(struct svc_mux_stream *stream, const struct svc_part *part,
     struct svc_error *err)
@@ -101,7 +93,7 @@ static void
 relieve(struct svc_mux *mux)
 {
 	if (!mux->choked || mux->credit <= 0 ||
-	    mux->pending > mux_pending_limit(mux) / 2)
+	    mux->pending > mux->most_pending / 2)
 		return;
 	mux->choked = false;
 	for (uint32_t i = 0; i < mux->n_buckets; i++)
@@ -185,7 +177,8 @@ send_piece(struct svc_mux_stream *stream)
 			mux_append(&mux->starved, &stream->send_node);
 		return;
 	}
-	if (svc_buf_reserve(&mux->out, FRAME_SIZE + head + len) != SVC_OK) {
+	if (svc_buf_reserve(mux_output(mux), FRAME_SIZE + head + len) !=
+	    SVC_OK) {
 		mux_fail(mux, SVC_E_NOMEM, "out of memory");
 		return;
 	}

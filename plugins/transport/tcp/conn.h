@@ -39,48 +39,50 @@ enum shake {
 
 #define CONN_NAP_MS 100 /* a waiting caller looks at the clock this often */
 
+/* What every call needs comes first, as in svc_mux. */
 struct conn {
 	struct svc_mux mux;
 	struct svc_source source;
-	struct svc_loop *loop;
 	struct tcp *tcp;
 	struct listener *listener; /* of a server's */
-	struct conn_link link;
-	char address[264];
-	struct tls *tls;            /* NULL: bare */
-	struct svc_task shake_step; /* in the shaker's queue */
+	struct tls *tls;           /* NULL: bare */
+
+	/* of the loop */
+	bool flush_due;
+	bool kicked;
+	bool shares; /* others come first, then the rest of the block */
+	bool timed;
+	bool finished;
 
 	/* under mux.lock; `reader` may also be looked at without it */
-	enum shake shake; /* while `connecting` */
-	_Atomic(enum reader) reader;
-	unsigned interest;
 	bool attached;
 	bool connecting; /* until frames may move */
 	bool sleeps;     /* since then: its socket may be read by sleeping */
 	bool write_blocked;
 	bool paused;  /* the peer does not read what we send; set by the loop */
 	bool aborted; /* who dials a name reads it without the lock */
-	int gone;     /* a client's write failed so: its reader tells the end */
 	_Atomic bool hung_up; /* the loop was told so */
-
-	/* of the flusher */
-	struct svc_buf output;
-	size_t written;
+	_Atomic(enum reader) reader;
+	unsigned interest;
 
 	/* of the reader */
 	struct block *block;
 	size_t offset;
 	size_t block_size;
+
+	/* of the flusher */
+	struct svc_buf output;
+	size_t written;
+
+	struct svc_loop *loop;
+	struct svc_task flush_task;   /* of the loop */
 	_Atomic int64_t looked_at_us; /* a caller found the peer there */
 	struct svc_busy_poll poll;    /* of callers */
-
-	/* of the loop */
-	struct svc_task flush_task;
-	bool flush_due;
-	bool kicked;
-	bool shares; /* others come first, then the rest of the block */
-	bool timed;
-	bool finished;
+	int gone; /* a client's write failed so: its reader tells the end */
+	enum shake shake;           /* while `connecting` */
+	struct svc_task shake_step; /* in the shaker's queue */
+	struct conn_link link;
+	char address[264];
 };
 
 static inline struct conn *

@@ -39,13 +39,13 @@ struct svc_mux_config {
 	const struct svc_mux_ops *ops;
 	const struct svc_transport_ops *transport;
 	struct svc_loop *loop; /* NULL: whoever calls input handles all */
+	svc_accept_cb accept;  /* of a server */
+	void *accept_arg;
+	bool server;
 	struct svc_transport_limits limits; /* 0 is filled with the default */
 	/* Until the peer's hello must have come, from svc_mux_attach on;
 	 * 0: limits.handshake_ms */
 	int64_t hello_ms;
-	bool server;
-	svc_accept_cb accept; /* of a server */
-	void *accept_arg;
 	/* A server's: atomic, until when svc_mux_linger may be true, see the
 	 * op. NULL: no limit but its own. */
 	const int64_t *linger_until_ms;
@@ -71,90 +71,97 @@ struct svc_mux_memo {
 };
 
 /** All fields are private, except that a transport may hold `lock` to guard
- * small state of its own; it may not call the mux then. */
+ * small state of its own; it may not call the mux then.
+ *
+ * What every call needs comes first, with the rare behind it: among many
+ * connections each line of the cache that a call touches is one to fetch. */
 struct svc_mux {
 	struct svc_biased_lock lock;
 	struct svc_mux_config config;
-	int refs; /* atomic */
-	struct svc_buf out;
+	/* Of the reader on the loop: streams given back in their last callback,
+	 * one for the next whole request, and (atomic) that of the request
+	 * whose callback runs, while nobody else knows of it. */
+	struct svc_mux_stream *returned, *handy, *current;
+	uint32_t last_id;
 	bool flushing;
 	bool draining;  /* atomic: by us or by the peer: no new streams */
 	bool closing;   /* close() when the last stream ends */
 	bool close_due; /* whoever unlocks calls close() */
 	bool failed;    /* atomic */
-	bool silent;    /* it failed because the peer said nothing */
-	bool foreign;   /* the peer is no svc service, or has run nothing */
-	bool heard;     /* the peer's hello */
-	struct svc_error failure;
-	uint64_t queued, sent; /* bytes */
-	struct svc_mux_stream **buckets;
-	uint32_t n_buckets, n_streams;
-	uint32_t secret; /* of a server, whose peer chooses the numbers */
-	uint32_t n_held; /* atomic: streams that exist, also those that have
-			  * ended; together they have one reference */
-	struct svc_mux_stream *spare; /* to be used again */
-	uint32_t n_spare;
 	bool unref_due; /* the last stream has gone: whoever unlocks unrefs */
-	/* Of the reader on the loop: streams given back in their last callback,
-	 * one for the next whole request, and (atomic) that of the request
-	 * whose callback runs, while nobody else knows of it. */
-	struct svc_mux_stream *returned, *handy, *current;
-	uint32_t next_id, last_id, drained_id;
-	uint32_t most_streams; /* that both sides allow, as of messages */
-	int64_t most_message;
-	uint32_t peer_window;
-	pthread_cond_t changed;
-	char peer[64];
+	bool ticking, leaving; /* of the timer */
+	struct svc_buf out;
+	uint64_t queued, sent;  /* bytes */
+	int64_t gathered_at_us; /* of a burst, since then; 0: there is none */
 	/* What is sent in pieces, or waits for credit. */
-	uint32_t piece;
+	struct svc_mux_list sending, starved;
 	int64_t credit;   /* that the peer gave the connection */
 	uint64_t pending; /* atomic: bytes */
-	uint32_t n_unopened, n_lingering;
-	bool choked; /* streams wait for less pending, or for credit of all */
-	struct svc_mux_list sending, starved;
-	/* What the peer sends. */
-	int64_t window;        /* the credit we gave that it has not used */
-	uint32_t freed;        /* consumed; the peer is not told yet */
-	uint64_t loaned;       /* credit given for what is not consumed */
-	uint32_t first_window; /* the credit that each stream begins with */
-	uint32_t grown;        /* what their windows have grown by, together */
+	uint64_t most_pending;
+	int64_t most_message;  /* that both sides allow */
+	uint32_t most_streams; /* likewise */
+	uint32_t piece;
+	/* The credit that each stream begins with, of the peer and of us. */
+	uint32_t peer_window, first_window;
+	int64_t window;  /* the credit we gave that the peer has not used */
+	uint32_t freed;  /* consumed; the peer is not told yet */
+	uint32_t n_held; /* atomic: streams that exist, also those that have
+			  * ended; together they have one reference */
+	/* of the reader; those marked are atomic, for the timer */
+	bool greeted;
+	bool half;   /* atomic: a frame has begun */
+	bool paused; /* atomic: until the peer reads our answers */
+	int share;   /* frames on the loop until it is the others' turn */
+	size_t skip; /* of the hello */
+	size_t need;
+	size_t unchecked; /* bytes since the last look at the backlog */
+	size_t left;      /* of what was given last */
+	uint32_t received, frames; /* atomic: counts that only change */
+	struct svc_mux_memo memo;  /* of the last head that came */
+	/* Of a client. */
+	uint32_t next_id;
+	uint32_t n_buckets, n_streams;
+	uint32_t n_unopened;
+	struct svc_mux_stream **buckets;
+	struct svc_mux_stream *spare; /* to be used again */
+	uint32_t n_spare;
+	bool write_posted; /* what the loop writes for callers in a row */
+	int64_t called_at_us;
+
+	int refs;        /* atomic */
+	uint32_t secret; /* of a server, whose peer chooses the numbers */
+	uint32_t drained_id;
+	bool silent;  /* it failed because the peer said nothing */
+	bool foreign; /* the peer is no svc service, or has run nothing */
+	bool heard;   /* the peer's hello */
+	bool choked;  /* streams wait for less pending, or for credit of all */
+	bool due_posted, sweeping;
+	uint32_t n_lingering;
+	uint64_t loaned; /* credit given for what is not consumed */
+	uint32_t grown;  /* what the streams' windows have grown by, together */
 	struct svc_mux_list assembling;
 	struct svc_mux_stream *granted;
 	/* Streams that have a callback to come: by due_task. */
 	struct svc_mux_list due;
 	struct svc_task due_task;
-	bool due_posted;
 	/* What bursts gather in the output; see mux_burst.c. */
-	int64_t gathered_at_us; /* since then; 0: there is none */
 	struct svc_timer sweep;
 	struct svc_task sweep_task;
-	bool sweeping;
 	uint64_t swept; /* `queued` then */
-	/* What the loop writes for callers in a row; see mux_burst.c. */
-	int64_t called_at_us;
 	struct svc_task write_task;
-	bool write_posted;
 	/* The timer; see mux_timer.c. */
 	struct svc_timer timer;
 	struct svc_task arm_task;
-	bool attached, ticking, arm_posted;
-	bool idle_asked, leaving, leave_asked, leave_pinged;
-	bool paused;
+	bool attached, arm_posted;
+	bool idle_asked, leave_asked, leave_pinged;
+	uint8_t quiet, stuck;
 	uint32_t ticks;
 	int64_t hello_at_ms, idle_at_ms;
 	uint32_t seen_received, seen_frames, seen_id;
 	uint64_t seen_sent;
-	uint8_t quiet, stuck;
-	/* of the reader; those marked are atomic, for the timer */
-	bool greeted;
-	size_t skip; /* of the hello */
-	size_t need;
-	int share;        /* frames on the loop until it is the others' turn */
-	size_t unchecked; /* bytes since the last look at the backlog */
-	size_t left;      /* of what was given last */
-	uint32_t received, frames; /* atomic: counts that only change */
-	bool half;                 /* atomic: a frame has begun */
-	struct svc_mux_memo memo;  /* of the last head that came */
+	pthread_cond_t changed;
+	struct svc_error failure;
+	char peer[64];
 };
 
 typedef enum svc_mux_result {

@@ -105,18 +105,18 @@ struct svc_stream_handle {
 };
 
 struct svc_transport_limits {
-	int64_t max_message;      /* bytes of one message; 0: 64 MiB */
-	uint32_t max_headers;     /* bytes of one header block; 0: 64 KiB */
-	uint32_t max_streams;     /* open at once in a connection; 0: 4,096 */
+	int64_t max_message;  /* bytes of one message; 0: 64 MiB */
+	uint32_t max_headers; /* bytes of one header block; 0: 64 KiB */
+	uint32_t max_streams; /* open at once in a connection; 0: 4,096 */
+	/* Bytes a peer may send that are not consumed yet, on one stream and
+	 * on all streams of a connection. A stream begins with 512 KiB at most,
+	 * and has more while its holder consumes quickly. 0: 2 and 4 MiB */
+	uint32_t stream_window, conn_window;
 	uint32_t max_connections; /* of a listener; 0: 65,536. Sockets take at
 				   * most what RLIMIT_NOFILE allows, less 256
 				   * or a quarter */
 	int64_t handshake_ms;     /* until a new connection has said hello;
 				   * 0: 10,000 */
-	/* Bytes a peer may send that are not consumed yet, on one stream and
-	 * on all streams of a connection. A stream begins with 512 KiB at most,
-	 * and has more while its holder consumes quickly. 0: 2 and 4 MiB */
-	uint32_t stream_window, conn_window;
 	/* A peer that says nothing for so long while streams are open, though
 	 * it is asked, is dead. 0: 10,000; SVC_FOREVER: never */
 	int64_t keepalive_ms;
