@@ -217,6 +217,7 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 		empty.max = mux->out.max;
 		*into = mux->out;
 		mux->out = empty;
+		mux->taken = into->len;
 		mux->flushing = true;
 	}
 	bool close = mux->close_due;
@@ -236,6 +237,7 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 {
 	svc_biased_lock_take_hot(&mux->lock);
 	mux->sent += sent;
+	mux->taken = 0;
 	mux->flushing = false;
 	bool more = has_output(mux);
 	/* A server has no stream after each batch, so what it sent tells. */
@@ -311,7 +313,8 @@ static bool
 end_by_failure(struct svc_mux *mux, struct svc_mux_stream *stream)
 {
 	/* Without its last byte the peer cannot have run it. */
-	bool not_run = mux->foreign || stream->queued_to > mux->sent;
+	uint64_t left = mux->sent + mux->taken;
+	bool not_run = mux->foreign || stream->queued_to > left;
 	return mux_end_stream(stream, mux->failure.code, not_run,
 	    mux->failure.text, strlen(mux->failure.text));
 }
