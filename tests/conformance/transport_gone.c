@@ -20,6 +20,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "support/lacks.h"
+
 #define HELLO                                       \
 	"\xf5svc\x01\x01\x20\0\0\0\x10\0\0\x10\0\0" \
 	"\0\0\x04\0\0\0\x40\0\0\0\x01\0\0\0\0\0"
@@ -324,7 +326,7 @@ a_reset_does_not_tell_what_was_run(void **state)
 	(void)state;
 	static const struct linger at_once = {.l_onoff = 1};
 	if (is_local())
-		skip();
+		test_lacks("resets");
 	struct scene *scene = scene_begin(false);
 	open_stream(scene, NULL, 0);
 	await_request(scene);
