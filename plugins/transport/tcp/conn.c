@@ -157,8 +157,7 @@ get(struct conn *conn, void *data, size_t room, bool sleep)
 static bool
 reader_tells(struct conn *conn, int sys)
 {
-	if (conn->listener != NULL || conn->tls != NULL ||
-	    (sys != EPIPE && sys != ECONNRESET))
+	if (conn->listener != NULL || (sys != EPIPE && sys != ECONNRESET))
 		return false;
 	lock(conn);
 	if (conn->gone == 0) /* later ones fail by EPIPE whatever it was */
