@@ -225,6 +225,7 @@ svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into)
 	if (begin) {
 		mux->gathered_at_us = 0;
 		swap_storage(mux, into);
+		mux->taken = into->len;
 		mux->flushing = true;
 	}
 	bool close = mux->close_due;
@@ -244,6 +245,7 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 {
 	svc_biased_lock_take_hot(&mux->lock);
 	mux->sent += sent;
+	mux->taken = 0;
 	mux->flushing = false;
 	bool more = has_output(mux);
 	svc_buf_clear(from);
@@ -316,7 +318,8 @@ static bool
 end_by_failure(struct svc_mux *mux, struct svc_mux_stream *stream)
 {
 	/* Without its last byte the peer cannot have run it. */
-	bool not_run = mux->foreign || stream->queued_to > mux->sent;
+	uint64_t left = mux->sent + mux->taken;
+	bool not_run = mux->foreign || stream->queued_to > left;
 	return mux_end_stream(stream, mux->failure.code, not_run,
 	    mux->failure.text, strlen(mux->failure.text));
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* When many calls and many answers are written. */
+/* When many calls and many answers are written, and what is known of them when
+ * the connection fails meanwhile. */
 #include "mux_test.h"
 
 #include <semaphore.h>
@@ -314,6 +315,41 @@ replies_alike_and_others(void **state)
 	end_finish(&server);
 }
 
+/* What the flusher has may have left; how much did not, it says in the end. */
+static void
+what_is_being_written_may_have_run(void **state)
+{
+	(void)state;
+	struct svc_buf out;
+	struct seen calls[3];
+	svc_buf_init(&out, SIZE_MAX / 2);
+	for (int told = 0; told < 2; told++) {
+		begin(&client, false, NULL);
+		flush(&client.mux);
+		client.mux.config.ops = &holding;
+		for (int i = 0; i < 2; i++)
+			open_with(&client, &calls[i], &events,
+			    SVC_PART_MESSAGE | SVC_PART_END, "m", 1);
+		assert_true(svc_mux_begin_flush(&client.mux, &out));
+		open_with(&client, &calls[2], &events,
+		    SVC_PART_MESSAGE | SVC_PART_END, "m", 1);
+		if (told) /* the first one went */
+			svc_mux_end_flush(&client.mux, &out, out.len / 2);
+		svc_mux_fail(&client.mux, SVC_E_UNAVAILABLE, "gone");
+		assert_int_equal(
+		    svc_mux_close_streams(&client.mux), SVC_MUX_OK);
+		if (!told)
+			svc_mux_end_flush(&client.mux, &out, 0);
+		assert_false(calls[0].not_run);
+		assert_int_equal(calls[1].not_run, told);
+		assert_true(calls[2].not_run);
+		for (int i = 0; i < 3; i++)
+			let_go(&calls[i]);
+		end_finish(&client);
+	}
+	svc_buf_fini(&out);
+}
+
 int
 main(void)
 {
@@ -321,6 +357,7 @@ main(void)
 	    cmocka_unit_test(calls_in_a_row_share_writes),
 	    cmocka_unit_test(half_of_a_batch_is_answered_early),
 	    cmocka_unit_test(replies_alike_and_others),
+	    cmocka_unit_test(what_is_being_written_may_have_run),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -383,5 +383,6 @@ svc_conformance_transport(const struct svc_conformance_transport *with)
 	       svc_conformance_transport_flow(with) +
 	       svc_conformance_transport_silent(with) +
 	       svc_conformance_transport_address(with) +
+	       svc_conformance_transport_gone(with) +
 	       svc_conformance_transport_call(with);
 }

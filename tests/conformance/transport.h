@@ -32,7 +32,8 @@ int svc_conformance_transport_silent(
 /* Which addresses of the host a listener takes. */
 int svc_conformance_transport_address(
     const struct svc_conformance_transport *setup);
-/* What a server said that is gone when its client writes; asked for apart. */
+/* What a server said that is gone when its client writes, and what it has
+ * read. */
 int svc_conformance_transport_gone(
     const struct svc_conformance_transport *setup);
 /* And what a call on its caller's thread promises. */

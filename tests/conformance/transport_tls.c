@@ -450,6 +450,7 @@ svc_conformance_tls(const struct svc_conformance_tls *with)
 	    title, sizeof(title), "%s tls %s", with->plugin, with->address);
 	int failed = cmocka_run_group_tests_name(title, tests, NULL, NULL) +
 		     svc_conformance_tls_chain(title) +
+		     svc_conformance_tls_gone(title) +
 		     svc_conformance_tls_handshake(title);
 	test_pki_remove(&tls_suite.pki);
 	return failed;

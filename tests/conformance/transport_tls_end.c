@@ -24,6 +24,7 @@ serve(struct svc_stream_handle *stream, const struct svc_part *first, void *arg)
 	pthread_mutex_unlock(&end->mutex);
 	reply.flags = SVC_PART_HEADERS | SVC_PART_MESSAGE | SVC_PART_END;
 	stream->ops->send(stream, &reply, NULL);
+	atomic_fetch_add(&end->served, 1);
 	stream->ops->release(stream, SVC_E_CANCELLED);
 }
 
@@ -78,8 +79,9 @@ tls_end_try(const struct svc_tls_config *tls, struct tls_end **ret_end,
 		tls_suite.setup->plugin, &ops, err) != SVC_OK)
 		fail_msg("%s", err->text);
 	end->ops = ops;
+	struct svc_executor_config loops = {.loops = tls_suite.loops};
 	assert_int_equal(
-	    svc_executor_create(NULL, &end->executor, err), SVC_OK);
+	    svc_executor_create(&loops, &end->executor, err), SVC_OK);
 	if (tls != NULL)
 		keep_config(end, tls);
 	struct svc_transport_config config = {.executor = end->executor,
@@ -155,6 +157,7 @@ tls_clean_up(void **state)
 			tls_end_stop(&ends[i - 1]);
 	svc_log_set_sink(NULL, NULL);
 	tls_suite.handshake_ms = 0;
+	tls_suite.loops = 0;
 	return 0;
 }
 

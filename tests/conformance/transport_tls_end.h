@@ -9,6 +9,7 @@
 #include "support/pki.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include <svc/clock.h>
 #include <svc/log.h>
@@ -22,6 +23,7 @@ struct tls_suite {
 	const struct svc_conformance_tls *setup;
 	struct test_pki pki;
 	int64_t handshake_ms; /* of the ends that are started; 0: default */
+	int loops;            /* of their executors; 0: default */
 };
 extern struct tls_suite tls_suite;
 
@@ -39,6 +41,7 @@ struct tls_end {
 	pthread_mutex_t mutex;
 	char identity[80];           /* of the last caller; "-" for none */
 	void *conns[TLS_MOST_CONNS]; /* that were dialled, under the mutex */
+	atomic_int served;           /* calls that were answered */
 };
 
 /* Files of the suite's certificates of these names; NULL: none. Valid for the
@@ -91,6 +94,8 @@ bool tls_was_logged(const char *what);
 /* How handshakes that are not finished, or many at once, are borne; a group of
  * the suite. */
 int svc_conformance_tls_handshake(const char *title);
+/* What becomes of replies when a service is gone; another. */
+int svc_conformance_tls_gone(const char *title);
 /* What certificates and keys may be; another. */
 int svc_conformance_tls_chain(const char *title);
 

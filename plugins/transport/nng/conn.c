@@ -98,6 +98,75 @@ conn_send(struct conn *conn)
 	return true;
 }
 
+/* Nothing is begun on the stream any more, and what is under way on it
+ * completes now. */
+static void
+close_stream(struct conn *conn)
+{
+	lock(conn);
+	conn->closed = true;
+	bool close = conn->stream != NULL && conn->starting == 0;
+	unlock(conn);
+	if (close)
+		nng_stream_close(conn->stream);
+}
+
+/* Its read has ended so, and a client's writes are over. An end in good order
+ * before anything was said means that nothing was run, but a write that failed
+ * may have taken the error of a reset. */
+static void
+tell_end(struct conn *conn, int rv)
+{
+	bool silent = conn->tls == NULL && !conn->spoken;
+	lock(conn);
+	if (rv == NNG_ECONNSHUT && conn->gone == NNG_ECONNRESET)
+		rv = conn->gone;
+	unlock(conn);
+	if (silent &&
+	    (rv == NNG_ECONNSHUT || (rv == NNG_ECONNRESET && conn->local)))
+		svc_mux_unheard(&conn->mux);
+	conn_lose(conn, rv);
+	lock(conn);
+	conn->receiving = false;
+	unlock(conn);
+	conn_kick(conn);
+}
+
+/* How much has left is known only when nng has said so. */
+static void
+ended(struct conn *conn, int rv)
+{
+	bool bare = conn->listener == NULL && conn->tls == NULL;
+	lock(conn);
+	bool wait = bare && !conn->layered && conn->sends > 0;
+	if (wait)
+		conn->ended = rv;
+	unlock(conn);
+	if (wait)
+		close_stream(conn);
+	else
+		tell_end(conn, rv);
+}
+
+/* Of a flusher, with or without a write that ended so. True: tell the loop. */
+static bool
+writing_over(struct conn *conn, bool wrote, int rv)
+{
+	lock(conn);
+	bool last = --conn->sends == 0;
+	bool wake = wrote ? conn->paused || conn->aborted || rv != 0
+			  : conn->paused && last;
+	if (wake) /* nothing is under way whose end would tell the reader */
+		conn->paused = false;
+	int end = last ? conn->ended : 0;
+	if (last)
+		conn->ended = 0;
+	unlock(conn);
+	if (end != 0)
+		tell_end(conn, end);
+	return wake;
+}
+
 void
 conn_flush(struct svc_mux *mux)
 {
@@ -117,15 +186,25 @@ conn_flush(struct svc_mux *mux)
 			return;
 		svc_mux_end_flush(mux, &conn->output, 0);
 	}
-	lock(conn);
-	conn->sends--;
-	bool wake = conn->paused && conn->sends == 0;
-	if (wake) /* nothing is under way whose end would tell the reader */
-		conn->paused = false;
-	unlock(conn);
-	if (wake)
+	if (writing_over(conn, false, 0))
 		conn_kick(conn);
 	svc_mux_unref(&conn->mux);
+}
+
+/* A client's peer that is gone has mostly said something before, which is still
+ * to be read: replies, or an end in good order. A websocket that fails cannot
+ * be read any more. With TLS the reader also comes upon why. With the lock. */
+static bool
+reader_tells(struct conn *conn, int rv)
+{
+	if (conn->listener != NULL)
+		return conn->tls != NULL && conn->receiving;
+	if (conn->layered ||
+	    (rv != NNG_ECLOSED && rv != NNG_ECONNRESET && rv != NNG_ECONNSHUT))
+		return false;
+	if (conn->gone == 0) /* later ones fail alike whatever it was */
+		conn->gone = rv;
+	return true;
 }
 
 static void
@@ -143,24 +222,18 @@ sent(void *arg)
 	}
 	lock(conn);
 	bool shaking = conn->shaking;
-	/* It comes upon why, or what the peer said before. */
-	bool reader_tells = conn->receiving && conn->tls != NULL;
+	bool told = rv != 0 && !shaking && reader_tells(conn, rv);
 	unlock(conn);
 	if (!shaking) {
 		/* A websocket and TLS may have sent more than they told. */
-		size_t n = rv == 0 || conn->layered || conn->tls != NULL
-			       ? conn->output.len
-			       : conn->written;
+		size_t n = conn->layered || conn->tls != NULL ? conn->output.len
+							      : conn->written;
 		more = svc_mux_end_flush(mux, &conn->output, n);
-		if (rv != 0 && !reader_tells)
+		if (rv != 0 && !told)
 			conn_lose(conn, rv);
 		more = more && rv == 0;
 	}
-	lock(conn);
-	conn->sends--;
-	bool wake = conn->paused || conn->aborted || rv != 0;
-	conn->paused = false;
-	unlock(conn);
+	bool wake = writing_over(conn, true, rv);
 	if (shaking)
 		secure_sent(conn, rv);
 	else if (more)
@@ -249,22 +322,39 @@ conn_receive(struct conn *conn, void *data, size_t size)
 	return true;
 }
 
+static bool
+receive_more(struct conn *conn)
+{
+	struct block *block = conn->block;
+	if (conn->tls != NULL)
+		return conn_receive(conn, conn->came, COME_SIZE);
+	return conn_receive(
+	    conn, block->data + block->len, block->cap - block->len);
+}
+
 /* Nothing is handled until it completes. */
 static void
 receive(struct conn *conn)
 {
-	if (!make_room(conn)) {
+	if (!make_room(conn))
 		svc_mux_fail(&conn->mux, SVC_E_NOMEM, "out of memory");
-		return;
-	}
-	struct block *block = conn->block;
-	if (conn->tls == NULL)
-		conn_receive(
-		    conn, block->data + block->len, block->cap - block->len);
-	else if (secure_more(conn))
+	else if (conn->tls != NULL && secure_more(conn))
 		conn_kick(conn);
 	else
-		conn_receive(conn, conn->came, COME_SIZE);
+		receive_more(conn);
+}
+
+/* To nng a reset is the end of the stream, whatever came before it lies unread.
+ * But it still reads from the socket when it is asked again, which then never
+ * waits: first comes what is left, and then the end itself. */
+static bool
+read_rest(struct conn *conn, int rv)
+{
+	if (rv != NNG_ECONNSHUT || conn->rest || conn->layered ||
+	    conn->listener != NULL)
+		return false;
+	conn->rest = true;
+	return receive_more(conn);
 }
 
 static void
@@ -274,9 +364,10 @@ received(void *arg)
 	int rv = nng_aio_result(conn->recv_aio);
 	size_t n = nng_aio_count(conn->recv_aio);
 	if (rv != 0) {
-		if (conn->tls == NULL && !conn->spoken && rv == NNG_ECONNSHUT)
-			svc_mux_unheard(&conn->mux);
-		conn_lose(conn, rv);
+		if (!read_rest(conn, rv))
+			ended(conn, rv);
+		svc_mux_unref(&conn->mux);
+		return;
 	} else if (conn->tls == NULL) {
 		conn->spoken = true;
 		struct block *block = conn->block;
@@ -361,14 +452,12 @@ finish(struct conn *conn)
 	dial_give_up(conn);
 	svc_source_detach(&conn->source);
 	lock(conn);
-	conn->closed = true;
 	conn->attached = false;
-	bool close = conn->stream != NULL && conn->starting == 0;
+	unlock(conn);
+	close_stream(conn);
+	lock(conn);
 	nng_stream_dialer *dialer = conn->dialer;
 	unlock(conn);
-	/* What nng has under way completes now. */
-	if (close)
-		nng_stream_close(conn->stream);
 	/* A websocket's dialer that is closed may never tell the end of what it
 	 * is about: that ends by itself, in the time it was given. */
 	if (dialer != NULL && !conn->layered)
@@ -559,6 +648,7 @@ conn_create(struct nng *self, struct listener *listener,
 	conn->self = self;
 	conn->listener = listener;
 	conn->layered = address->layered;
+	conn->local = !address->has_port;
 	conn->shaking = address->tls;
 	conn->source.fd = -1;
 	conn->source.ready = conn_ready;

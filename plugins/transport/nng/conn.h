@@ -37,6 +37,7 @@ struct conn {
 	struct listener *listener; /* of a server's */
 	struct conn_link link;
 	bool layered;
+	bool local; /* a unix socket: no reset overtakes what was sent */
 	struct route *route; /* of a client's; see dial.c */
 	nng_aio *dial_aio, *send_aio, *recv_aio;
 
@@ -50,7 +51,10 @@ struct conn {
 	bool running;   /* its bytes are being handled */
 	bool receiving; /* nng has the block */
 	bool spoken;    /* of `received`: something has come */
+	bool rest;      /* of `received`: it reads what nng left */
 	bool paused;    /* the peer does not read what we send */
+	int gone;  /* a client's write failed so: its reader tells the end */
+	int ended; /* its read did, and waits for what a write says */
 	int sends;
 	int starting; /* calls that begin an operation on the stream */
 

@@ -58,6 +58,10 @@ run_step(struct svc_task *task)
 	struct conn *conn =
 	    (struct conn *)(void *)((char *)task -
 				    offsetof(struct conn, shake_step));
+	if (svc_mux_failed(&conn->mux)) { /* while it waited here */
+		svc_mux_unref(&conn->mux);
+		return;
+	}
 	conn->step = tls_shake(conn->tls);
 	svc_buf_clear(&conn->cipher);
 	conn->written = 0;

@@ -157,13 +157,22 @@ get(struct conn *conn, void *data, size_t room, bool sleep)
 static bool
 reader_tells(struct conn *conn, int sys)
 {
-	if (conn->listener != NULL || conn->tls != NULL ||
-	    (sys != EPIPE && sys != ECONNRESET))
+	if (conn->listener != NULL || (sys != EPIPE && sys != ECONNRESET))
 		return false;
 	lock(conn);
-	conn->gone = sys;
+	if (conn->gone == 0) /* later ones fail by EPIPE whatever it was */
+		conn->gone = sys;
 	unlock(conn);
 	return true;
+}
+
+/* As the flusher, who is through. TLS may have sent more than it told. */
+static bool
+end_writing(struct conn *conn)
+{
+	struct svc_buf *out = &conn->output;
+	return svc_mux_end_flush(
+	    &conn->mux, out, conn->tls != NULL ? out->len : conn->written);
 }
 
 /* As the flusher: true when all is written and the role given back. */
@@ -185,7 +194,7 @@ write_output(struct conn *conn, bool *ret_more)
 		} else if (errno != EINTR) {
 			int sys = errno;
 			bool told = reader_tells(conn, sys);
-			svc_mux_end_flush(&conn->mux, out, conn->written);
+			end_writing(conn);
 			if (told)
 				return false;
 			conn_lose(conn, sys);
@@ -194,7 +203,7 @@ write_output(struct conn *conn, bool *ret_more)
 			return false;
 		}
 	}
-	*ret_more = svc_mux_end_flush(&conn->mux, out, conn->written);
+	*ret_more = end_writing(conn);
 	return true;
 }
 
@@ -261,7 +270,7 @@ conn_ended(struct conn *conn)
 {
 	lock(conn);
 	bool in_order = conn->gone != ECONNRESET;
-	bool known = in_order && !conn->mux.flushing;
+	bool known = in_order && (!conn->mux.flushing || conn->write_blocked);
 	unlock(conn);
 	if (known && conn->tls == NULL && !conn->mux.greeted)
 		svc_mux_unheard(&conn->mux);
@@ -446,6 +455,19 @@ write_on_loop(struct conn *conn)
 	}
 }
 
+/* The connection has failed: a write that waits for the socket does not go on.
+ */
+static void
+drop_write(struct conn *conn)
+{
+	lock(conn);
+	bool blocked = conn->write_blocked;
+	conn->write_blocked = false;
+	unlock(conn);
+	if (blocked)
+		end_writing(conn);
+}
+
 static void
 finish(struct conn *conn)
 {
@@ -463,13 +485,7 @@ finish(struct conn *conn)
 		tls_close(conn->tls);
 	if (conn->source.fd >= 0)
 		shutdown(conn->source.fd, SHUT_RDWR);
-	lock(conn);
-	/* A write that waits for the socket will not go on. */
-	bool blocked = conn->write_blocked;
-	conn->write_blocked = false;
-	unlock(conn);
-	if (blocked)
-		svc_mux_end_flush(&conn->mux, &conn->output, conn->written);
+	drop_write(conn);
 	svc_mux_unref(&conn->mux);
 }
 
@@ -479,6 +495,8 @@ static void
 after_reading(struct conn *conn, bool run, bool waits)
 {
 	bool failed = svc_mux_failed(&conn->mux);
+	if (failed)
+		drop_write(conn);
 	svc_mux_result closed =
 	    failed ? svc_mux_close_streams(&conn->mux) : SVC_MUX_OK;
 	if (closed == SVC_MUX_LOST)

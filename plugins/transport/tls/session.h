@@ -34,6 +34,8 @@ struct tls {
 	bool more;
 	bool drained; /* the socket had no more in this call */
 	int sys;      /* errno of the socket */
+	int unsent;   /* the same when it did not take something: what the peer
+		       * said before can still be read */
 	uint8_t ahead[AHEAD];
 	size_t ahead_at, ahead_len; /* of what is left of it */
 	struct svc_buf out;         /* to be sent, from `sent` on */

@@ -141,7 +141,7 @@ transmit(struct tls *tls, const void *data, size_t size, int more)
 		return n;
 	if (errno == EAGAIN || errno == EWOULDBLOCK)
 		return 0;
-	tls->sys = errno;
+	tls->unsent = errno;
 	return -1;
 }
 
@@ -153,8 +153,8 @@ bio_write(BIO *bio, const char *data, int size)
 	BIO_clear_retry_flags(bio);
 	if (tls->direct && tls->out.len == 0 && tls->fd >= 0)
 		n = transmit(tls, data, (size_t)size, tls->last ? 0 : MSG_MORE);
-	if (n < 0)
-		return -1;
+	if (n < 0) /* OpenSSL would not read any more; see push */
+		n = 0;
 	if (n == size ||
 	    svc_buf_append(&tls->out, data + n, (size_t)(size - n)) == SVC_OK)
 		return size;
@@ -466,6 +466,7 @@ shake(struct tls *tls)
 	}
 	int pushed = push(tls);
 	if (pushed < 0) {
+		tls->sys = tls->unsent;
 		session_explain(tls);
 		return TLS_FAILED;
 	}
@@ -530,6 +531,8 @@ tls_write(struct tls *tls, const void *data, size_t len)
 		done = (ssize_t)tls->taken;
 		tls->taken = 0;
 		SSL_free_buffers(tls->ssl);
+	} else if (pushed < 0 && !tls->failed) {
+		error = tls->unsent;
 	} else if (pushed < 0) {
 		error = tls->sys != 0 ? tls->sys : EPROTO;
 	}

@@ -91,7 +91,8 @@ struct svc_mux {
 	bool unref_due; /* the last stream has gone: whoever unlocks unrefs */
 	bool ticking, leaving; /* of the timer */
 	struct svc_buf out;
-	uint64_t queued, sent;  /* bytes */
+	uint64_t queued, sent; /* bytes */
+	size_t taken; /* by the flusher, who has not said yet what it sent */
 	int64_t gathered_at_us; /* of a burst, since then; 0: there is none */
 	/* What is sent in pieces, or waits for credit. */
 	struct svc_mux_list sending, starved;
@@ -218,8 +219,11 @@ SVC_API size_t svc_mux_need(const struct svc_mux *mux);
  * sender; false when there are none or somebody else is. Large messages come
  * piece by piece. */
 SVC_API bool svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into);
-/** `sent` bytes of it are with the operating system. The rest is dropped (the
- * connection failed) or was nothing. True when more waits meanwhile. */
+/** `sent` bytes of it are with the operating system, or may be. The rest is
+ * dropped (the connection failed) or was nothing. Until then all of it may
+ * have left, so who knows how much did says so before svc_mux_close_streams:
+ * calls of which something did not leave are ended as not run. True when more
+ * waits meanwhile. */
 SVC_API bool svc_mux_end_flush(
     struct svc_mux *mux, struct svc_buf *from, size_t sent);
 /** Bytes waiting to be taken. */
