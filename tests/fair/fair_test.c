@@ -360,9 +360,8 @@ a_crowd_that_connects_is_taken_in_shares(void **state)
 	call(scene.ops, scene.conns[0], "hold");
 	count_await(&here.held, 1);
 	for (int i = 0; i < CROWD; i++)
-		fds[i] =
-		    open_streams(scene.ops->listener_address(scene.listener), 1,
-			true);
+		fds[i] = open_streams(
+		    scene.ops->listener_address(scene.listener), 1, true);
 	for (int i = 0; i < 2 * FLOOD; i++)
 		call(scene.ops, scene.conns[1], "b");
 	await_written(&scene);
