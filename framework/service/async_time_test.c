@@ -411,6 +411,65 @@ a_call_takes_nothing_of_the_last(void **state)
 	svc_free(s);
 }
 
+/* More callbacks that wait for a call of their own than there are threads:
+ * nobody is left who would read the answers. */
+#define THREADS 6
+
+struct crowd {
+	struct svc_client *client;
+	struct gate left;
+	atomic_int timed_out, explained;
+};
+
+static void
+waits_for_a_call(svc_err code, const struct svc_message *rsp,
+    const struct svc_error *detail, void *arg)
+{
+	struct crowd *crowd = arg;
+	struct svc_message req = {.data = "eve", .len = 3};
+	struct svc_error err = {0};
+	(void)rsp;
+	assert_string_equal(detail->text, "");
+	assert_int_equal(code, SVC_OK);
+	code = svc_call(crowd->client, "student", "Student.Greet", &req, NULL,
+	    timeout_ms(500), detail(&err));
+	if (code == SVC_E_TIMEDOUT)
+		atomic_fetch_add(&crowd->timed_out, 1);
+	if (strstr(err.text, "--threads") != NULL)
+		atomic_fetch_add(&crowd->explained, 1);
+	gate_add(&crowd->left);
+}
+
+static void
+a_lack_of_threads_is_told(void **state)
+{
+	(void)state;
+	struct slow slow;
+	struct svc_service *s = start_slow(&slow);
+	struct svc_service *c = make("caller", NULL);
+	char program[] = "caller", loops[] = "--loops=1", threads[40];
+	snprintf(threads, sizeof(threads), "--threads=%d", THREADS);
+	char *argv[] = {program, loops, threads, NULL};
+	assert_int_equal(svc_init(c, 3, argv), SVC_OK);
+	struct crowd crowd = {.client = svc_client_of(c)};
+	gate_init(&crowd.left);
+	struct svc_message req = {.data = "bob", .len = 3};
+	/* One node is known before. */
+	assert_int_equal(
+	    svc_call(crowd.client, "student", "Student.Greet", &req, NULL),
+	    SVC_OK);
+	for (int i = 0; i < 3 * THREADS; i++)
+		assert_int_equal(svc_call_async(crowd.client, "student",
+				     "Student.Greet", &req, waits_for_a_call,
+				     &crowd, timeout_ms(PATIENCE_MS)),
+		    SVC_OK);
+	gate_wait(&crowd.left, 3 * THREADS);
+	assert_true(atomic_load(&crowd.timed_out) == 0 ||
+		    atomic_load(&crowd.explained) > 0);
+	svc_free(c);
+	svc_free(s);
+}
+
 int
 main(void)
 {
@@ -424,6 +483,7 @@ main(void)
 	    cmocka_unit_test_setup_teardown(
 		a_wait_for_the_view_counts, use_manual_clock, use_real_clock),
 	    TEST(a_call_takes_nothing_of_the_last),
+	    TEST(a_lack_of_threads_is_told),
 	};
 	static const char *const transports[] = {"nng", "tcp", "memory"};
 	int failed = 0;

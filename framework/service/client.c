@@ -62,6 +62,23 @@ svc_client_finish(struct svc_service *service)
 /* -------------------------------------------------------- a call that waits
  */
 
+/* The deadline has passed. Perhaps nobody could read: then the node is not the
+ * one to look at. */
+static SVC_COLD void
+explain_late(const struct svc_client *client, struct svc_error *err)
+{
+	const struct svc_executor *executor = client->service->executor;
+	int others =
+	    svc_executor_max_threads(executor) - svc_executor_loops(executor);
+	if (err == NULL || svc_executor_off_loop(executor) < others)
+		return;
+	struct svc_error was = *err;
+	svc_error_set(err, was.code,
+	    "%s; all threads (--threads) are held by handlers or callbacks "
+	    "that block",
+	    was.text);
+}
+
 static SVC_HOT svc_err
 call(struct svc_client *client, const struct svc_call_plan *plan,
     const struct svc_outgoing *out)
@@ -93,6 +110,8 @@ call(struct svc_client *client, const struct svc_call_plan *plan,
 		svc_attempts_pause(&at, until_ms);
 	}
 	svc_attempts_finish(&at);
+	if (code == SVC_E_TIMEDOUT)
+		explain_late(client, out->err);
 	if (plan->reply_headers != NULL &&
 	    svc_reply_copy_headers(reply.headers, plan->reply_headers) !=
 		SVC_OK &&

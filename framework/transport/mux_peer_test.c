@@ -2,6 +2,8 @@
 /* A peer that does not keep to the protocol. */
 #include "mux_test.h"
 
+#include <time.h>
+
 /* ------------------------------------------------------- a peer of our own */
 
 static void
@@ -413,6 +415,60 @@ numbers_that_were_chosen_do_not_meet(void **state)
 	end_finish(&server);
 }
 
+static void
+end_by_closing(struct svc_mux *mux)
+{
+	svc_mux_fail(mux, SVC_E_UNAVAILABLE, "broken");
+	svc_mux_close_streams(mux);
+}
+
+/* What this thread worked to end so many streams, in ns; the least of some. */
+static int64_t
+work_to_end(uint32_t streams, void (*end)(struct svc_mux *mux))
+{
+	const struct svc_transport_limits limits = {.stream_window = 2000,
+	    .conn_window = 2 * streams,
+	    .max_streams = streams};
+	int64_t least = INT64_MAX;
+	for (int i = 0; i < 3; i++) {
+		struct end server;
+		struct timespec from, to;
+		begin(&server, true, &limits);
+		put_hello(&server.in, &limits);
+		for (uint32_t id = 1; id <= streams; id++)
+			put(&server.in, FRAME_PART,
+			    SVC_PART_HEADERS | SVC_PART_MESSAGE | FRAME_MORE,
+			    id, 0, open_head, sizeof(open_head), 1);
+		read_some(&server, SIZE_MAX);
+		assert_int_equal(server.mux.n_streams, streams);
+		clock_gettime(CLOCK_THREAD_CPUTIME_ID, &from);
+		end(&server.mux);
+		clock_gettime(CLOCK_THREAD_CPUTIME_ID, &to);
+		assert_int_equal(server.mux.n_streams, 0);
+		int64_t ns = (to.tv_sec - from.tv_sec) * 1000000000 +
+			     (to.tv_nsec - from.tv_nsec);
+		least = ns < least ? ns : least;
+		end_finish(&server);
+	}
+	return least;
+}
+
+/* All that one connection may have: a walk through the table for each would
+ * take 64 times as long for each of 64 times as many. */
+static void
+many_streams_end_in_one_walk(void **state)
+{
+	(void)state;
+	enum { FEW = 1024, TIMES = 64, MOST = 16 };
+	static void (*const ends[])(struct svc_mux * mux) = {
+	    end_by_closing, svc_mux_drain};
+	for (size_t i = 0; i < 2; i++) {
+		int64_t few = work_to_end(FEW, ends[i]);
+		int64_t many = work_to_end(FEW * TIMES, ends[i]);
+		assert_true(many < few * TIMES * MOST);
+	}
+}
+
 int
 main(void)
 {
@@ -421,6 +477,7 @@ main(void)
 	    cmocka_unit_test(limits_end_one_stream),
 	    cmocka_unit_test(floods_end_a_connection_that_does_not_read),
 	    cmocka_unit_test(numbers_that_were_chosen_do_not_meet),
+	    cmocka_unit_test(many_streams_end_in_one_walk),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

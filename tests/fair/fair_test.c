@@ -2,8 +2,8 @@
 /*
  * Fairness between connections on one loop: a peer that sends a flood has its
  * frames handled in shares, between which others have their turn, and so has
- * one that leaves thousands of streams behind. What is looked at is the order
- * of handling, not time.
+ * one that leaves thousands of streams behind, or a crowd that connects. What
+ * is looked at is the order of handling, not time.
  */
 #include <arpa/inet.h>
 #include <setjmp.h>
@@ -22,6 +22,8 @@
 #define WAIT_MS 20000
 #define FLOOD 512
 #define SHARE 64 /* what one connection gets in one turn */
+#define CROWD 64 /* of connections made at once */
+#define TAKEN 4  /* of those in one turn of the listener */
 
 struct count {
 	pthread_mutex_t mutex;
@@ -60,7 +62,7 @@ count_await(struct count *count, int value)
 
 static struct {
 	struct count held, go, replies, job, written, opened;
-	char order[2 * FLOOD + 64]; /* endpoints as they were handled */
+	char order[2 * FLOOD + CROWD + 8]; /* endpoints as they were handled */
 	_Atomic int n;
 } here;
 
@@ -207,13 +209,19 @@ begin(struct scene *scene, const char *plugin, const char *address)
 	count_await(&here.job, 1);
 }
 
+/* Returns when all connections have ended. */
+static void
+end_connections(struct scene *scene)
+{
+	for (int i = 0; i < 2; i++)
+		scene->ops->conn_destroy(scene->conns[i]);
+	scene->ops->listener_destroy(scene->listener);
+}
+
 static void
 end(struct scene *scene)
 {
 	const struct svc_transport_ops *ops = scene->ops;
-	for (int i = 0; i < 2; i++)
-		ops->conn_destroy(scene->conns[i]);
-	ops->listener_destroy(scene->listener);
 	for (int i = 0; i < 2; i++) {
 		ops->destroy(scene->selves[i]);
 		svc_executor_destroy(scene->executors[i]);
@@ -261,12 +269,13 @@ floods_are_handled_in_shares(const char *plugin, const char *address)
 	count_up(&here.go);
 	count_await(&here.replies, 2 + 1 + 2 * FLOOD);
 	check_shares();
+	end_connections(&scene);
 	end(&scene);
 }
 
-/* A client whose streams are open and not finished. */
+/* A client with `n` requests, which are not finished unless it says so. */
 static int
-open_streams(const char *address)
+open_streams(const char *address, int n, bool whole)
 {
 	static const char hello[32] = "\xf5svc\1\1\x20\0"
 				      "\0\0\x10\0\0\x10\0\0"
@@ -284,7 +293,9 @@ open_streams(const char *address)
 	assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
 	assert_int_equal(send(fd, hello, sizeof(hello), 0), sizeof(hello));
 	open[0] = open[6] = sizeof(open) - 16;
-	for (int id = 1; id <= FLOOD; id++) {
+	if (whole)
+		open[5] |= SVC_PART_END;
+	for (int id = 1; id <= n; id++) {
 		open[8] = (char)(id & 0xff);
 		open[9] = (char)(id >> 8);
 		assert_int_equal(send(fd, open, sizeof(open), 0), sizeof(open));
@@ -298,7 +309,8 @@ streams_left_behind_end_in_shares(void **state)
 	(void)state;
 	struct scene scene;
 	begin(&scene, "tcp", "127.0.0.1:0");
-	int fd = open_streams(scene.ops->listener_address(scene.listener));
+	int fd = open_streams(
+	    scene.ops->listener_address(scene.listener), FLOOD, false);
 	count_await(&here.opened, FLOOD);
 	call(scene.ops, scene.conns[0], "hold");
 	count_await(&here.held, 1);
@@ -312,6 +324,58 @@ streams_left_behind_end_in_shares(void **state)
 	while (atomic_load(&here.n) < 2 + 2 * FLOOD)
 		assert_true(svc_remaining(deadline) > 0);
 	check_shares();
+	end_connections(&scene);
+	end(&scene);
+}
+
+/* Behind its share there is nobody who would read an answer. */
+static void
+a_flood_of_who_hung_up_is_not_read(void **state)
+{
+	(void)state;
+	struct scene scene;
+	begin(&scene, "tcp", "127.0.0.1:0");
+	call(scene.ops, scene.conns[0], "hold");
+	count_await(&here.held, 1);
+	close(open_streams(
+	    scene.ops->listener_address(scene.listener), FLOOD, false));
+	count_up(&here.go);
+	count_await(&here.opened, SHARE);
+	int64_t deadline = svc_deadline(WAIT_MS);
+	while (atomic_load(&here.n) < 2 + SHARE)
+		assert_true(svc_remaining(deadline) > 0);
+	end_connections(&scene);
+	assert_true(here.opened.value <= 2 * SHARE);
+	end(&scene);
+}
+
+/* A listener has its turn among its connections. */
+static void
+a_crowd_that_connects_is_taken_in_shares(void **state)
+{
+	(void)state;
+	struct scene scene;
+	int fds[CROWD];
+	begin(&scene, "tcp", "127.0.0.1:0");
+	call(scene.ops, scene.conns[0], "hold");
+	count_await(&here.held, 1);
+	for (int i = 0; i < CROWD; i++)
+		fds[i] = open_streams(
+		    scene.ops->listener_address(scene.listener), 1, true);
+	for (int i = 0; i < 2 * FLOOD; i++)
+		call(scene.ops, scene.conns[1], "b");
+	await_written(&scene);
+	count_up(&here.go);
+	count_await(&here.replies, 2 + 1 + 2 * FLOOD);
+	int run = 0, left = 2 * FLOOD;
+	for (int i = 2; i < here.n && left > 0; i++) {
+		run = here.order[i] == 'u' ? run + 1 : 0;
+		left -= here.order[i] == 'b';
+		assert_true(run <= 2 * TAKEN);
+	}
+	for (int i = 0; i < CROWD; i++)
+		close(fds[i]);
+	end_connections(&scene);
 	end(&scene);
 }
 
@@ -336,6 +400,8 @@ main(void)
 	    cmocka_unit_test(floods_over_tcp),
 	    cmocka_unit_test(floods_in_memory),
 	    cmocka_unit_test(streams_left_behind_end_in_shares),
+	    cmocka_unit_test(a_flood_of_who_hung_up_is_not_read),
+	    cmocka_unit_test(a_crowd_that_connects_is_taken_in_shares),
 	};
 	return cmocka_run_group_tests_name("fair", tests, NULL, NULL);
 }

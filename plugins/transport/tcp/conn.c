@@ -608,6 +608,9 @@ conn_ready(struct svc_source *source, unsigned events)
 		conn->kicked = true;
 	if (events & SVC_IO_HANGUP)
 		conn->hung_up = true;
+	/* Nobody waits for an answer to what is left of a client's flood. */
+	if (conn->hung_up && conn->shares && conn->listener != NULL)
+		conn_lose(conn, 0);
 	if (events & (SVC_IO_KICK | SVC_IO_RESUME))
 		conn->shares = false;
 	bool waits = conn->shares; /* for its turn to read, which is to come */

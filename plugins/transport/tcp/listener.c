@@ -12,7 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ACCEPT_BATCH 64
+/* In one turn of the loop: more of a crowd than it ends in the same time would
+ * pile up. */
+#define ACCEPT_BATCH 4
 /* When there are no descriptors left. */
 #define PAUSE_MS 100
 #define SAY_MS 60000 /* so often at most */
