@@ -190,7 +190,8 @@ bad_addresses_are_told_by_their_place(void **state)
 {
 	(void)state;
 	char path[32], flag[48], start[96];
-	does_not_start("--address=foo", "--address: address \"foo\" has no port");
+	does_not_start(
+	    "--address=foo", "--address: address \"foo\" has no port");
 	does_not_start("--server_address=[fe80::1]:80",
 	    "--address: address \"[fe80::1]:80\" is of a link");
 	does_not_start("--advertise=0.0.0.0",
