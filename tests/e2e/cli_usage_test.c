@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -25,11 +26,27 @@ test_usage(void **state)
 	expect_part(WORDS("help", "call"), 0,
 	    "Usage: svc call NAME ENDPOINT [JSON]", "");
 	expect_part(WORDS("call", "--help"), 0, "--timeout", "");
-	expect_part(
-	    WORDS("call", "a", "A.B", "--help=yes"), 0, "--timeout", "");
+	/* It is a flag like others. */
+	const char *const asked[] = {"--help", "-h", "--help=yes", "--help=1"};
+	for (size_t i = 0; i < sizeof(asked) / sizeof(asked[0]); i++) {
+		expect_part(WORDS("call", "a", "A.B", asked[i]), 0,
+		    "Usage: svc call NAME ENDPOINT [JSON]", "");
+		expect_part(WORDS("call", asked[i]), 0,
+		    "Usage: svc call NAME ENDPOINT [JSON]", "");
+		expect_part(WORDS(asked[i]), 0, "  subscribe TOPIC", "");
+	}
+	setenv("SVC_HELP", "true", 1);
+	expect_part(WORDS("list"), 0, "Usage: svc list [--flag", "");
+	unsetenv("SVC_HELP");
+	expect(WORDS("list", "--help=no"), NULL, 0, "",
+	    "no services in the registry memory\n");
+	expect_part(WORDS("list", "--help=maybe"), 2, "",
+	    "--help: \"maybe\" is neither yes nor no");
 	expect_part(WORDS("help", "cal"), 2, "", "did you mean \"call\"?");
 	expect(WORDS("lst"), NULL, 2, "",
 	    "svc: there is no command \"lst\"; did you mean \"list\"?\n");
+	expect(WORDS("hel"), NULL, 2, "",
+	    "svc: there is no command \"hel\"; did you mean \"help\"?\n");
 	expect(WORDS("frobnicate"), NULL, 2, "",
 	    "svc: there is no command \"frobnicate\"; there are list, get, "
 	    "health, call, stream, publish, subscribe, watch, doctor and "
