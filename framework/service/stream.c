@@ -154,22 +154,6 @@ expired(struct svc_stream *stream)
 	return true;
 }
 
-svc_err
-svc_stream_error(struct svc_stream *stream, struct svc_error *ret)
-{
-	struct svc_error last = {.code = SVC_E_INVAL};
-	if (stream == NULL) {
-		svc_error_set(&last, SVC_E_INVAL, "there is no stream");
-	} else {
-		pthread_mutex_lock(&stream->lock);
-		last = stream->last;
-		pthread_mutex_unlock(&stream->lock);
-	}
-	if (ret != NULL)
-		*ret = last;
-	return last.code;
-}
-
 /* --------------------------------------------------------------- the handle */
 
 void
