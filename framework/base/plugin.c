@@ -7,6 +7,7 @@
 
 #include <svc/buf.h>
 #include <svc/log.h>
+#include <svc/settings.h>
 
 #include "text_private.h"
 

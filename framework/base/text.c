@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "text_private.h"
 
+#include <svc/settings.h>
+
 #include <string.h>
 
 bool

@@ -33,10 +33,4 @@ size_t svc_text_cut(const char *text, size_t len);
 /** Make it one line: control characters become spaces. */
 void svc_text_one_line(char *text);
 
-/**
- * Whether `candidate` is near enough to what was typed to be suggested, and
- * nearer than the best so far; then *best is updated. Start with *best 0.
- */
-bool svc_text_nearer(const char *typed, const char *candidate, size_t *best);
-
 #endif

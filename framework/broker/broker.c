@@ -76,6 +76,8 @@ static svc_err
 check_name(const char *what, const char *name, struct svc_error *err)
 {
 	const char *reason = NULL;
+	if (name == NULL)
+		name = "";
 	const unsigned char *text = (const unsigned char *)name;
 	size_t len = 0;
 	while (reason == NULL && text[len] != '\0') {

@@ -236,7 +236,7 @@ static svc_err SVC_PRINTF(3, 4)
 	va_end(args);
 	svc_log_quote(wanted, strlen(wanted), quoted, sizeof(quoted));
 	return svc_error_set(err, SVC_E_INVAL,
-	    "advertise %s %s: give HOST, INTERFACE or an IP address, each "
+	    "%s %s: give HOST, INTERFACE or an IP address, each "
 	    "also with :PORT",
 	    quoted, text);
 }

@@ -288,7 +288,7 @@ the_address_of_a_host_is_chosen(void **state)
 	choose(public, ":4000", NULL, "203.0.113.5:4000");
 	choose(down, ":4000", NULL, "127.0.0.1:4000");
 	choose(down, ":4000", "d0",
-	    "advertise \"d0\" is an interface without an address that others "
+	    "\"d0\" is an interface without an address that others "
 	    "can dial: give HOST");
 	choose(v6, "[::]:4000", NULL, "[fd00::5]:4000");
 	choose(v6, "0.0.0.0:4000", NULL, "127.0.0.1:4000");

@@ -328,6 +328,17 @@ svc_setting_refuse(const struct svc_service *service, const char *setting,
 	return svc_error_set(err, why->code, "%s: %s", place, why->text);
 }
 
+svc_err
+svc_address_refuse(const struct svc_service *service,
+    const struct svc_error *why, struct svc_error *err)
+{
+	if (svc_settings_source(service->settings, "address") ==
+	    SVC_SOURCE_CODE)
+		return svc_error_set(err, why->code, "%s", why->text);
+	return svc_setting_refuse(
+	    service, "address", service->values.address, why, err);
+}
+
 /* "PLUGIN" or "PLUGIN:ADDRESS". */
 static svc_err
 check_fallback(const char *fallback, struct svc_error *why)

@@ -244,6 +244,34 @@ names_and_functions(void **state)
 	svc_free(s);
 }
 
+static svc_err
+loses_topic(const struct svc_publishing *event, svc_publish_next next,
+    void *next_arg, void *arg)
+{
+	struct svc_publishing changed = *event;
+	(void)arg;
+	changed.topic = NULL;
+	return next(&changed, next_arg);
+}
+
+static void
+a_topic_behind_the_wrappers(void **state)
+{
+	(void)state;
+	static const char empty[] = "topic \"\" is empty; ";
+	struct svc_service *s = svc_new(registry(memory), transport(memory),
+	    broker(memory), wrap_publish(loses_topic, NULL));
+	struct svc_error err = {0};
+	assert_int_equal(svc_init(s, 0, NULL), SVC_OK);
+	assert_int_equal(svc_publish_detail(s, "news", &x, &err), SVC_E_INVAL);
+	assert_memory_equal(err.text, empty, sizeof(empty) - 1);
+	/* And without them. */
+	assert_int_equal(
+	    svc_broker_publish(svc_broker_of(s), NULL, &x, 0, &err),
+	    SVC_E_INVAL);
+	svc_free(s);
+}
+
 static void
 a_service_or_a_client(void **state)
 {
@@ -406,6 +434,7 @@ main(void)
 	    TEST(messages_without_data),
 	    TEST(streams),
 	    TEST(names_and_functions),
+	    TEST(a_topic_behind_the_wrappers),
 	    TEST(a_service_or_a_client),
 	    TEST(a_call_or_an_event),
 	    TEST(arguments_in_a_handler),

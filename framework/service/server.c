@@ -377,10 +377,13 @@ svc_server_listen(struct svc_server *server, struct svc_error *err)
 		return code;
 	server->ops = use->ops;
 	svc_admission_start(&server->admission, service);
+	struct svc_error why = {0};
 	code = use->ops->listen(use->self, service->values.address,
-	    svc_server_accept, server, &server->listener, err);
+	    svc_server_accept, server, &server->listener, &why);
+	if (code != SVC_OK && why.code == SVC_OK)
+		svc_error_set(&why, code, "%s", svc_err_text(code));
 	if (code != SVC_OK)
-		return code;
+		return svc_address_refuse(service, &why, err);
 	if (SVC_OPS_HAS(use->ops, direct))
 		use->ops->direct(server->listener, svc_server_direct);
 	service->bound =

@@ -387,14 +387,28 @@ svc_init(struct svc_service *service, int argc, char *argv[])
 /* ------------------------------------------------------------------- start */
 
 static svc_err
+find_advertised(struct svc_service *service, struct svc_error *err)
+{
+	const char *wanted = service->values.advertise;
+	struct svc_error why = {0};
+	svc_err code = svc_advertise_address(
+	    service->bound, wanted, &service->advertised, &why);
+	if (code != SVC_E_INVAL)
+		return code;
+	if (wanted != NULL)
+		return svc_setting_refuse(
+		    service, "advertise", wanted, &why, err);
+	return svc_address_refuse(service, &why, err);
+}
+
+static svc_err
 start(struct svc_service *service, struct svc_error *err)
 {
 	svc_err code = svc_debug_add(service, err);
 	if (code == SVC_OK)
 		code = svc_server_listen(service->server, err);
 	if (code == SVC_OK)
-		code = svc_advertise_address(service->bound,
-		    service->values.advertise, &service->advertised, err);
+		code = find_advertised(service, err);
 	if (code != SVC_OK)
 		return code;
 	if (svc_registry_uses(service->registry) & SVC_REGISTRY_SERVERS)

@@ -75,6 +75,10 @@ svc_err svc_values_settle(struct svc_service *service, struct svc_error *err);
 svc_err svc_setting_refuse(const struct svc_service *service,
     const char *setting, const char *value, const struct svc_error *why,
     struct svc_error *err);
+/* The same for `address`, which is the program's own mostly: then `why` says
+ * enough. */
+svc_err svc_address_refuse(const struct svc_service *service,
+    const struct svc_error *why, struct svc_error *err);
 
 /* Wrappers of one kind, the outermost first. `fn` is of the kind's type. */
 struct svc_wrap {

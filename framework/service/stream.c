@@ -154,22 +154,6 @@ expired(struct svc_stream *stream)
 	return true;
 }
 
-svc_err
-svc_stream_error(struct svc_stream *stream, struct svc_error *ret)
-{
-	struct svc_error last = {.code = SVC_E_INVAL};
-	if (stream == NULL) {
-		svc_error_set(&last, SVC_E_INVAL, "there is no stream");
-	} else {
-		pthread_mutex_lock(&stream->lock);
-		last = stream->last;
-		pthread_mutex_unlock(&stream->lock);
-	}
-	if (ret != NULL)
-		*ret = last;
-	return last.code;
-}
-
 /* --------------------------------------------------------------- the handle */
 
 void
@@ -747,8 +731,14 @@ svc_stream_close_send(struct svc_stream *stream)
 			code = svc_stream_put(stream, &part, &why);
 		if (code == SVC_E_CLOSED || code == SVC_E_AGAIN)
 			code = SVC_OK; /* its end is about to be told */
-		if (code != SVC_OK)
-			svc_stream_fail(stream, code, "%s", why.text);
+		if (code != SVC_OK) {
+			/* Without this end both sides would wait for ever. */
+			svc_stream_end(stream, code,
+			    why.text[0] != '\0' ? why.text : svc_err_text(code),
+			    true);
+			svc_stream_release(stream, SVC_E_CANCELLED);
+			code = fail_ended(stream);
+		}
 	}
 	pthread_mutex_unlock(&stream->lock);
 	return code;

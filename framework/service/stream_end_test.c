@@ -350,6 +350,37 @@ a_stopping_service_finishes_its_streams(void **state)
 	svc_free(c);
 }
 
+/* What cannot be sent with the end is no end, for which both would wait. */
+static void
+trailers_beyond_the_limit_end_the_stream(void **state)
+{
+	(void)state;
+	struct svc_service *s = make("student", NULL), *c;
+	struct seen seen;
+	seen_init(&seen);
+	svc_handle_stream(s, "Student.Waits", waits, &seen);
+	must_start(s);
+	struct svc_stream *stream = svc_open(
+	    client_of(&c), "student", "Student.Waits", timeout_ms(PATIENCE_MS));
+	must_send(stream, "one");
+	gate_wait(&seen.in, 1);
+	static char value[40001];
+	memset(value, 'x', sizeof(value) - 1);
+	assert_int_equal(svc_stream_set_trailer(stream, "a", value), SVC_OK);
+	assert_int_equal(svc_stream_set_trailer(stream, "b", value), SVC_OK);
+	assert_int_equal(svc_stream_close_send(stream), SVC_E_EXHAUSTED);
+	struct svc_error err;
+	svc_stream_error(stream, &err);
+	assert_non_null(strstr(err.text, "--max_header_size"));
+	must_end(stream, SVC_E_EXHAUSTED, err.text);
+	gate_wait(&seen.out, 1);
+	assert_int_equal(seen.recv, SVC_E_CANCELLED);
+	assert_true(seen.cancelled);
+	svc_stream_free(stream);
+	svc_free(c);
+	svc_free(s);
+}
+
 int
 main(void)
 {
@@ -358,6 +389,7 @@ main(void)
 	    TEST(a_cancelled_stream_holds_nothing_up),
 	    TEST(a_stream_within_a_call_has_its_deadline),
 	    TEST(a_handler_ends_before_its_client),
+	    TEST(trailers_beyond_the_limit_end_the_stream),
 	    TEST(a_deadline_ends_both_sides),
 	    TEST(a_stopping_service_ends_its_streams),
 	    TEST(a_stopping_service_finishes_its_streams),

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Headers and trailers of a stream, and the call it belongs to. */
+/* Headers and trailers of a stream, the call it belongs to, and why it failed
+ * last. */
 #include "stream.h"
 
 #include <string.h>
@@ -100,4 +101,20 @@ svc_stream_forget(struct svc_stream *stream)
 {
 	if (stream != NULL && stream->call != NULL)
 		svc_call_forget(stream->call);
+}
+
+svc_err
+svc_stream_error(struct svc_stream *stream, struct svc_error *ret)
+{
+	struct svc_error last = {.code = SVC_E_INVAL};
+	if (stream == NULL) {
+		svc_error_set(&last, SVC_E_INVAL, "there is no stream");
+	} else {
+		pthread_mutex_lock(&stream->lock);
+		last = stream->last;
+		pthread_mutex_unlock(&stream->lock);
+	}
+	if (ret != NULL)
+		*ret = last;
+	return last.code;
 }

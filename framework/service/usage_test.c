@@ -169,6 +169,63 @@ the_variable_that_was_read_is_named(void **state)
 	unsetenv("MICRO_SELECTOR");
 }
 
+/* ---------------------------------------------------------------- addresses */
+
+/* A service that cannot listen or be told to others fails at its start. */
+static void
+does_not_start(const char *flag, const char *start)
+{
+	struct svc_service *s =
+	    svc_new(registry(memory), transport(tcp), broker(memory));
+	assert_int_equal(init_with(s, flag), SVC_OK);
+	assert_int_equal(svc_start(s), SVC_E_INVAL);
+	const char *text = svc_error_text(s);
+	if (strncmp(text, start, strlen(start)) != 0)
+		fail_msg("%s in place of %s", text, start);
+	svc_free(s);
+}
+
+static void
+bad_addresses_are_told_by_their_place(void **state)
+{
+	(void)state;
+	char path[32], flag[48], start[96];
+	does_not_start(
+	    "--address=foo", "--address: address \"foo\" has no port");
+	does_not_start("--server_address=[fe80::1]:80",
+	    "--address: address \"[fe80::1]:80\" is of a link");
+	does_not_start("--advertise=0.0.0.0",
+	    "--advertise: \"0.0.0.0\" names every address");
+	setenv("MICRO_SERVER_ADDRESS", "foo", 1);
+	does_not_start(
+	    NULL, "MICRO_SERVER_ADDRESS: address \"foo\" has no port");
+	unsetenv("MICRO_SERVER_ADDRESS");
+	setenv("SVC_ADVERTISE", "a b", 1);
+	does_not_start(NULL, "SVC_ADVERTISE: \"a b\" has a character");
+	unsetenv("SVC_ADVERTISE");
+	write_file(path, "version: 1\nadvertise: x:0\n");
+	snprintf(flag, sizeof(flag), "--config=%s", path);
+	snprintf(start, sizeof(start),
+	    "%s line 2: advertise: \"x:0\" has port 0", path);
+	does_not_start(flag, start);
+	unlink(path);
+
+	struct svc_service *s = svc_new(registry(memory), transport(tcp),
+	    broker(memory), advertise("0.0.0.0"));
+	assert_int_equal(svc_start(s), SVC_E_INVAL);
+	assert_non_null(strstr(svc_error_text(s),
+	    "option advertise(0.0.0.0): \"0.0.0.0\" names every address"));
+	svc_free(s);
+	/* The program's own speaks for itself. */
+	s = svc_new(
+	    registry(memory), transport(tcp), broker(memory), address("foo"));
+	assert_int_equal(svc_start(s), SVC_E_INVAL);
+	assert_string_equal(svc_error_text(s),
+	    "address \"foo\" has no port; allowed are host:port, :port and "
+	    "[v6]:port");
+	svc_free(s);
+}
+
 /* ------------------------------------------------------------------- help */
 
 /* What init with this flag answers; what it prints is in `text`. */
@@ -244,6 +301,7 @@ main(void)
 	    cmocka_unit_test(bad_names_are_told_by_their_place),
 	    cmocka_unit_test(bad_options_are_told_as_such),
 	    cmocka_unit_test(the_variable_that_was_read_is_named),
+	    cmocka_unit_test(bad_addresses_are_told_by_their_place),
 	    cmocka_unit_test(help_is_a_setting_like_others),
 	    cmocka_unit_test(a_file_names_no_other_file),
 	};

@@ -242,15 +242,6 @@ next_block(struct end *end, bool resume)
 	return block;
 }
 
-/* Others come first. */
-static void
-yield_turn(struct end *end)
-{
-	svc_mux_ref(&end->mux);
-	if (!svc_source_yield(&end->source))
-		svc_mux_unref(&end->mux);
-}
-
 /* False when the loop was lost: then `end` may be gone. */
 static bool
 end_read(struct end *end, bool resume)
@@ -277,7 +268,7 @@ end_read(struct end *end, bool resume)
 		}
 		if (result == SVC_MUX_SHARE) {
 			end->shares = true;
-			yield_turn(end);
+			svc_mux_yield(&end->mux, &end->source);
 			break;
 		}
 	}
@@ -318,7 +309,7 @@ end_ready(struct svc_source *source, unsigned events)
 		if (closed == SVC_MUX_LOST)
 			return;
 		if (closed == SVC_MUX_SHARE)
-			yield_turn(end);
+			svc_mux_yield(&end->mux, &end->source);
 		else
 			end_close(end);
 	}

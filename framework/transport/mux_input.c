@@ -672,6 +672,14 @@ svc_mux_rest(struct svc_mux *mux)
 	mux->share = SHARE;
 }
 
+void
+svc_mux_yield(struct svc_mux *mux, struct svc_source *source)
+{
+	svc_mux_ref(mux);
+	if (!svc_source_yield(source))
+		svc_mux_unref(mux);
+}
+
 SVC_HOT size_t
 svc_mux_need(const struct svc_mux *mux)
 {

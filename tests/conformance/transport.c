@@ -5,6 +5,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -376,6 +377,9 @@ svc_conformance_transport(const struct svc_conformance_transport *with)
 	    cmocka_unit_test(streams_keep_order_and_count),
 	};
 	setup = with;
+	/* A failure ends the program, by its own message: threads that a test
+	 * has left behind, or in which it failed, would crash the next one. */
+	setenv("CMOCKA_TEST_ABORT", "1", 0);
 	int failed = cmocka_run_group_tests_name(
 	    with->title != NULL ? with->title : with->plugin, tests, NULL,
 	    NULL);

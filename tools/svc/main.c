@@ -268,54 +268,28 @@ find_command(const char *name)
 	return NULL;
 }
 
-/* How many letters to insert, delete or change; short words only. */
-static size_t
-distance(const char *a, const char *b)
-{
-	size_t row[32], n = strlen(b), before, above;
-
-	if (n >= 32 || strlen(a) >= 32)
-		return 32;
-	for (size_t j = 0; j <= n; j++)
-		row[j] = j;
-	for (size_t i = 1; a[i - 1] != '\0'; i++) {
-		before = row[0];
-		row[0] = i;
-		for (size_t j = 1; j <= n; j++) {
-			above = row[j];
-			row[j] = before + (a[i - 1] != b[j - 1]);
-			if (above + 1 < row[j])
-				row[j] = above + 1;
-			if (row[j - 1] + 1 < row[j])
-				row[j] = row[j - 1] + 1;
-			before = above;
-		}
-	}
-	return row[n];
-}
-
 static int
 unknown_command(const char *name)
 {
-	size_t nearest = 0, best = 32, d;
+	const char *nearest = NULL;
 	char quoted[80], all[256] = "";
+	size_t best = 0;
 
 	for (size_t i = 0; i < N_COMMANDS; i++) {
 		size_t len = strlen(all);
 
 		snprintf(all + len, sizeof(all) - len, "%s%s",
 		    i > 0 ? ", " : "", commands[i].name);
-		d = distance(name, commands[i].name);
-		if (d < best) {
-			best = d;
-			nearest = i;
-		}
+		if (svc_text_nearer(name, commands[i].name, &best))
+			nearest = commands[i].name;
 	}
+	if (svc_text_nearer(name, "help", &best))
+		nearest = "help";
 	svc_log_quote(name, strlen(name), quoted, sizeof(quoted));
-	if (best <= 2 && best < strlen(commands[nearest].name))
+	if (nearest != NULL)
 		out_error(SVC_E_INVAL,
 		    "there is no command %s; did you mean \"%s\"?", quoted,
-		    commands[nearest].name);
+		    nearest);
 	else
 		out_error(SVC_E_INVAL,
 		    "there is no command %s; there are %s and help", quoted,
@@ -438,6 +412,17 @@ help(int argc, char *argv[], struct svc_settings *settings)
 	return EXIT_OK;
 }
 
+/* By its flag with a value, the environment or a config file. */
+static bool
+wants_help(const struct svc_settings *settings)
+{
+	char *values = svc_settings_json(settings);
+	bool wanted = values != NULL && strstr(values, "\"help\":true") != NULL;
+
+	svc_mem_free(values);
+	return wanted;
+}
+
 /* Why nothing is found may be in the log alone: a registry that does not
  * answer, a record that does not decode. Who watches is told also when it goes
  * on; the doctor says it all himself. */
@@ -489,6 +474,8 @@ run(struct tool *tool, int argc, char *argv[], char *words[])
 		return svc_exit_status(rc);
 	}
 	out_errors_in_json(tool->json);
+	if (wants_help(settings))
+		return help(n_words, words, settings);
 	if (n_words > 1 && strcmp(words[1], "help") == 0) {
 		if (n_words > 2 && find_command(words[2]) == NULL)
 			return unknown_command(words[2]);
@@ -501,8 +488,6 @@ run(struct tool *tool, int argc, char *argv[], char *words[])
 		return EXIT_USAGE;
 	argc = take_words_out(argc, argv, words, n_words);
 	rc = svc_init(tool->service, argc, argv);
-	if (rc == SVC_E_DONE) /* help, by another way than its flag */
-		return EXIT_OK;
 	if (rc != SVC_OK && command->run != run_doctor) {
 		out_error(rc, "%s", svc_error_text(tool->service));
 		return svc_exit_status(rc);

@@ -465,15 +465,6 @@ finish(struct conn *conn)
 	svc_mux_unref(&conn->mux); /* the loop's; whoever kicked has one more */
 }
 
-/* Others come first. */
-static void
-yield_turn(struct conn *conn)
-{
-	svc_mux_ref(&conn->mux);
-	if (!svc_source_yield(&conn->source))
-		svc_mux_unref(&conn->mux);
-}
-
 /* False when the loop was lost. */
 static bool
 read_on_loop(struct conn *conn)
@@ -487,7 +478,7 @@ read_on_loop(struct conn *conn)
 	unlock(conn);
 	conn_flush(&conn->mux); /* unless it waits it ends the pause */
 	if (result == SVC_MUX_SHARE)
-		yield_turn(conn);
+		svc_mux_yield(&conn->mux, &conn->source);
 	if (result == SVC_MUX_OK && !svc_mux_failed(&conn->mux))
 		receive(conn);
 	return true;
@@ -530,7 +521,7 @@ conn_ready(struct svc_source *source, unsigned events)
 		if (closed == SVC_MUX_LOST)
 			return;
 		if (closed == SVC_MUX_SHARE)
-			yield_turn(conn);
+			svc_mux_yield(&conn->mux, &conn->source);
 		else
 			finish(conn);
 	}

@@ -519,11 +519,8 @@ after_reading(struct conn *conn, bool run, bool waits)
 	conn->kicked = false;
 	if (again && !failed)
 		conn_kick(conn);
-	if (conn->shares && !waits) {
-		svc_mux_ref(&conn->mux);
-		if (!svc_source_yield(&conn->source))
-			svc_mux_unref(&conn->mux);
-	}
+	if (conn->shares && !waits)
+		svc_mux_yield(&conn->mux, &conn->source);
 	if (failed && closed == SVC_MUX_OK)
 		finish(conn);
 	if (kicked)

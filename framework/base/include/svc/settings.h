@@ -102,6 +102,14 @@ SVC_API char *svc_settings_help(
  * be freed with svc_mem_free. */
 SVC_API char *svc_settings_json(const struct svc_settings *settings);
 
+/**
+ * Whether `candidate` is near enough to what was typed to be suggested, and
+ * nearer than the best so far; then *best is updated. Start with *best 0.
+ * Threads: any.
+ */
+SVC_API bool svc_text_nearer(
+    const char *typed, const char *candidate, size_t *best);
+
 /** "1m30s" and its like to milliseconds. Errors: SVC_E_INVAL */
 SVC_API svc_err svc_duration_parse(
     const char *text, int64_t unit_ms, int64_t *ret_ms);

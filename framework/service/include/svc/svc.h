@@ -506,7 +506,8 @@ SVC_API svc_err svc_stream_recv(
     struct svc_stream *stream, struct svc_message *ret_message);
 /** No more messages from this side; receiving goes on. A handler that says so
  * still ends the stream by returning. Twice is fine.
- * Errors: what the stream ended with */
+ * Errors: what the stream ended with; it ends with SVC_E_EXHAUSTED when a
+ * client's trailers are more than --max_header_size allows */
 SVC_API svc_err svc_stream_close_send(struct svc_stream *stream);
 /** Gives a client's stream back. If it has not ended in both directions, the
  * handler finds it cancelled. NULL is fine, and so is the stream of a handler,

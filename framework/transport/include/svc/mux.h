@@ -174,7 +174,7 @@ typedef enum svc_mux_result {
 			*/
 	SVC_MUX_FAILED, /* the peer broke the protocol; call svc_mux_fail */
 	SVC_MUX_SHARE, /* on the loop: there may be more frames, but others come
-			* first; go on after svc_source_yield or its like */
+			* first; go on after svc_mux_yield or its like */
 } svc_mux_result;
 
 /** With one reference, and the hello waiting to be sent. Errors: SVC_E_NOMEM */
@@ -211,6 +211,9 @@ SVC_API svc_mux_result svc_mux_input(struct svc_mux *mux, const uint8_t *data,
 /** As the reader on the loop: all that came is handled and others come next, so
  * the 64 frames of the connection's turn are counted anew. */
 SVC_API void svc_mux_rest(struct svc_mux *mux);
+/** Others come first: svc_source_yield of the connection's source. When that
+ * calls `ready` anew it has a reference, as after a kick. */
+SVC_API void svc_mux_yield(struct svc_mux *mux, struct svc_source *source);
 /** How many bytes from *offset on the next frame needs: at least 1. For the
  * reader. */
 SVC_API size_t svc_mux_need(const struct svc_mux *mux);
