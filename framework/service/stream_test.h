@@ -151,8 +151,6 @@ waits(struct svc_stream *stream, void *arg)
 	while (received == SVC_OK);
 	svc_stream_error(stream, &err);
 	sent = send_text(stream, "too late");
-	/* Two may end at once: one that a busy machine began late, and the one
-	 * that was opened in its place. */
 	pthread_mutex_lock(&seen->out.lock);
 	seen->recv = received;
 	seen->err = err;

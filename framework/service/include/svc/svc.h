@@ -325,8 +325,9 @@ typedef void (*svc_done_cb)(svc_err err, const struct svc_message *rsp,
  * for this call; what detail() and reply_headers() name, until `done`.
  *
  * SVC_OK: `done` will run exactly once, whatever happens, before svc_free
- * returns: that ends open calls with SVC_E_CLOSED. Anything else: it will never
- * run, and the call has not begun. What is found out later (no such service, no
+ * returns: that ends open calls with SVC_E_CLOSED. (A wrapper that keeps the call
+ * back promises this in its turn, see docs/wrappers.md.) Anything else: it will
+ * never run, and the call has not begun. What is found out later (no such service, no
  * connection, SVC_E_AGAIN because too much waits to be sent, SVC_E_EXHAUSTED
  * because too many calls are open on the connection) comes through `done`, so a
  * caller that keeps many calls open should bound their number. Calls begun in
