@@ -331,8 +331,8 @@ typedef void (*svc_done_cb)(svc_err err, const struct svc_message *rsp,
  * service, no connection, SVC_E_AGAIN because too much waits to be sent,
  * SVC_E_EXHAUSTED because too many calls are open on the connection) comes
  * through `done`, so a caller that keeps many calls open should bound their
- * number. Calls begun in `done` leave together in one write. Errors:
- * SVC_E_INVAL (options, names), SVC_E_EXHAUSTED (a request above
+ * number. Calls begun in `done` leave together in one write.
+ * Errors: SVC_E_INVAL (options, names), SVC_E_EXHAUSTED (a request above
  * --max_message_size), SVC_E_CLOSED (after svc_free began), SVC_E_NOMEM, what a
  * wrapper returned; with within(): SVC_E_TIMEDOUT, SVC_E_CANCELLED
  * Threads: any, handlers and `done` included; never blocks.
