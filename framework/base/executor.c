@@ -33,7 +33,7 @@
 	1000 /* of both; the system's own 50 us would double FAST_TICK */
 #define FAST_TICKS 500
 #define QUIET_TICKS 100
-#define PROBES 4 /* of threads, kept open by the monitor */
+#define PROBES 4
 
 /* A spare thread that was idle for so long ends. */
 #define IDLE_MS 10000
@@ -455,7 +455,8 @@ thread_cpu_ns(pid_t thread)
 }
 
 /* Where the system says how a thread does. To open it takes longer than to read
- * it, and the same few threads have the loops in turn. */
+ * it, and the same few threads have the loops in turn, so in a crowd of
+ * handlers that block they stay open. */
 struct probes {
 	struct probe {
 		pid_t thread; /* 0: unused */
@@ -496,6 +497,7 @@ close_probes(struct probes *probes)
 	for (int i = 0; i < PROBES; i++)
 		if (probes->all[i].thread != 0)
 			close(probes->all[i].fd);
+	*probes = (struct probes){0};
 }
 
 /* Whether a thread runs, or would if it had a processor. False when the system
@@ -506,7 +508,7 @@ is_runnable(struct probes *probes, pid_t thread)
 	char text[128];
 	ssize_t n = 0;
 	struct probe *probe = NULL;
-	for (int i = 0; i < PROBES && probe == NULL; i++)
+	for (int i = 0; i < PROBES && probe == NULL && thread != 0; i++)
 		if (probes->all[i].thread == thread)
 			probe = &probes->all[i];
 	if (probe != NULL)
@@ -593,6 +595,8 @@ monitor_thread(void *arg)
 		struct timespec tick = {0, tick_ns};
 		if (fast > 0)
 			fast--;
+		else
+			close_probes(&probes);
 		clock_nanosleep(CLOCK_MONOTONIC, 0, &tick, NULL);
 	}
 	close_probes(&probes);
