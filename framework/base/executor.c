@@ -370,14 +370,13 @@ svc_executor_take_over(
 		     find_idle(executor, executor->unstarted) != NULL &&
 		     svc_loop_disown(loop, token);
 	if (taken) {
+		/* Counted before anybody can see what follows from it. */
 		atomic_fetch_add(&executor->off_loop, 1);
+		atomic_fetch_add(&executor->takeovers, 1);
 		given = give(executor, loop, NULL, NULL);
 	}
 	pthread_mutex_unlock(&executor->mutex);
 	wake(given);
-	if (taken)
-		atomic_fetch_add_explicit(
-		    &executor->takeovers, 1, memory_order_relaxed);
 	return taken;
 }
 
