@@ -5,6 +5,10 @@
 #include <string.h>
 #include <sys/resource.h>
 
+/* Storage that is the thread's; a larger one stays with a connection that needs
+ * it. */
+#define SMALL_OUTPUT 16384
+
 SVC_THREAD_LOCAL struct svc_mux *mux_batch;
 
 #define KEEP_DESCRIPTORS 256 /* or a quarter of all, if that is less */
@@ -248,11 +252,17 @@ svc_mux_end_flush(struct svc_mux *mux, struct svc_buf *from, size_t sent)
 	mux->taken = 0;
 	mux->flushing = false;
 	bool more = has_output(mux);
+	/* A server has no stream after each batch, so what it sent tells. */
+	bool drop = from->len <= SMALL_OUTPUT && mux->n_streams == 0;
 	svc_buf_clear(from);
 	if (!more) {
-		mux_give_storage(from);
-		if (mux->out.data != NULL)
-			mux_give_storage(&mux->out);
+		if (from->cap <= SMALL_OUTPUT)
+			mux_give_storage(from);
+		else if (drop)
+			svc_buf_fini(from);
+		/* The same storage again: it is in the processor's cache. */
+		if (mux->out.data == NULL)
+			swap_storage(mux, from);
 	}
 	bool close = mux->close_due || (mux->leaving && !more);
 	mux->close_due = false;

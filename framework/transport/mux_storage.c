@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What outputs are stored in. Most are written soon after they are made, by the
- * same thread: it uses the same few storages for all its connections, which
- * stay in the processor's cache, and connections with nothing to send have
- * none.
+ * What small outputs are stored in. Most are written soon after they are made,
+ * by the same thread: it uses the same few storages for all its connections,
+ * which stay in the processor's cache, and connections with nothing to send
+ * have none.
  */
 #include "mux_private.h"
 
-#define MAX_KEPT (1u << 19) /* bytes, by a thread */
+#define MAX_KEPT (1u << 17) /* bytes, by a thread */
 
 /* One that is not in use, in its own first bytes. */
 struct storage {
