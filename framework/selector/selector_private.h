@@ -135,6 +135,7 @@ void svc_entry_unref(struct svc_entry *entry);
 /** The entry has no watch any more and nobody reads it: its targets go, and
  * with them and the other holds it goes itself. */
 void svc_entry_dissolve(struct svc_entry *entry);
+/** Of a service's name or a node's id, for the tables of both. */
 uint32_t svc_entry_hash(const char *text);
 /** In a read: the entry of the service through what this thread remembers;
  * NULL when there is none yet. */

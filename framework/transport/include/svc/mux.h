@@ -211,8 +211,8 @@ SVC_API svc_mux_result svc_mux_input(struct svc_mux *mux, const uint8_t *data,
 /** As the reader on the loop: all that came is handled and others come next, so
  * the 64 frames of the connection's turn are counted anew. */
 SVC_API void svc_mux_rest(struct svc_mux *mux);
-/** Others come first: svc_source_yield of the connection's source. When that
- * calls `ready` anew it has a reference, as after a kick. */
+/** On the loop. Others come first: svc_source_yield of the connection's source.
+ * When that calls `ready` anew it has a reference, as after a kick. */
 SVC_API void svc_mux_yield(struct svc_mux *mux, struct svc_source *source);
 /** How many bytes from *offset on the next frame needs: at least 1. For the
  * reader. */
@@ -225,7 +225,8 @@ SVC_API bool svc_mux_begin_flush(struct svc_mux *mux, struct svc_buf *into);
 /** `sent` bytes of it are with the operating system, or may be. The rest is
  * dropped (the connection failed) or was nothing. Until then all of it may
  * have left, so who knows how much did says so before svc_mux_close_streams:
- * calls of which something did not leave are ended as not run. True when more
+ * calls of which something did not leave are ended as not run. `from` is empty
+ * then, and what it was stored in is mostly used elsewhere. True when more
  * waits meanwhile. */
 SVC_API bool svc_mux_end_flush(
     struct svc_mux *mux, struct svc_buf *from, size_t sent);
